@@ -1,0 +1,163 @@
+// Method: each piece of base once by its contract: digests against chunks worked out by hand, Philox
+// against the known answers of Random123, loops over odd counts, files that fail half way.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "octavo/base/buffer.h"
+#include "octavo/base/file.h"
+#include "octavo/base/float_env.h"
+#include "octavo/base/hash.h"
+#include "octavo/base/random.h"
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/base/thread_pool.h"
+
+namespace octavo {
+namespace {
+
+TEST(Status, CarriesCodeMessageAndContext) {
+  const Status status = InvalidArgument("expected {}, got {}", 3, 4).WithContext("x.weight");
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(status.message(), "x.weight: expected 3, got 4");
+  EXPECT_TRUE(OkStatus().WithContext("x").ok());
+}
+
+TEST(CheckDeathTest, PrintsBothSides) {
+  const int left = 2;
+  EXPECT_DEATH(CHECK(left == 3), "check failed: left == 3 \\(2 vs 3\\)");
+}
+
+TEST(DType, NamesRoundTrip) {
+  for (int i = 0; i <= static_cast<int>(DType::kF64); ++i) {
+    const auto dtype = static_cast<DType>(i);
+    EXPECT_EQ(ParseDType(DTypeName(dtype)), dtype);
+  }
+  EXPECT_EQ(ParseDType("F4"), std::nullopt);
+}
+
+// XXH3-128 with seed 0 of no bytes: 99aa06d3014798d86001c324468d497f (xxHash's own test vector).
+TEST(TensorDigest, OfNothingIsTheHashOfNothing) {
+  EXPECT_EQ(HashHex(TensorDigest({})), "99aa06d3014798d86001c324468d497f");
+}
+
+TEST(TensorDigest, HashesTheHashesOfItsChunks) {
+  std::vector<std::byte> bytes(TensorHasher::kChunkBytes + 5);
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    bytes[i] = static_cast<std::byte>(i * 7 + i / 251);
+  }
+  const std::span<const std::byte> all(bytes);
+  std::array<std::byte, 32> parts;
+  const Hash128 first = HashBytes(all.first(TensorHasher::kChunkBytes));
+  const Hash128 second = HashBytes(all.subspan(TensorHasher::kChunkBytes));
+  std::memcpy(parts.data(), first.data(), 16);
+  std::memcpy(parts.data() + 16, second.data(), 16);
+  EXPECT_EQ(TensorDigest(all), HashBytes(parts));
+
+  TensorHasher pieces;
+  for (size_t begin = 0; begin < all.size(); begin += 997) {
+    pieces.Update(all.subspan(begin, std::min<size_t>(997, all.size() - begin)));
+  }
+  EXPECT_EQ(pieces.Finish(), TensorDigest(all));
+}
+
+// Known answers of Random123 (kat_vectors, philox4x32 10): counter and key all zero.
+TEST(Philox, GivesTheKnownAnswerForZeros) {
+  EXPECT_THAT(Philox(0, 0),
+              testing::ElementsAre(0x6627e8d5U, 0xe169c58dU, 0xbc57ac4cU, 0x9b00dbd8U));
+}
+
+TEST(ThreadPool, CoversEveryIndexOnceForOddCounts) {
+  for (const int threads : {1, 2, 3, 5}) {
+    ThreadPool pool(threads);
+    for (const int64_t count : {0, 1, 2, 3, 7, 64, 1001}) {
+      std::vector<int> hits(static_cast<size_t>(count), 0);
+      pool.ParallelFor(count, [&](int64_t begin, int64_t end, int) {
+        for (int64_t i = begin; i < end; ++i) {
+          ++hits[static_cast<size_t>(i)];
+        }
+      });
+      EXPECT_EQ(std::accumulate(hits.begin(), hits.end(), int64_t{0}), count);
+      EXPECT_TRUE(std::all_of(hits.begin(), hits.end(), [](int hit) { return hit == 1; }));
+    }
+  }
+}
+
+TEST(FloatEnv, GuardFlushesAndRestores) {
+  volatile float tiny = 1e-39F;
+  EXPECT_NE(tiny * 1.0F, 0.0F);
+  {
+    const ScopedFlushSubnormals guard;
+    EXPECT_EQ(tiny * 1.0F, 0.0F);
+    {
+      const ScopedIeeeSubnormals inner;
+      EXPECT_NE(tiny * 1.0F, 0.0F);
+    }
+    EXPECT_EQ(tiny * 1.0F, 0.0F);
+  }
+  EXPECT_NE(tiny * 1.0F, 0.0F);
+}
+
+class TemporaryFolder {
+ public:
+  TemporaryFolder() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "octavo-XXXXXX").string();
+    path_ = mkdtemp(pattern.data());
+  }
+  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
+  std::string File(const std::string& name) const { return path_ + "/" + name; }
+
+ private:
+  std::string path_;
+};
+
+TEST(AtomicFile, LeavesNothingBehindWithoutCommit) {
+  const TemporaryFolder folder;
+  {
+    auto file = AtomicFile::Create(folder.File("a"));
+    ASSERT_TRUE(file.has_value());
+    ASSERT_TRUE(file->Append("half").ok());
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(std::filesystem::path(folder.File("a")).parent_path()));
+}
+
+TEST(AtomicFile, CommitsTheWholeFile) {
+  const TemporaryFolder folder;
+  ASSERT_TRUE(WriteTextFile(folder.File("a"), "one").ok());
+  ASSERT_TRUE(WriteTextFile(folder.File("a"), "three").ok());
+  EXPECT_EQ(*ReadTextFile(folder.File("a")), "three");
+  const auto too_long = ReadTextFile(folder.File("a"), 4);
+  ASSERT_FALSE(too_long.has_value());
+  EXPECT_EQ(too_long.error().code(), StatusCode::kExhausted);
+}
+
+TEST(MappedFile, NamesAMissingFile) {
+  const auto file = MappedFile::Open("/nonexistent/x");
+  ASSERT_FALSE(file.has_value());
+  EXPECT_EQ(file.error().code(), StatusCode::kNotFound);
+  EXPECT_THAT(file.error().message(), testing::HasSubstr("/nonexistent/x"));
+}
+
+TEST(Buffer, IsAlignedZeroedAndCloned) {
+  for (const int64_t size : {int64_t{1}, int64_t{100}, int64_t{3} << 20}) {
+    auto buffer = Buffer::AllocateHost(size);
+    ASSERT_TRUE(buffer.has_value());
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer->data()) % Buffer::kAlignment, 0U);
+    EXPECT_EQ(buffer->bytes()[static_cast<size_t>(size) - 1], std::byte{0});
+    buffer->bytes()[0] = std::byte{7};
+    const auto copy = buffer->Clone();
+    ASSERT_TRUE(copy.has_value());
+    EXPECT_EQ(copy->bytes()[0], std::byte{7});
+  }
+}
+
+}  // namespace
+}  // namespace octavo

@@ -1,0 +1,122 @@
+#pragma once
+// Engine: one thread that owns scheduler, KV pages and weights. The world sends it messages.
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "octavo/base/status.h"
+#include "octavo/engine/request.h"
+#include "octavo/kernels/backend.h"
+#include "octavo/model/model.h"
+
+namespace octavo {
+
+struct EngineOptions {
+  int64_t max_total_tokens = 0;        // KV pool; 0: computed from free memory.
+  int64_t max_running_requests = 256;  // Sequences decoded together.
+  int64_t max_queued_requests = 0;     // 0: no bound but memory.
+  int64_t chunk_tokens = 512;          // Tokens of one step, prefill chunks included.
+  int64_t context_length = 0;          // 0: max_position_embeddings.
+  bool prefix_cache = true;
+};
+
+// What happens to requests in flight when weights change (DESIGN, promise 4).
+enum class InFlight {
+  kRetract,  // KV dropped and recomputed under the new weights; tokens so far are kept.
+  kDrain,    // The swap waits until all have finished; new ones are held.
+  kAbort,    // Partial outputs are returned.
+  kInPlace,  // KV kept: a mixed context; its pages never enter the prefix cache.
+};
+
+enum class PauseMode { kAbort, kRetract, kInPlace };
+
+struct SwapReport {
+  int64_t in_flight = 0;  // Requests that had been started when the swap happened.
+  int64_t retracted = 0;
+  int64_t aborted = 0;
+  double pause_ms = 0.0;  // From the last step under old weights to the first under new ones.
+};
+
+// Figures for /v1/loads, /server_info and metrics; a consistent snapshot.
+struct EngineStats {
+  int64_t num_running = 0;
+  int64_t num_queued = 0;
+  int64_t num_paused = 0;  // Held because the engine is paused.
+  int64_t used_tokens = 0;
+  int64_t max_total_tokens = 0;
+  int64_t max_running_requests = 0;
+  int64_t context_length = 0;
+  int64_t prompt_tokens_total = 0;
+  int64_t cached_tokens_total = 0;
+  int64_t generated_tokens_total = 0;
+  int64_t num_requests_total = 0;
+  int64_t num_aborted_total = 0;
+  int64_t num_retractions_total = 0;
+  double gen_tokens_per_s = 0.0;  // Over the last few seconds.
+  double heartbeat_age_s = 0.0;   // Since the engine thread last looked at its mailbox.
+  bool paused = false;
+  std::string weight_version;
+};
+
+// All public methods are thread-safe: each posts a message. Callbacks run on the engine thread.
+class Engine {
+ public:
+  // `weights` become version `weight_version`. Starts the thread.
+  static Result<std::unique_ptr<Engine>> Start(std::unique_ptr<Backend> backend,
+                                               const ModelSpec& spec,
+                                               std::unique_ptr<ModelWeights> weights,
+                                               const std::vector<int32_t>& eos_token_ids,
+                                               const std::string& weight_version,
+                                               const EngineOptions& options);
+  // Stops at the next step boundary; requests still in flight get finish type kAbort.
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // Checks everything that can be refused without running (rollout-api 3.3: ids, lengths, pool).
+  // Thread-safe, immediate.
+  Status Validate(const Request& request) const;
+  // Queues a request. Every accepted request gets exactly one output with finish.type != kNone.
+  // Errors: those of Validate; kInvalidArgument for an rid in flight; kUnavailable when the queue
+  // is full or the engine stops.
+  Status Submit(Request request);
+
+  // Aborts the request with exactly this rid; returns at once; nothing happens when there is none.
+  void Abort(const std::string& rid);
+  void AbortAll();
+
+  // Pause, Continue: rollout-api 4.3. `done` runs when the state that the mode promises holds.
+  void Pause(PauseMode mode, std::function<void()> done);
+  void Continue(std::function<void()> done);
+  // Drops the prefix cache. Succeeds iff no request holds pages and (paused or the queue is empty);
+  // else kUnavailable, at once or after waiting up to `timeout_s`.
+  void Flush(double timeout_s, std::function<void(Status)> done);
+
+  // Swaps the weights at a step boundary, as `in_flight` says. `done` gets the report and the old
+  // weights, so that their memory can be reused.
+  void SwapWeights(std::unique_ptr<ModelWeights> weights, const std::string& version,
+                   InFlight in_flight,
+                   std::function<void(SwapReport, std::unique_ptr<ModelWeights>)> done);
+  // Relabels the live weights; aborts nothing.
+  void SetWeightVersion(const std::string& version, std::function<void()> done);
+
+  // Runs `fn` between two steps on the engine thread, for example to read a digest from the live
+  // weights. Serving waits for it.
+  void RunBetweenSteps(std::function<void(const ModelWeights& live, Backend& backend)> fn);
+
+  EngineStats Stats() const;
+  const ModelSpec& spec() const;
+  // Finishes what is in flight and queued, refuses new requests, then calls `done`.
+  void Drain(std::function<void()> done);
+
+ private:
+  class Impl;
+  explicit Engine(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace octavo

@@ -1,0 +1,60 @@
+#pragma once
+// A model: its forward pass over backend ops. It owns activations and tables, never weights.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "octavo/base/status.h"
+#include "octavo/kernels/backend.h"
+#include "octavo/kernels/ops.h"
+#include "octavo/model/spec/model_spec.h"
+
+namespace octavo {
+
+// One weight of each row of a ModelSpec, in its order, packed for one backend. Norm weights are
+// one canonical BF16 row (kernels/matrix.h).
+struct ModelWeights {
+  std::vector<PackedMatrix> matrices;
+};
+
+// Tokens of several sequences, flattened.
+struct ForwardBatch {
+  std::span<const int32_t> token_ids;  // [tokens]
+  std::span<const int32_t> positions;  // [tokens]
+  std::span<const Segment> segments;   // Consecutive rows, covering all tokens.
+};
+
+// One thread (the engine's).
+class Model {
+ public:
+  virtual ~Model() = default;
+
+  virtual const ModelSpec& spec() const = 0;
+  virtual Backend& backend() = 0;
+
+  // Runs all layers: writes the KV of every token into `kv` (one KvLayer a layer) and keeps the
+  // normed final hidden states [tokens, hidden] until the next Forward.
+  // tokens <= max_tokens of construction. Allocates nothing.
+  virtual Status Forward(const ForwardBatch& batch, const ModelWeights& weights,
+                         std::span<const KvLayer> kv) = 0;
+
+  // FP32 logits of some rows of the last Forward: logits [rows.size(), vocab], contiguous.
+  // rows.size() <= max_logit_rows of construction.
+  virtual Status Logits(std::span<const int32_t> rows, const ModelWeights& weights,
+                        std::span<float> logits) = 0;
+};
+
+struct ModelLimits {
+  int64_t max_tokens = 0;      // Tokens of one Forward.
+  int64_t max_logit_rows = 0;  // Rows of one Logits.
+  int64_t max_context = 0;     // Positions are below this.
+};
+
+// Builds the forward pass for spec.architecture; `backend` must outlive the model.
+// Errors: kUnsupported for an architecture without a forward pass, kExhausted.
+Result<std::unique_ptr<Model>> MakeModel(const ModelSpec& spec, Backend* backend,
+                                         const ModelLimits& limits);
+
+}  // namespace octavo

@@ -1,0 +1,63 @@
+#pragma once
+// The compiled policy: which tensor has which format, which rule won and which it beat. Converter,
+// loader, updater, server and auditor read this one table.
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "octavo/base/status.h"
+#include "octavo/formats/format.h"
+#include "octavo/model/spec/model_spec.h"
+
+namespace octavo {
+
+struct PrecisionRow {
+  std::string name;  // HF parameter name.
+  Role role = Role::kNorm;
+  int layer = -1;
+  Shape shape;
+  WeightFormat format = WeightFormat::kBf16;
+  std::string rule;                   // The rule that won: "--keep-last 2", "role norm", ...
+  std::string reason;                 // One sentence for people.
+  std::vector<std::string> shadowed;  // Rules that also matched and lost, strongest first.
+};
+
+// Value type; const is thread-safe. One row for each weight of the ModelSpec, in its order.
+struct PrecisionTable {
+  WeightFormat format = WeightFormat::kBf16;  // What was asked for.
+  std::vector<PrecisionRow> rows;
+
+  // Null when there is no such row.
+  const PrecisionRow* Find(std::string_view name) const;
+  // XXH3-128 (hex) over the lines "NAME FORMAT\n" sorted by name as bytes: the decisions, not the
+  // reasons, so that two ways of asking for the same table agree.
+  std::string Hash() const;
+};
+
+// What a user asked for (docs/policy.md).
+struct PolicyOptions {
+  WeightFormat format = WeightFormat::kBf16;
+  int keep_first = 0;             // Decoder layers at the start that stay BF16.
+  int keep_last = 0;              // Decoder layers at the end that stay BF16.
+  std::vector<std::string> keep;  // Dotted paths (whole segments), or globs when they hold a '*'.
+};
+
+// Errors: kInvalidArgument for a keep pattern that matches nothing or wins nowhere, layer counts
+// beyond the model, and a rule that splits a fused set (q/k/v, gate/up).
+Result<PrecisionTable> CompilePolicy(const ModelSpec& spec, const PolicyOptions& options);
+
+// --- Stored form -------------------------------------------------------------------------------
+
+// One tensor of a checkpoint that belongs to a weight: the codes, then its scales.
+struct StoredTensorSpec {
+  std::string name;
+  DType dtype = DType::kBf16;
+  Shape shape;
+};
+
+// The tensors, in a fixed order, as which `row` is stored: fp8 gives NAME (F8_E4M3) and
+// NAME_scale_inv (F32, [ceil(n/128), ceil(k/128)]); bf16 gives NAME.
+std::vector<StoredTensorSpec> StoredTensorsOf(const PrecisionRow& row);
+
+}  // namespace octavo
