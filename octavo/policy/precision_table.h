@@ -60,4 +60,18 @@ struct StoredTensorSpec {
 // NAME_scale_inv (F32, [ceil(n/128), ceil(k/128)]); bf16 gives NAME.
 std::vector<StoredTensorSpec> StoredTensorsOf(const PrecisionRow& row);
 
+// --- In and out of a checkpoint's config.json ----------------------------------------------------
+
+// The text of quantization_config for a checkpoint stored by `table` (formats.md 11.1), with our
+// own key "octavo": {"table": [...], "hash": HEX, ...}. Empty for a table that is all BF16.
+std::string QuantizationConfigJson(const PrecisionTable& table);
+
+// The table by which a checkpoint is stored: ours when `quantization_config` carries the "octavo"
+// key (its hash is checked), otherwise read in the dialect of its quant_method ("fp8": the
+// sglang_fp8 dialect of docs/policy.md). Empty text: every weight is BF16.
+// Errors: kUnsupported for another quant_method or block size, by name; kCorrupt for a hash that
+// does not match; kInvalidArgument for lists that split a fused set.
+Result<PrecisionTable> TableFromQuantizationConfig(const ModelSpec& spec,
+                                                   std::string_view quantization_config);
+
 }  // namespace octavo

@@ -1,0 +1,55 @@
+#pragma once
+// From a model folder to a running engine: checkpoint, policy, backend, weights (transaction 0).
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "octavo/base/status.h"
+#include "octavo/checkpoint/hf_config.h"
+#include "octavo/engine/engine.h"
+#include "octavo/kernels/backend.h"
+#include "octavo/policy/precision_table.h"
+#include "octavo/sync/weight_update.h"
+
+namespace octavo {
+
+enum class LoadFormat {
+  kAuto,   // The weights of the folder.
+  kDummy,  // Random weights of the right shapes; only config.json is read.
+};
+
+struct ServingOptions {
+  std::string model_dir;
+  // Absent: as stored (a BF16 checkpoint in BF16, a quantized one by its own table). Given for a
+  // BF16 checkpoint: quantized at load. Given for a quantized one: kInvalidArgument unless the
+  // compiled table equals the stored one.
+  std::optional<PolicyOptions> policy;
+  std::optional<Isa> isa;  // Absent: BestIsa().
+  int num_threads = 0;     // 0: NumUsableThreads().
+  LoadFormat load_format = LoadFormat::kAuto;
+  std::string weight_version = "0";
+  EngineOptions engine;
+};
+
+// A loaded model with its engine. The engine stops when this is destroyed. Members are
+// thread-safe as their classes say; the plain data is never written after StartServing.
+struct Serving {
+  std::string model_dir;
+  HfConfig config;
+  ModelSpec spec;
+  PrecisionTable table;
+  std::string backend_name;  // Backend::name(), such as "cpu/avx512".
+  std::string recipe;        // Backend::recipe().
+  int num_threads = 0;
+  int64_t weight_bytes = 0;  // Canonical bytes of the live weights.
+  double load_seconds = 0.0;
+  std::unique_ptr<Engine> engine;
+  std::unique_ptr<WeightUpdater> updater;
+};
+
+// Errors: whatever is wrong with the folder, the policy or the machine, by name.
+Result<std::unique_ptr<Serving>> StartServing(const ServingOptions& options);
+
+}  // namespace octavo
