@@ -1,0 +1,50 @@
+# The front door: `make demo` and `make test` work alone, on a fresh Debian machine.
+
+JOBS ?= $(shell nproc)
+FUZZ_SECONDS ?= 60
+
+.PHONY: build demo test bench format check asan tsan fuzz packages check-packages clean
+
+build: packages
+	@cmake --preset release >build.log 2>&1 || { cat build.log; rm -f build.log; exit 1; }
+	@rm -f build.log
+	cmake --build --preset release -j $(JOBS)
+
+# The whole story on a real trained model: plan, convert, serve, evaluate, update while it serves.
+demo: build
+	python3 scripts/demo.py
+
+test: build
+	ctest --test-dir build --output-on-failure -j $(JOBS)
+
+bench: build
+	python3 bench/run.py
+
+format: check-packages
+	git ls-files '*.cc' '*.h' | xargs clang-format-19 -i
+
+# Everything that a reviewer would otherwise have to look for.
+check: check-packages
+	python3 scripts/check_layers.py
+	git ls-files '*.cc' '*.h' | xargs clang-format-19 --dry-run -Werror
+	cmake --preset tidy >/dev/null
+	cmake --build --preset tidy -j $(JOBS)
+
+asan tsan: packages
+	cmake --preset $@ >/dev/null
+	cmake --build --preset $@ -j $(JOBS)
+	ctest --test-dir build-$@ --output-on-failure
+
+fuzz: check-packages
+	cmake --preset fuzz >/dev/null
+	cmake --build --preset fuzz -j $(JOBS)
+	python3 scripts/run_fuzzers.py --build build-fuzz --seconds $(FUZZ_SECONDS)
+
+packages:
+	@scripts/bootstrap.sh build
+
+check-packages:
+	@scripts/bootstrap.sh check
+
+clean:
+	rm -rf build build-* out

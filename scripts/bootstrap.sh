@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Makes sure that the Debian packages of a build are installed: installs the missing ones where it
+# may (root, or sudo without a password), otherwise prints exactly which are missing and exits 1.
+#
+# Usage: scripts/bootstrap.sh [build|check]     check adds what `make check` and `make fuzz` need.
+set -euo pipefail
+
+build_packages=(
+  g++ cmake ninja-build pkg-config make python3
+  libboost1.81-dev libcli11-dev libfmt-dev libgmock-dev libgtest-dev libhwy-dev libpcre2-dev
+  libsimdjson-dev libspdlog-dev libutf8proc-dev libxxhash-dev nlohmann-json3-dev
+)
+check_packages=(clang-19 clang-format-19 clang-tidy-19 libclang-rt-19-dev)
+
+packages=("${build_packages[@]}")
+if [ "${1:-build}" = check ]; then
+  packages+=("${check_packages[@]}")
+fi
+
+if ! command -v dpkg-query >/dev/null; then
+  echo "bootstrap: expected Debian (dpkg-query); install the equivalents of: ${packages[*]}" >&2
+  exit 1
+fi
+
+missing=()
+for package in "${packages[@]}"; do
+  if ! dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed'; then
+    missing+=("$package")
+  fi
+done
+if [ ${#missing[@]} -eq 0 ]; then
+  exit 0
+fi
+
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+  if ! command -v sudo >/dev/null || ! sudo -n true 2>/dev/null; then
+    echo "bootstrap: these Debian packages are missing, and there are no rights to install them:" >&2
+    echo "  apt-get install ${missing[*]}" >&2
+    exit 1
+  fi
+  as_root=(sudo -n)
+fi
+
+echo "bootstrap: installing ${missing[*]}" >&2
+"${as_root[@]}" apt-get update -qq
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+  --no-install-recommends "${missing[@]}" >/dev/null
