@@ -1,5 +1,5 @@
-// Method: each piece of base once by its contract: digests against chunks worked out by hand, Philox
-// against the known answers of Random123, loops over odd counts, files that fail half way.
+// Method: each piece of base once by its contract: digests against chunks worked out by hand,
+// Philox against the known answers of Random123, loops over odd counts, files that fail half way.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -82,13 +82,13 @@ struct CheckDecomposer {
 
 }  // namespace internal
 
-#define CHECK(condition)                                                                    \
-  do {                                                                                      \
-    if (const ::octavo::internal::CheckOutcome octavo_outcome =                             \
-            ::octavo::internal::CheckDecomposer() << condition;                             \
-        !octavo_outcome.held) [[unlikely]] {                                                \
-      ::octavo::FailCheck(__FILE__, __LINE__, #condition, octavo_outcome.detail);           \
-    }                                                                                       \
+#define CHECK(condition)                                                          \
+  do {                                                                            \
+    if (const ::octavo::internal::CheckOutcome octavo_outcome =                   \
+            ::octavo::internal::CheckDecomposer() << condition;                   \
+        !octavo_outcome.held) [[unlikely]] {                                      \
+      ::octavo::FailCheck(__FILE__, __LINE__, #condition, octavo_outcome.detail); \
+    }                                                                             \
   } while (false)
 
 #ifdef NDEBUG

@@ -58,7 +58,7 @@ Result<MappedFile> MappedFile::Open(const std::string& path) {
   if (fd < 0) {
     return ErrnoStatus("could not open", path);
   }
-  struct stat info {};
+  struct stat info{};
   if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
     close(fd);
     return InvalidArgument("{}: expected a regular file", path);

@@ -87,7 +87,7 @@ Status Internal(fmt::format_string<Args...> format, Args&&... args) {
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}  // NOLINT(google-explicit-constructor)
+  Result(T value) : value_(std::move(value)) {}      // NOLINT(google-explicit-constructor)
   Result(Status error) : error_(std::move(error)) {  // NOLINT(google-explicit-constructor)
     CHECK(!error_.ok());
   }
@@ -122,11 +122,11 @@ class [[nodiscard]] Result {
 #define OCTAVO_CONCAT_INNER(a, b) a##b
 #define OCTAVO_CONCAT(a, b) OCTAVO_CONCAT_INNER(a, b)
 
-#define RETURN_IF_ERROR(expr)                                  \
-  do {                                                         \
+#define RETURN_IF_ERROR(expr)                                           \
+  do {                                                                  \
     if (::octavo::Status octavo_status = (expr); !octavo_status.ok()) { \
-      return octavo_status;                                    \
-    }                                                          \
+      return octavo_status;                                             \
+    }                                                                   \
   } while (false)
 
 // ASSIGN_OR_RETURN(auto file, MappedFile::Open(path));
