@@ -57,7 +57,21 @@ struct ModelSpec {
 // Errors: kUnsupported for an architecture or an option that is not built, by name.
 Result<ModelSpec> MakeModelSpec(const HfConfig& config);
 
-// Position of `name` in spec.weights, or -1.
+// Position of `name` in spec.weights, or -1. Linear in the number of weights.
 int FindWeight(const ModelSpec& spec, std::string_view name);
+
+// "model.layers.0.mlp.up_proj" for "model.layers.0.mlp.up_proj.weight": the module that owns a
+// parameter. A name without that last part is its own module.
+std::string_view ModuleOfWeight(std::string_view weight_name);
+
+// Weights that engines concatenate into one matrix, so that one precision serves them all
+// (formats.md 10 and 16.29): q/k/v of an attention, gate/up of an MLP.
+struct FusedSet {
+  std::string module;        // The fused module: "model.layers.0.self_attn.qkv_proj".
+  std::vector<int> members;  // Positions in spec.weights, in the order of concatenation.
+};
+
+// In forward order.
+std::vector<FusedSet> FusedSetsOf(const ModelSpec& spec);
 
 }  // namespace octavo

@@ -1,0 +1,111 @@
+#include "octavo/model/spec/model_spec.h"
+
+#include <utility>
+
+#include "octavo/model/spec/qwen3_spec.h"
+
+namespace octavo {
+namespace {
+
+// The fused module of a member, such as "…self_attn.qkv_proj" for "…self_attn.k_proj"; empty for a
+// role that is never fused.
+std::string FusedModuleOf(const WeightSpec& weight) {
+  std::string_view fused;
+  switch (weight.role) {
+    case Role::kAttentionQ:
+    case Role::kAttentionK:
+    case Role::kAttentionV:
+      fused = "qkv_proj";
+      break;
+    case Role::kMlpGate:
+    case Role::kMlpUp:
+      fused = "gate_up_proj";
+      break;
+    default:
+      return {};
+  }
+  const std::string_view module = ModuleOfWeight(weight.name);
+  return std::string(module.substr(0, module.rfind('.') + 1)).append(fused);
+}
+
+}  // namespace
+
+std::string_view RoleName(Role role) {
+  switch (role) {
+    case Role::kEmbedding:
+      return "embedding";
+    case Role::kLmHead:
+      return "lm_head";
+    case Role::kNorm:
+      return "norm";
+    case Role::kAttentionQ:
+      return "attention.q";
+    case Role::kAttentionK:
+      return "attention.k";
+    case Role::kAttentionV:
+      return "attention.v";
+    case Role::kAttentionO:
+      return "attention.o";
+    case Role::kMlpGate:
+      return "mlp.gate";
+    case Role::kMlpUp:
+      return "mlp.up";
+    case Role::kMlpDown:
+      return "mlp.down";
+  }
+  return "unknown";
+}
+
+bool IsLinearRole(Role role) {
+  switch (role) {
+    case Role::kEmbedding:
+    case Role::kLmHead:
+    case Role::kNorm:
+      return false;
+    default:
+      return true;
+  }
+}
+
+Result<ModelSpec> MakeModelSpec(const HfConfig& config) {
+  if (config.architecture == "Qwen3ForCausalLM") {
+    return MakeQwen3Spec(config);
+  }
+  return Unsupported("config.json: architectures: expected Qwen3ForCausalLM, got {}",
+                     config.architecture.empty() ? "none" : config.architecture);
+}
+
+int FindWeight(const ModelSpec& spec, std::string_view name) {
+  for (size_t i = 0; i < spec.weights.size(); ++i) {
+    if (spec.weights[i].name == name) {
+      return static_cast<int>(i);
+    }
+  }
+  return -1;
+}
+
+std::string_view ModuleOfWeight(std::string_view weight_name) {
+  constexpr std::string_view kSuffix = ".weight";
+  if (weight_name.ends_with(kSuffix)) {
+    weight_name.remove_suffix(kSuffix.size());
+  }
+  return weight_name;
+}
+
+std::vector<FusedSet> FusedSetsOf(const ModelSpec& spec) {
+  std::vector<FusedSet> sets;
+  for (size_t i = 0; i < spec.weights.size(); ++i) {
+    std::string module = FusedModuleOf(spec.weights[i]);
+    if (module.empty()) {
+      continue;
+    }
+    // Members of a set are neighbours in forward order.
+    if (sets.empty() || sets.back().module != module) {
+      sets.push_back({std::move(module), {}});
+    }
+    sets.back().members.push_back(static_cast<int>(i));
+  }
+  return sets;
+}
+
+}  // namespace octavo
