@@ -23,6 +23,13 @@ inline constexpr int64_t NumFp8Blocks(int64_t extent) {
   return (extent + kFp8BlockDim - 1) / kFp8BlockDim;
 }
 
+inline constexpr float kFp8BlockAmaxMin = 1e-10F;
+
+// The scale of a block whose largest magnitude is `amax` (finite): always positive and normal.
+inline constexpr float Fp8BlockScale(float amax) {
+  return (amax > kFp8BlockAmaxMin ? amax : kFp8BlockAmaxMin) / 448.0F;
+}
+
 // A BF16 matrix [rows, cols] to codes [rows, cols] and scales [blocks(rows), blocks(cols)].
 struct Fp8BlockEncodeArgs {
   int64_t rows = 0;
@@ -40,7 +47,12 @@ struct Fp8BlockEncodeArgs {
 [[nodiscard]] Status EncodeFp8Block(const Fp8BlockEncodeArgs& args);
 [[nodiscard]] Status EncodeFp8BlockScalar(const Fp8BlockEncodeArgs& args);
 
-// values[n, k] = BF16(code * scale), rounded once to nearest even.
+// Errors: kInvalidArgument with the count of NaN and infinite values and the index [n, k] of the
+// first, for rows of `cols` values.
+[[nodiscard]] Status CheckFinite(std::span<const uint16_t> values, int64_t cols);
+
+// values[n, k] = BF16(code * scale), rounded once to nearest even. A NaN code gives a NaN.
+// Errors: kInvalidArgument when a span has another length. Thread-safe.
 struct Fp8BlockDecodeArgs {
   int64_t rows = 0;
   int64_t cols = 0;
@@ -49,5 +61,6 @@ struct Fp8BlockDecodeArgs {
   std::span<uint16_t> values;
 };
 [[nodiscard]] Status DecodeFp8Block(const Fp8BlockDecodeArgs& args);
+[[nodiscard]] Status DecodeFp8BlockScalar(const Fp8BlockDecodeArgs& args);
 
 }  // namespace octavo

@@ -1,0 +1,57 @@
+#include "octavo/formats/bf16_span.h"
+
+#include <bit>
+
+#include "octavo/base/check.h"
+#include "octavo/base/float_env.h"
+#include "octavo/formats/bf16.h"
+#include "octavo/formats/fp8_block_simd.h"
+
+namespace octavo {
+namespace {
+
+constexpr uint16_t kBf16Infinity = 0x7F80;
+
+}  // namespace
+
+float F16ToFloat(uint16_t bits) {
+  const uint32_t sign = uint32_t{bits & 0x8000U} << 16;
+  const uint32_t magnitude = uint32_t{bits & 0x7FFFU} << 13;  // Exponent and mantissa, bias 15.
+  if ((bits & 0x7C00U) == 0x7C00U) {
+    const uint32_t quiet = (bits & 0x03FFU) != 0 ? 0x00400000U : 0U;
+    return std::bit_cast<float>(sign | magnitude | 0x7F800000U | quiet);
+  }
+  if ((bits & 0x7C00U) != 0) {
+    return std::bit_cast<float>(sign | (magnitude + ((127U - 15U) << 23)));
+  }
+  const float value = static_cast<float>(bits & 0x03FFU) * 0x1p-24F;
+  return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(value));
+}
+
+void RoundF32ToBf16(std::span<const float> in, std::span<uint16_t> out) {
+  CHECK(in.size() == out.size());
+  const ScopedIeeeSubnormals guard;
+  simd::RoundF32ToBf16(in, out);
+}
+
+void RoundF16ToBf16(std::span<const uint16_t> in, std::span<uint16_t> out) {
+  CHECK(in.size() == out.size());
+  const ScopedIeeeSubnormals guard;
+  simd::RoundF16ToBf16(in, out);
+}
+
+NonFiniteCount CountNonFinite(std::span<const uint16_t> values) {
+  NonFiniteCount result;
+  if (simd::MaxMagnitudeBits(values) < kBf16Infinity) {
+    return result;
+  }
+  for (size_t i = 0; i < values.size(); ++i) {
+    if ((values[i] & 0x7FFFU) >= kBf16Infinity) {
+      result.first_idx = result.count == 0 ? static_cast<int64_t>(i) : result.first_idx;
+      ++result.count;
+    }
+  }
+  return result;
+}
+
+}  // namespace octavo
