@@ -1,0 +1,156 @@
+#pragma once
+// For tests: an HTTP server on a port of its own whose every reply is written out by the test, raw.
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <charconv>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "octavo/base/check.h"
+
+namespace octavo {
+
+struct ScriptedRequest {
+  std::string line;  // "POST /generate"
+  std::string body;
+  int connection_idx = 0;
+};
+
+// "HTTP/1.1 STATUS x" with a Content-Length.
+inline std::string RawReply(int status, std::string_view body, std::string_view headers = "") {
+  return fmt::format("HTTP/1.1 {} x\r\nContent-Length: {}\r\n{}\r\n{}", status, body.size(),
+                     headers, body);
+}
+
+// Handlers run on connection threads, one request a connection at a time. A reply that is empty
+// closes the connection. Stops and joins when destroyed.
+class ScriptedServer {
+ public:
+  using Handler = std::function<std::string(const ScriptedRequest&)>;
+
+  explicit ScriptedServer(Handler handler) : handler_(std::move(handler)) {
+    listener_ = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(listener_ >= 0);
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t length = sizeof(address);
+    auto* raw = reinterpret_cast<sockaddr*>(&address);
+    CHECK(bind(listener_, raw, length) == 0);
+    CHECK(listen(listener_, 64) == 0);
+    CHECK(getsockname(listener_, raw, &length) == 0);
+    port_ = ntohs(address.sin_port);
+    acceptor_ = std::thread([this] { AcceptLoop(); });
+  }
+  ScriptedServer(const ScriptedServer&) = delete;
+  ScriptedServer& operator=(const ScriptedServer&) = delete;
+  ~ScriptedServer() {
+    shutdown(listener_, SHUT_RDWR);
+    acceptor_.join();
+    {
+      const std::lock_guard lock(mutex_);
+      for (const int fd : connections_) {
+        shutdown(fd, SHUT_RDWR);
+      }
+    }
+    for (std::thread& thread : threads_) {
+      thread.join();
+    }
+    for (const int fd : connections_) {
+      close(fd);
+    }
+    close(listener_);
+  }
+
+  std::string url() const { return fmt::format("http://127.0.0.1:{}", port_); }
+  int port() const { return port_; }
+  std::vector<ScriptedRequest> requests() const {
+    const std::lock_guard lock(mutex_);
+    return requests_;
+  }
+
+ private:
+  void AcceptLoop() {
+    for (;;) {
+      const int fd = accept(listener_, nullptr, nullptr);
+      if (fd < 0) {
+        return;
+      }
+      const std::lock_guard lock(mutex_);
+      const int connection_idx = static_cast<int>(connections_.size());
+      connections_.push_back(fd);
+      threads_.emplace_back([this, fd, connection_idx] { Serve(fd, connection_idx); });
+    }
+  }
+
+  void Serve(int fd, int connection_idx) {
+    std::string data;
+    for (;;) {
+      size_t head_end = 0;
+      while ((head_end = data.find("\r\n\r\n")) == std::string::npos) {
+        if (!Receive(fd, &data)) {
+          return;
+        }
+      }
+      const size_t body_bytes = ContentLength(std::string_view(data).substr(0, head_end));
+      while (data.size() < head_end + 4 + body_bytes) {
+        if (!Receive(fd, &data)) {
+          return;
+        }
+      }
+      ScriptedRequest request = {data.substr(0, data.find(" HTTP/1.1")),
+                                 data.substr(head_end + 4, body_bytes), connection_idx};
+      data.erase(0, head_end + 4 + body_bytes);
+      {
+        const std::lock_guard lock(mutex_);
+        requests_.push_back(request);
+      }
+      const std::string reply = handler_(request);
+      if (reply.empty()) {
+        shutdown(fd, SHUT_RDWR);
+        return;
+      }
+      if (send(fd, reply.data(), reply.size(), MSG_NOSIGNAL) < 0) {
+        return;
+      }
+    }
+  }
+
+  static bool Receive(int fd, std::string* data) {
+    char piece[4096];
+    const ssize_t got = recv(fd, piece, sizeof(piece), 0);
+    if (got > 0) {
+      data->append(piece, static_cast<size_t>(got));
+    }
+    return got > 0;
+  }
+
+  static size_t ContentLength(std::string_view head) {
+    constexpr std::string_view kField = "Content-Length: ";
+    const size_t at = head.find(kField);
+    size_t length = 0;
+    if (at != std::string_view::npos) {
+      std::from_chars(head.data() + at + kField.size(), head.data() + head.size(), length);
+    }
+    return length;
+  }
+
+  Handler handler_;
+  int listener_ = -1;
+  int port_ = 0;
+  std::thread acceptor_;
+  mutable std::mutex mutex_;  // Guards the three below.
+  std::vector<int> connections_;
+  std::vector<std::thread> threads_;
+  std::vector<ScriptedRequest> requests_;
+};
+
+}  // namespace octavo

@@ -1,0 +1,82 @@
+#pragma once
+// The sender's side of a live weight update (`octavo push`): the native update calls of one server,
+// and one transaction over several.
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/client/http_client.h"
+
+namespace octavo {
+
+// A tensor to send; the bytes are read while PushCheckpoint runs.
+struct PushTensor {
+  std::string name;
+  ConstTensorView view;
+};
+
+// A complete safetensors file in memory (length, header, bytes) with `tensors` in this order. The
+// header is padded with spaces so that the bytes start at a multiple of 8.
+std::string SafetensorsBuffer(std::span<const PushTensor> tensors);
+
+// First index of each bucket over tensors of these sizes, in order: a bucket takes tensors while
+// their bytes stay within `bucket_bytes`. A tensor larger than that travels alone, whole: a server
+// stages whole tensors, so cutting one would bound nothing on its side.
+std::vector<size_t> PlanBuckets(std::span<const PushTensor> tensors, int64_t bucket_bytes);
+
+struct PushOptions {
+  int64_t bucket_bytes = int64_t{64} << 20;   // Payload of one bucket; the sender holds one.
+  std::optional<std::string> weight_version;  // Absent: the server's next one.
+  std::string in_flight = "retract";          // retract, drain, abort or in_place.
+  HttpTimeouts timeouts;
+  // Called with bytes sent (to every server) and bytes in all. May be empty.
+  std::function<void(int64_t bytes_sent, int64_t bytes_total)> on_progress;
+};
+
+struct PushServerReport {
+  std::string url;
+  std::string version;
+  double pause_ms = 0.0;    // No step ran on this server for so long.
+  int64_t in_flight = 0;    // Requests that had been started when the weights were swapped.
+  int64_t retracted = 0;    // Of these, recomputed under the new weights.
+  int64_t aborted = 0;      // Of these, ended early because in_flight is "abort".
+  int64_t lost = 0;         // Of these, neither carried over nor aborted on request.
+  int64_t load_before = 0;  // Running and waiting requests of /v1/loads before begin ...
+  int64_t load_after = 0;   // ... and after commit.
+  std::string digest;       // Read from the live weights after the commit.
+};
+
+struct PushReport {
+  std::string version;
+  double seconds = 0.0;   // From begin on the first server to the last commit.
+  double pause_ms = 0.0;  // The longest of the servers.
+  int64_t bytes = 0;      // Tensor bytes sent to each server.
+  std::string digest;     // Equal on all servers: checked.
+  int64_t in_flight = 0;  // Sums over the servers.
+  int64_t retracted = 0;
+  int64_t lost = 0;
+  std::vector<PushServerReport> servers;
+};
+
+// Sends `tensors` to every server of `urls` and makes them live: begin on all, every bucket to all,
+// seal on all, and only then commit on all. Any failure before the first commit aborts on all, and
+// the servers keep what they had. A failed commit cannot take back another server's: the error
+// then says which servers run the new version.
+// Errors name the server and, for a bucket, its tensors; kInvalidArgument for no url or tensor.
+Result<PushReport> PushCheckpoint(std::span<const PushTensor> tensors,
+                                  std::span<const std::string> urls, const PushOptions& options);
+
+// {"version","seconds","pause_ms","bytes","digest","in_flight","retracted","lost","servers":[...]}.
+std::string PushReportJson(const PushReport& report);
+
+// GET /octavo/v1/digest: the reply's JSON text with digest, weight_version and tensors.
+Result<std::string> GetLiveDigestJson(HttpClient& client);
+
+}  // namespace octavo

@@ -1,0 +1,216 @@
+// Method: one or two scripted servers play the receiving side; what they were asked, in which
+// order, is compared with the transaction's law (nothing commits before everything is sealed, every
+// failure aborts everywhere), and the safetensors bytes with a buffer written out by hand.
+
+#include "octavo/client/update_client.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <array>
+
+#include "octavo/client/scripted_server.h"
+
+namespace octavo {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+// Six bytes each, so that buckets of 12 bytes hold two.
+constexpr std::array<uint16_t, 3> kBytes = {0x3F80, 0x4000, 0x4040};
+
+std::vector<PushTensor> ThreeTensors() {
+  std::vector<PushTensor> tensors;
+  for (const char* name : {"a", "b", "c"}) {
+    tensors.push_back({name,
+                       {.dtype = DType::kBf16,
+                        .shape = {3},
+                        .data = reinterpret_cast<const std::byte*>(kBytes.data())}});
+  }
+  return tensors;
+}
+
+// Answers every call of a transaction well, but `failing` with 400.
+std::string Answer(const ScriptedRequest& request, std::string_view failing,
+                   std::string_view digest) {
+  const std::string_view line = request.line;
+  if (!failing.empty() && line.find(failing) != std::string_view::npos) {
+    return RawReply(400, R"({"success":false,"message":"refused on purpose"})");
+  }
+  if (line.ends_with("/begin")) {
+    return RawReply(200, R"({"update_id":"u1"})");
+  }
+  if (line.ends_with("/commit")) {
+    return RawReply(200, R"({"version":"7","pause_ms":1.5,"in_flight":4,"retracted":4})");
+  }
+  if (line.ends_with("/v1/loads")) {
+    return RawReply(200, R"({"loads":[{"num_running_reqs":4,"num_waiting_reqs":1}]})");
+  }
+  if (line.ends_with("/digest")) {
+    return RawReply(200, fmt::format(R"({{"digest":"{}"}})", digest));
+  }
+  return RawReply(200, "{}");
+}
+
+// The paths that a server was asked for, without what is the same in all.
+std::vector<std::string> Steps(const ScriptedServer& server) {
+  std::vector<std::string> steps;
+  for (const ScriptedRequest& request : server.requests()) {
+    const size_t query = request.line.find('?');
+    steps.push_back(request.line.substr(0, query).substr(request.line.rfind('/', query) + 1));
+  }
+  return steps;
+}
+
+TEST(SafetensorsBuffer, IsTheFileFormat) {
+  const auto tensors = ThreeTensors();
+  const std::string buffer = SafetensorsBuffer(std::span(tensors).first(2));
+  const std::string header = R"({"a":{"dtype":"BF16","shape":[3],"data_offsets":[0,6]},)"
+                             R"("b":{"dtype":"BF16","shape":[3],"data_offsets":[6,12]}})";
+  const size_t padded = (header.size() + 7) / 8 * 8;
+  ASSERT_EQ(buffer.size(), 8 + padded + 12);
+  EXPECT_EQ(static_cast<size_t>(static_cast<uint8_t>(buffer[0])), padded);  // Below 256.
+  EXPECT_EQ(buffer.substr(1, 7), std::string(7, '\0'));
+  EXPECT_EQ(buffer.substr(8, header.size()), header);
+  EXPECT_EQ(buffer.substr(8 + header.size(), padded - header.size()),
+            std::string(padded - header.size(), ' '));
+  const std::string six("\x80\x3F\x00\x40\x40\x40", 6);
+  EXPECT_EQ(buffer.substr(8 + padded), six + six);
+}
+
+TEST(PlanBuckets, FillsBucketsInOrderAndLetsALargeTensorTravelAlone) {
+  const auto tensors = ThreeTensors();
+  EXPECT_THAT(PlanBuckets(tensors, 12), ElementsAre(0, 2));
+  EXPECT_THAT(PlanBuckets(tensors, 18), ElementsAre(0));
+  EXPECT_THAT(PlanBuckets(tensors, 11), ElementsAre(0, 1, 2));
+  EXPECT_THAT(PlanBuckets(tensors, 1), ElementsAre(0, 1, 2));
+  EXPECT_THAT(PlanBuckets({}, 12), IsEmpty());
+}
+
+TEST(PushCheckpoint, RunsTheTransactionInOrderAndReportsIt) {
+  ScriptedServer server([](const ScriptedRequest& r) { return Answer(r, "", "d1"); });
+  PushOptions options;
+  options.bucket_bytes = 12;
+  options.weight_version = "7";
+  std::vector<int64_t> sent;
+  options.on_progress = [&](int64_t bytes, int64_t total) {
+    EXPECT_EQ(total, 18);
+    sent.push_back(bytes);
+  };
+  const std::string urls[] = {server.url()};
+  const auto tensors = ThreeTensors();
+  const auto report = PushCheckpoint(tensors, urls, options);
+  ASSERT_TRUE(report.has_value()) << report.error().message();
+  EXPECT_THAT(Steps(server),
+              ElementsAre("loads", "begin", "put", "put", "seal", "commit", "loads", "digest"));
+  const auto requests = server.requests();
+  EXPECT_EQ(requests[1].body, R"({"weight_version":"7"})");
+  EXPECT_EQ(requests[2].line, "POST /octavo/v1/update/put?update_id=u1&sequence=0");
+  EXPECT_EQ(requests[2].body, SafetensorsBuffer(std::span(tensors).first(2)));
+  EXPECT_EQ(requests[3].line, "POST /octavo/v1/update/put?update_id=u1&sequence=1");
+  EXPECT_EQ(requests[5].body, R"({"update_id":"u1","in_flight":"retract"})");
+  EXPECT_THAT(sent, ElementsAre(12, 18));
+  EXPECT_EQ(report->version, "7");
+  EXPECT_EQ(report->bytes, 18);
+  EXPECT_EQ(report->digest, "d1");
+  EXPECT_EQ(report->pause_ms, 1.5);
+  EXPECT_EQ(report->in_flight, 4);
+  EXPECT_EQ(report->retracted, 4);
+  EXPECT_EQ(report->lost, 0);
+  EXPECT_EQ(report->servers[0].load_before, 5);
+  EXPECT_THAT(PushReportJson(*report), HasSubstr(R"("in_flight":4,"retracted":4,"lost":0)"));
+}
+
+TEST(PushCheckpoint, AsksForTheServersNextVersionWithNull) {
+  ScriptedServer server([](const ScriptedRequest& r) { return Answer(r, "", "d1"); });
+  const std::string urls[] = {server.url()};
+  ASSERT_TRUE(PushCheckpoint(ThreeTensors(), urls, {}).has_value());
+  EXPECT_EQ(server.requests()[1].body, R"({"weight_version":null})");
+}
+
+TEST(PushCheckpoint, AnyFailureAbortsOnAllAndCommitsNowhere) {
+  struct Case {
+    const char* failing;
+    const char* message;
+  };
+  const Case cases[] = {{"sequence=1", "bucket 1, c: "}, {"/seal", "/octavo/v1/update/seal"}};
+  for (const Case& c : cases) {
+    ScriptedServer good([](const ScriptedRequest& r) { return Answer(r, "", "d1"); });
+    ScriptedServer bad([&](const ScriptedRequest& r) { return Answer(r, c.failing, "d1"); });
+    PushOptions options;
+    options.bucket_bytes = 12;
+    const std::string urls[] = {good.url(), bad.url()};
+    const auto report = PushCheckpoint(ThreeTensors(), urls, options);
+    ASSERT_FALSE(report.has_value());
+    EXPECT_THAT(report.error().message(), HasSubstr(c.message));
+    EXPECT_THAT(report.error().message(), HasSubstr(bad.url()));
+    EXPECT_THAT(report.error().message(), HasSubstr("refused on purpose"));
+    EXPECT_EQ(Steps(good).back(), "abort");
+    EXPECT_EQ(Steps(bad).back(), "abort");
+    EXPECT_THAT(Steps(good), testing::Not(testing::Contains("commit")));
+  }
+}
+
+TEST(PushCheckpoint, SaysWhichServersChangedWhenACommitFails) {
+  ScriptedServer good([](const ScriptedRequest& r) { return Answer(r, "", "d1"); });
+  ScriptedServer bad([](const ScriptedRequest& r) { return Answer(r, "/commit", "d1"); });
+  const std::string urls[] = {good.url(), bad.url()};
+  const auto report = PushCheckpoint(ThreeTensors(), urls, {});
+  ASSERT_FALSE(report.has_value());
+  EXPECT_THAT(report.error().message(), HasSubstr("new weights are live on " + good.url()));
+  EXPECT_THAT(Steps(good), testing::Not(testing::Contains("abort")));
+  EXPECT_EQ(Steps(bad).back(), "abort");
+}
+
+TEST(PushCheckpoint, RefusesServersThatEndUpDifferent) {
+  ScriptedServer one([](const ScriptedRequest& r) { return Answer(r, "", "d1"); });
+  ScriptedServer two([](const ScriptedRequest& r) { return Answer(r, "", "d2"); });
+  const std::string urls[] = {one.url(), two.url()};
+  const auto report = PushCheckpoint(ThreeTensors(), urls, {});
+  ASSERT_FALSE(report.has_value());
+  EXPECT_EQ(report.error().code(), StatusCode::kInternal);
+  EXPECT_THAT(report.error().message(), HasSubstr("digests differ"));
+}
+
+TEST(PushCheckpoint, CountsWhatASwapLost) {
+  const auto reply = [](std::string_view commit) {
+    return [commit](const ScriptedRequest& r) {
+      return r.line.ends_with("/commit") ? RawReply(200, commit) : Answer(r, "", "d");
+    };
+  };
+  struct Case {
+    const char* mode;
+    const char* commit;
+    int64_t lost;
+  };
+  const Case cases[] = {
+      {"retract", R"({"version":"1","in_flight":5,"retracted":3})", 2},
+      {"retract", R"({"version":"1","in_flight":5,"retracted":5,"aborted":1})", 1},
+      {"in_place", R"({"version":"1","in_flight":5})", 0},
+      {"abort", R"({"version":"1","in_flight":5,"aborted":5})", 0},
+      {"abort", R"({"version":"1","in_flight":5,"aborted":4})", 1},
+      {"drain", R"({"version":"1","in_flight":0})", 0},
+  };
+  for (const Case& c : cases) {
+    ScriptedServer server(reply(c.commit));
+    PushOptions options;
+    options.in_flight = c.mode;
+    const std::string urls[] = {server.url()};
+    EXPECT_EQ(PushCheckpoint(ThreeTensors(), urls, options).value().lost, c.lost) << c.commit;
+  }
+}
+
+TEST(PushCheckpoint, RefusesEmptyCalls) {
+  const std::string urls[] = {"http://127.0.0.1:1"};
+  EXPECT_EQ(PushCheckpoint({}, urls, {}).error().code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(PushCheckpoint(ThreeTensors(), {}, {}).error().code(), StatusCode::kInvalidArgument);
+  PushOptions options;
+  options.bucket_bytes = 0;
+  EXPECT_EQ(PushCheckpoint(ThreeTensors(), urls, options).error().code(),
+            StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace octavo
