@@ -73,7 +73,7 @@ std::unique_ptr<Backend> MakeReferenceBackend(Recipe recipe, int num_threads);
 
 // kernels/cpu: vector paths, chosen at run time. All give the bits of Recipe::kServing.
 enum class Isa { kAmx, kAvx512, kAvx2, kScalar };
-std::string_view IsaName(Isa isa);                 // "amx", "avx512", "avx2", "scalar"
+std::string_view IsaName(Isa isa);  // "amx", "avx512", "avx2", "scalar"
 std::optional<Isa> ParseIsa(std::string_view name);
 // The best path of this processor that the build has.
 Isa BestIsa();

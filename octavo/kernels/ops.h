@@ -145,7 +145,7 @@ struct AttentionArgs {
   float scale = 0.0F;
 };
 
-// For FP32 logits rows: max[r] = max_i x[r, i], sum[r] = lane sum of Exp(x[r, i] - max[r]).
+// For FP32 logits rows: max[r] = max_i x[r, i] + 0.0, sum[r] = lane sum of Exp(x[r, i] - max[r]).
 // log_softmax(x)[i] = (x[i] - max) - Log(sum).
 struct SoftmaxStatsArgs {
   Activations x;  // [rows, vocab] F32.

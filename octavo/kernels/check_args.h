@@ -1,0 +1,25 @@
+#pragma once
+// One check of the arguments per op, shared by all backends. A wrong shape is our own bug, so these
+// are CHECKs; what a backend does not have is its own kUnsupported.
+
+#include "octavo/kernels/ops.h"
+
+namespace octavo {
+
+// `activation` is the backend's A: kBf16, or kF32 in the reference's fp32 recipe.
+void CheckArgs(const EmbedArgs& args, DType activation);
+void CheckArgs(const RmsNormArgs& args, DType activation);
+void CheckArgs(const AddArgs& args, DType activation);
+void CheckArgs(const LinearArgs& args, DType activation);
+void CheckArgs(const RopeArgs& args, DType activation);
+void CheckArgs(const SiluMulArgs& args, DType activation);
+void CheckArgs(const GatherRowsArgs& args, DType activation);
+void CheckArgs(const KvStoreArgs& args, DType activation);
+void CheckArgs(const AttentionArgs& args, DType activation);
+void CheckArgs(const SoftmaxStatsArgs& args);
+
+// Sizes of the spans of a canonical matrix. Errors: kInvalidArgument, saying which and expected and
+// actual; it is the check that every Backend::Pack starts with.
+Status CheckCanonical(const CanonicalMatrix& matrix);
+
+}  // namespace octavo
