@@ -51,6 +51,9 @@ struct Fp8BlockEncodeArgs {
 // first, for rows of `cols` values.
 [[nodiscard]] Status CheckFinite(std::span<const uint16_t> values, int64_t cols);
 
+// True when a code is one of E4M3's two NaNs, which no encode writes for finite input.
+bool HasNaNCode(std::span<const uint8_t> codes);
+
 // values[n, k] = BF16(code * scale), rounded once to nearest even. A NaN code gives a NaN.
 // Errors: kInvalidArgument when a span has another length. Thread-safe.
 struct Fp8BlockDecodeArgs {

@@ -182,6 +182,23 @@ TEST(Fp8Block, DecodesToTheProductRoundedOnce) {
   EXPECT_EQ(values[0x7F], 0x7FC0);
 }
 
+TEST(Fp8Block, FindsTheOnlyNaNCodeAtEveryPosition) {
+  for (const size_t length : {1U, 8U, 9U, 31U}) {
+    for (unsigned other = 0; other < 256; ++other) {
+      std::vector<uint8_t> codes(length, static_cast<uint8_t>(other));
+      ASSERT_EQ(HasNaNCode(codes), other == 0x7F || other == 0xFF) << other;
+    }
+    std::vector<uint8_t> codes(length, 0xFE);
+    for (size_t i = 0; i < length; ++i) {
+      codes[i] = i % 2 != 0 ? 0x7F : 0xFF;
+      EXPECT_TRUE(HasNaNCode(codes)) << i;
+      codes[i] = 0xFE;
+    }
+    EXPECT_FALSE(HasNaNCode(codes));
+  }
+  EXPECT_FALSE(HasNaNCode({}));
+}
+
 TEST(Fp8Block, BlocksOfPowerOfTwoScaleSurviveARoundTrip) {
   Matrix m(3, 200);
   for (int64_t i = 0; i < m.rows * m.cols; ++i) {

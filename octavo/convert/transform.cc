@@ -1,0 +1,268 @@
+#include "octavo/convert/transform.h"
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string_view>
+#include <utility>
+
+#include "octavo/formats/bf16.h"
+#include "octavo/formats/bf16_span.h"
+#include "octavo/formats/fp8_block.h"
+
+namespace octavo {
+namespace {
+
+// Rows of a band, the unit of work. A multiple of the block, so that cuts never show in the bytes.
+constexpr int64_t kBandRows = kFp8BlockDim;
+
+template <typename T>
+bool IsAligned(const std::byte* data) {
+  return reinterpret_cast<uintptr_t>(data) % alignof(T) == 0;
+}
+
+// Reads a source of any accepted dtype as BF16, a band at a time. A matrix is its own two extents,
+// any other tensor one column. One thread each; the source is shared and never written.
+class Bf16Bands {
+ public:
+  explicit Bf16Bands(const ConstTensorView& source)
+      : source_(source),
+        rows_(source.shape.empty() ? 1 : source.shape[0]),
+        cols_(rows_ == 0 ? 0 : NumElements(source.shape) / rows_) {}
+
+  int64_t num_bands() const { return (rows_ + kBandRows - 1) / kBandRows; }
+  int64_t cols() const { return cols_; }
+  int64_t BandBegin(int64_t band_idx) const { return band_idx * kBandRows; }
+  int64_t BandRows(int64_t band_idx) const {
+    return std::min(kBandRows, rows_ - BandBegin(band_idx));
+  }
+
+  // BF16 bits of the band, [BandRows, cols]: the source itself where it can be read in place, else
+  // scratch that the next call overwrites.
+  std::span<const uint16_t> Read(int64_t band_idx) {
+    const auto count = static_cast<size_t>(BandRows(band_idx) * cols_);
+    const auto elem_bytes = static_cast<size_t>(DTypeBytes(source_.dtype));
+    const std::byte* data =
+        source_.data + static_cast<size_t>(BandBegin(band_idx) * cols_) * elem_bytes;
+    if (source_.dtype == DType::kBf16 && IsAligned<uint16_t>(data)) {
+      return {reinterpret_cast<const uint16_t*>(data), count};
+    }
+    bf16_.resize(count);
+    if (source_.dtype == DType::kF32) {
+      f32_.resize(count);
+      std::memcpy(f32_.data(), data, count * elem_bytes);
+      RoundF32ToBf16(f32_, bf16_);
+    } else if (source_.dtype == DType::kF16) {
+      f16_.resize(count);
+      std::memcpy(f16_.data(), data, count * elem_bytes);
+      RoundF16ToBf16(f16_, bf16_);
+    } else {
+      std::memcpy(bf16_.data(), data, count * elem_bytes);
+    }
+    return bf16_;
+  }
+
+ private:
+  const ConstTensorView& source_;
+  int64_t rows_;
+  int64_t cols_;
+  std::vector<uint16_t> bf16_;  // Scratch of one band each.
+  std::vector<uint16_t> f16_;   // An aligned copy: safetensors may begin a tensor anywhere.
+  std::vector<float> f32_;
+};
+
+// "[i, j, ...]" of the element at `elem_idx`.
+std::string IndexString(const Shape& shape, int64_t elem_idx) {
+  Shape index(shape.size());
+  for (size_t axis = shape.size(); axis-- > 0;) {
+    index[axis] = elem_idx % shape[axis];
+    elem_idx /= shape[axis];
+  }
+  return ShapeString(index);
+}
+
+// The error for a source that some band found NaN or infinite: counts over all of it.
+Status NonFiniteError(std::string_view name, const ConstTensorView& source) {
+  Bf16Bands bands(source);
+  int64_t count = 0;
+  int64_t first_idx = -1;
+  for (int64_t band_idx = 0; band_idx < bands.num_bands(); ++band_idx) {
+    const NonFiniteCount bad = CountNonFinite(bands.Read(band_idx));
+    if (count == 0 && bad.count > 0) {
+      first_idx = bands.BandBegin(band_idx) * bands.cols() + bad.first_idx;
+    }
+    count += bad.count;
+  }
+  return InvalidArgument(
+      "{}: expected values that are finite in BF16, got {} NaN or infinite, the first at {}", name,
+      count, IndexString(source.shape, first_idx));
+}
+
+// Calls body(band_idx, bf16 bits) for every band, on the pool when there is one. False when a call
+// returned false.
+bool ForEachBand(const ConstTensorView& source, ThreadPool* pool,
+                 FunctionRef<bool(int64_t, std::span<const uint16_t>)> body) {
+  std::atomic<bool> all_ok = true;
+  const auto run = [&](int64_t begin, int64_t end, int /*worker_idx*/) {
+    Bf16Bands bands(source);
+    for (int64_t band_idx = begin; band_idx < end; ++band_idx) {
+      if (!body(band_idx, bands.Read(band_idx))) {
+        all_ok.store(false, std::memory_order_relaxed);
+        return;
+      }
+    }
+  };
+  const int64_t num_bands = Bf16Bands(source).num_bands();
+  if (pool != nullptr) {
+    pool->ParallelFor(num_bands, run);
+  } else {
+    run(0, num_bands, 0);
+  }
+  return all_ok.load();
+}
+
+Status CheckSource(const PrecisionRow& row, const ConstTensorView& source) {
+  const bool known =
+      source.dtype == DType::kBf16 || source.dtype == DType::kF16 || source.dtype == DType::kF32;
+  if (!known || source.shape != row.shape) {
+    return InvalidArgument("{}: expected {} BF16, F16 or F32, got {} {}", row.name,
+                           ShapeString(row.shape), ShapeString(source.shape),
+                           DTypeName(source.dtype));
+  }
+  return OkStatus();
+}
+
+// The tensors of StoredTensorsOf(row), with memory.
+Result<std::vector<OwnedTensor>> AllocateStored(const PrecisionRow& row) {
+  std::vector<OwnedTensor> tensors;
+  for (StoredTensorSpec& spec : StoredTensorsOf(row)) {
+    const int64_t num_bytes = NumElements(spec.shape) * DTypeBytes(spec.dtype);
+    ASSIGN_OR_RETURN(Buffer bytes, Buffer::AllocateHost(num_bytes));
+    tensors.push_back({.name = std::move(spec.name),
+                       .dtype = spec.dtype,
+                       .shape = std::move(spec.shape),
+                       .bytes = std::move(bytes)});
+  }
+  return tensors;
+}
+
+bool KeepBf16(const ConstTensorView& source, ThreadPool* pool, std::span<uint16_t> out) {
+  const int64_t cols = Bf16Bands(source).cols();
+  return ForEachBand(source, pool, [&](int64_t band_idx, std::span<const uint16_t> values) {
+    if (CountNonFinite(values).count != 0) {
+      return false;
+    }
+    std::copy(values.begin(), values.end(),
+              out.begin() + static_cast<ptrdiff_t>(band_idx * kBandRows * cols));
+    return true;
+  });
+}
+
+bool EncodeFp8(const ConstTensorView& source, ThreadPool* pool, std::span<uint8_t> codes,
+               std::span<float> scales) {
+  const int64_t cols = source.shape[1];
+  const auto scale_cols = static_cast<size_t>(NumFp8Blocks(cols));
+  return ForEachBand(source, pool, [&](int64_t band_idx, std::span<const uint16_t> values) {
+    const auto begin = static_cast<size_t>(band_idx * kBandRows * cols);
+    const int64_t rows = cols == 0 ? 0 : static_cast<int64_t>(values.size()) / cols;
+    const size_t num_scales = rows == 0 ? 0 : scale_cols;
+    return EncodeFp8Block(
+               {.rows = rows,
+                .cols = cols,
+                .values = values,
+                .codes = codes.subspan(begin, values.size()),
+                .scales = scales.subspan(static_cast<size_t>(band_idx) * scale_cols, num_scales)})
+        .ok();
+  });
+}
+
+// --- Adopting stored tensors --------------------------------------------------------------------
+
+Status CheckStored(const StoredTensorSpec& spec, const ConstTensorView& view) {
+  const bool is_scale = spec.dtype == DType::kF32;
+  const bool dtype_ok = view.dtype == spec.dtype || (is_scale && view.dtype == DType::kBf16);
+  if (!dtype_ok || view.shape != spec.shape) {
+    return InvalidArgument("{}: expected {} {}, got {} {}", spec.name, ShapeString(spec.shape),
+                           DTypeName(spec.dtype), ShapeString(view.shape), DTypeName(view.dtype));
+  }
+  return OkStatus();
+}
+
+// Official checkpoints store scales in BF16 here and there; widening is exact.
+Status AdoptScales(const StoredTensorSpec& spec, const ConstTensorView& view,
+                   std::span<float> out) {
+  for (size_t i = 0; i < out.size(); ++i) {
+    if (view.dtype == DType::kBf16) {
+      uint16_t bits = 0;
+      std::memcpy(&bits, view.data + i * sizeof(bits), sizeof(bits));
+      out[i] = Bf16ToFloat(bits);
+    } else {
+      std::memcpy(&out[i], view.data + i * sizeof(float), sizeof(float));
+    }
+    // Compared as bits: a thread that flushes subnormals must see them too.
+    const auto bits = std::bit_cast<uint32_t>(out[i]);
+    if (bits == 0 || bits >= 0x7F800000U) {
+      return InvalidArgument("{}: expected finite positive scales, got {} at {}", spec.name, out[i],
+                             IndexString(view.shape, static_cast<int64_t>(i)));
+    }
+  }
+  return OkStatus();
+}
+
+}  // namespace
+
+Result<std::vector<OwnedTensor>> TransformWeight(const PrecisionRow& row,
+                                                 const ConstTensorView& source, ThreadPool* pool) {
+  RETURN_IF_ERROR(CheckSource(row, source));
+  if (row.format == WeightFormat::kFp8 && row.shape.size() != 2) {
+    return InvalidArgument("{}: expected a matrix for fp8, got {}", row.name,
+                           ShapeString(row.shape));
+  }
+  ASSIGN_OR_RETURN(std::vector<OwnedTensor> tensors, AllocateStored(row));
+  bool finite = false;
+  switch (row.format) {
+    case WeightFormat::kBf16:
+      finite = KeepBf16(source, pool, tensors[0].bytes.As<uint16_t>());
+      break;
+    case WeightFormat::kFp8:
+      finite =
+          EncodeFp8(source, pool, tensors[0].bytes.As<uint8_t>(), tensors[1].bytes.As<float>());
+      break;
+  }
+  if (!finite) {
+    return NonFiniteError(row.name, source);
+  }
+  return tensors;
+}
+
+Result<std::vector<OwnedTensor>> AdoptStored(const PrecisionRow& row,
+                                             const std::vector<ConstTensorView>& stored) {
+  const std::vector<StoredTensorSpec> specs = StoredTensorsOf(row);
+  if (stored.size() != specs.size()) {
+    return InvalidArgument("{}: expected {} stored tensors, got {}", row.name, specs.size(),
+                           stored.size());
+  }
+  if (row.format == WeightFormat::kBf16) {
+    return TransformWeight(row, stored[0], nullptr);
+  }
+  for (size_t i = 0; i < specs.size(); ++i) {
+    RETURN_IF_ERROR(CheckStored(specs[i], stored[i]));
+  }
+  ASSIGN_OR_RETURN(std::vector<OwnedTensor> tensors, AllocateStored(row));
+  const std::span<uint8_t> codes = tensors[0].bytes.As<uint8_t>();
+  if (!codes.empty()) {
+    std::memcpy(codes.data(), stored[0].data, codes.size());
+  }
+  if (HasNaNCode(codes)) {
+    return InvalidArgument("{}: expected E4M3 codes of finite values, got a NaN code", row.name);
+  }
+  RETURN_IF_ERROR(AdoptScales(specs[1], stored[1], tensors[1].bytes.As<float>()));
+  return tensors;
+}
+
+}  // namespace octavo

@@ -1,0 +1,304 @@
+// Method: random matrices through every dtype, pool size and memory alignment, whose bytes must
+// not differ; then each documented error once. The arithmetic itself is tested in formats/.
+
+#include "octavo/convert/transform.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cstring>
+#include <limits>
+#include <random>
+
+#include "octavo/base/hash.h"
+#include "octavo/formats/bf16.h"
+#include "octavo/formats/bf16_span.h"
+#include "octavo/formats/fp8_block.h"
+
+namespace octavo {
+namespace {
+
+using ::testing::HasSubstr;
+
+PrecisionRow Row(WeightFormat format, Shape shape) {
+  return {.name = "model.layers.3.mlp.up_proj.weight",
+          .role = Role::kMlpUp,
+          .layer = 3,
+          .shape = std::move(shape),
+          .format = format,
+          .rule = "--format fp8",
+          .reason = "",
+          .shadowed = {}};
+}
+
+template <typename T>
+ConstTensorView View(DType dtype, const Shape& shape, const std::vector<T>& values) {
+  return {dtype, shape, reinterpret_cast<const std::byte*>(values.data())};
+}
+
+std::vector<float> RandomFloats(int64_t count, unsigned seed) {
+  std::mt19937 rng(seed);
+  std::normal_distribution<float> normal(0.0F, 0.02F);
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& value : values) {
+    value = normal(rng);
+  }
+  return values;
+}
+
+std::vector<uint16_t> ToBf16(const std::vector<float>& values) {
+  std::vector<uint16_t> bits;
+  for (const float value : values) {
+    bits.push_back(FloatToBf16(value));
+  }
+  return bits;
+}
+
+std::string Hex(const std::vector<OwnedTensor>& tensors) {
+  std::string hex;
+  for (const OwnedTensor& tensor : tensors) {
+    hex += tensor.name + HashHex(HashBytes(tensor.bytes.bytes()));
+  }
+  return hex;
+}
+
+std::string TransformedHex(const PrecisionRow& row, const ConstTensorView& source,
+                           ThreadPool* pool = nullptr) {
+  const auto result = TransformWeight(row, source, pool);
+  EXPECT_TRUE(result.has_value()) << result.error().message();
+  return result.has_value() ? Hex(*result) : "";
+}
+
+TEST(TransformWeight, GivesTheTensorsOfTheTable) {
+  const PrecisionRow row = Row(WeightFormat::kFp8, {130, 260});
+  const std::vector<uint16_t> values = ToBf16(RandomFloats(130 * 260, 1));
+  const auto result = TransformWeight(row, View(DType::kBf16, row.shape, values), nullptr);
+  ASSERT_TRUE(result.has_value());
+  ASSERT_EQ(result->size(), 2U);
+  const OwnedTensor& codes = (*result)[0];
+  const OwnedTensor& scales = (*result)[1];
+  EXPECT_EQ(codes.name, row.name);
+  EXPECT_EQ(codes.dtype, DType::kF8E4m3);
+  EXPECT_EQ(codes.shape, row.shape);
+  EXPECT_EQ(scales.name, row.name + "_scale_inv");
+  EXPECT_EQ(scales.dtype, DType::kF32);
+  EXPECT_EQ(scales.shape, (Shape{2, 3}));
+
+  std::vector<uint8_t> expected_codes(values.size());
+  std::vector<float> expected_scales(6);
+  ASSERT_TRUE(EncodeFp8BlockScalar({.rows = 130,
+                                    .cols = 260,
+                                    .values = values,
+                                    .codes = expected_codes,
+                                    .scales = expected_scales})
+                  .ok());
+  EXPECT_EQ(std::memcmp(codes.bytes.data(), expected_codes.data(), expected_codes.size()), 0);
+  EXPECT_EQ(std::memcmp(scales.bytes.data(), expected_scales.data(), 24), 0);
+}
+
+TEST(TransformWeight, IsTheSameForAnyPoolAndLeavesTheSourceAlone) {
+  for (const WeightFormat format : {WeightFormat::kBf16, WeightFormat::kFp8}) {
+    for (const Shape& shape : {Shape{1, 1}, Shape{127, 33}, Shape{700, 131}}) {
+      const PrecisionRow row = Row(format, shape);
+      const std::vector<uint16_t> values = ToBf16(RandomFloats(NumElements(shape), 2));
+      const ConstTensorView source = View(DType::kBf16, shape, values);
+      const Hash128 before = HashBytes(source.Bytes());
+      const std::string expected = TransformedHex(row, source);
+      for (const int num_threads : {1, 2, 5}) {
+        ThreadPool pool(num_threads, /*flush_subnormals=*/true);
+        EXPECT_EQ(TransformedHex(row, source, &pool), expected) << num_threads;
+      }
+      EXPECT_EQ(HashBytes(source.Bytes()), before);
+    }
+  }
+}
+
+TEST(TransformWeight, RoundsF32AndF16ToBf16First) {
+  for (const WeightFormat format : {WeightFormat::kBf16, WeightFormat::kFp8}) {
+    const Shape shape = {300, 70};
+    const PrecisionRow row = Row(format, shape);
+    const std::vector<float> f32 = RandomFloats(NumElements(shape), 3);
+    const std::vector<uint16_t> from_f32 = ToBf16(f32);
+    EXPECT_EQ(TransformedHex(row, View(DType::kF32, shape, f32)),
+              TransformedHex(row, View(DType::kBf16, shape, from_f32)));
+
+    std::mt19937 rng(4);
+    std::vector<uint16_t> f16(f32.size());
+    std::vector<uint16_t> from_f16(f32.size());
+    for (size_t i = 0; i < f16.size(); ++i) {
+      f16[i] = static_cast<uint16_t>(rng() & 0xBBFFU);  // Finite: exponent field below 31.
+      from_f16[i] = FloatToBf16(F16ToFloat(f16[i]));
+    }
+    EXPECT_EQ(TransformedHex(row, View(DType::kF16, shape, f16)),
+              TransformedHex(row, View(DType::kBf16, shape, from_f16)));
+  }
+}
+
+// FP32 straight to E4M3 would give other codes, so the rounding above is seen to matter.
+TEST(TransformWeight, BySkippingBf16OtherBytesWouldCome) {
+  const Shape shape = {1, 2};
+  // 17 * 2^-4 is the tie between 1 and 1.125; one FP32 step above it, BF16 falls back on the tie.
+  const float above_tie = std::bit_cast<float>(std::bit_cast<uint32_t>(1.0625F) + 1);
+  const std::vector<float> values = {448.0F, above_tie};
+  const auto result =
+      TransformWeight(Row(WeightFormat::kFp8, shape), View(DType::kF32, shape, values), nullptr);
+  ASSERT_TRUE(result.has_value());
+  EXPECT_EQ((*result)[0].bytes.As<uint8_t>()[1], 0x38);  // 1.0, the even code; direct: 0x39.
+}
+
+TEST(TransformWeight, ReadsSourcesAtAnyAlignment) {
+  const Shape shape = {130, 129};
+  const std::vector<float> f32 = RandomFloats(NumElements(shape), 5);
+  const std::vector<uint16_t> bf16 = ToBf16(f32);
+  std::vector<std::byte> shifted(f32.size() * sizeof(float) + 1);
+  const PrecisionRow row = Row(WeightFormat::kFp8, shape);
+  const std::string expected = TransformedHex(row, View(DType::kBf16, shape, bf16));
+
+  std::memcpy(shifted.data() + 1, bf16.data(), bf16.size() * sizeof(uint16_t));
+  EXPECT_EQ(TransformedHex(row, {DType::kBf16, shape, shifted.data() + 1}), expected);
+  std::memcpy(shifted.data() + 1, f32.data(), f32.size() * sizeof(float));
+  EXPECT_EQ(TransformedHex(row, {DType::kF32, shape, shifted.data() + 1}), expected);
+}
+
+TEST(TransformWeight, TakesScalarsVectorsAndEmptyTensors) {
+  for (const Shape& shape :
+       {Shape{}, Shape{5}, Shape{300}, Shape{0}, Shape{0, 7}, Shape{2, 3, 4}}) {
+    const std::vector<uint16_t> values = ToBf16(RandomFloats(NumElements(shape), 6));
+    const auto result = TransformWeight(Row(WeightFormat::kBf16, shape),
+                                        View(DType::kBf16, shape, values), nullptr);
+    ASSERT_TRUE(result.has_value()) << ShapeString(shape);
+    ASSERT_EQ(result->size(), 1U);
+    EXPECT_EQ((*result)[0].shape, shape);
+    const auto bits = (*result)[0].bytes.As<uint16_t>();
+    EXPECT_TRUE(std::equal(bits.begin(), bits.end(), values.begin(), values.end()));
+  }
+  for (const Shape& shape : {Shape{0, 7}, Shape{7, 0}}) {
+    const std::vector<uint16_t> none(1);
+    const auto result =
+        TransformWeight(Row(WeightFormat::kFp8, shape), View(DType::kBf16, shape, none), nullptr);
+    ASSERT_TRUE(result.has_value()) << ShapeString(shape);
+    EXPECT_TRUE((*result)[0].bytes.empty());
+    EXPECT_TRUE((*result)[1].bytes.empty());
+  }
+}
+
+TEST(TransformWeight, RefusesNanAndInfinityByTensorCountAndIndex) {
+  const Shape shape = {300, 10};
+  for (const WeightFormat format : {WeightFormat::kBf16, WeightFormat::kFp8}) {
+    std::vector<uint16_t> values = ToBf16(RandomFloats(NumElements(shape), 7));
+    values[2507] = 0x7F80;
+    values[2999] = 0xFFC1;
+    for (const int num_threads : {1, 3}) {
+      ThreadPool pool(num_threads);
+      const auto result =
+          TransformWeight(Row(format, shape), View(DType::kBf16, shape, values), &pool);
+      ASSERT_FALSE(result.has_value());
+      EXPECT_EQ(result.error().code(), StatusCode::kInvalidArgument);
+      EXPECT_EQ(result.error().message(),
+                "model.layers.3.mlp.up_proj.weight: expected values that are finite in BF16, got 2 "
+                "NaN or infinite, the first at [250, 7]");
+    }
+  }
+}
+
+TEST(TransformWeight, RefusesF32ThatOverflowsBf16) {
+  std::vector<float> values(6);
+  values[4] = std::numeric_limits<float>::max();  // Rounds to 2^128.
+  const auto result =
+      TransformWeight(Row(WeightFormat::kBf16, {6}), View(DType::kF32, {6}, values), nullptr);
+  ASSERT_FALSE(result.has_value());
+  EXPECT_THAT(result.error().message(), HasSubstr("the first at [4]"));
+}
+
+TEST(TransformWeight, RefusesAnotherShapeDtypeOrRank) {
+  const std::vector<uint16_t> values(12);
+  const PrecisionRow row = Row(WeightFormat::kFp8, {3, 4});
+  const auto shape = TransformWeight(row, View(DType::kBf16, {4, 3}, values), nullptr);
+  EXPECT_EQ(shape.error().message(),
+            "model.layers.3.mlp.up_proj.weight: expected [3, 4] BF16, F16 or F32, got [4, 3] BF16");
+  const auto dtype = TransformWeight(row, View(DType::kF8E4m3, {3, 4}, values), nullptr);
+  EXPECT_THAT(dtype.error().message(), HasSubstr("got [3, 4] F8_E4M3"));
+  const auto rank =
+      TransformWeight(Row(WeightFormat::kFp8, {12}), View(DType::kBf16, {12}, values), nullptr);
+  EXPECT_THAT(rank.error().message(), HasSubstr("expected a matrix for fp8, got [12]"));
+}
+
+// --- AdoptStored -------------------------------------------------------------------------------
+
+struct Stored {
+  PrecisionRow row = Row(WeightFormat::kFp8, {3, 130});
+  std::vector<uint8_t> codes = std::vector<uint8_t>(390, 0x38);
+  std::vector<float> scales = {0.5F, 0.25F};
+
+  Result<std::vector<OwnedTensor>> Adopt() const {
+    return AdoptStored(row,
+                       {View(DType::kF8E4m3, row.shape, codes), View(DType::kF32, {1, 2}, scales)});
+  }
+};
+
+TEST(AdoptStored, CopiesWhatTransformWeightMade) {
+  const PrecisionRow row = Row(WeightFormat::kFp8, {129, 257});
+  const std::vector<uint16_t> values = ToBf16(RandomFloats(129 * 257, 8));
+  const auto made = TransformWeight(row, View(DType::kBf16, row.shape, values), nullptr);
+  ASSERT_TRUE(made.has_value());
+  const auto adopted = AdoptStored(row, {(*made)[0].View(), (*made)[1].View()});
+  ASSERT_TRUE(adopted.has_value()) << adopted.error().message();
+  EXPECT_EQ(Hex(*adopted), Hex(*made));
+}
+
+TEST(AdoptStored, WidensBf16Scales) {
+  const Stored stored;
+  const std::vector<uint16_t> scales = {0x3F00, 0x3E80};
+  const auto adopted = AdoptStored(
+      stored.row,
+      {View(DType::kF8E4m3, stored.row.shape, stored.codes), View(DType::kBf16, {1, 2}, scales)});
+  ASSERT_TRUE(adopted.has_value());
+  EXPECT_EQ(Hex(*adopted), Hex(*stored.Adopt()));
+}
+
+TEST(AdoptStored, RefusesScalesThatAreNotFiniteAndPositive) {
+  for (const float bad : {0.0F, -0.0F, -1.0F, std::numeric_limits<float>::infinity(),
+                          std::numeric_limits<float>::quiet_NaN()}) {
+    Stored stored;
+    stored.scales[1] = bad;
+    const auto adopted = stored.Adopt();
+    ASSERT_FALSE(adopted.has_value()) << bad;
+    EXPECT_THAT(adopted.error().message(), HasSubstr("up_proj.weight_scale_inv: expected finite"));
+    EXPECT_THAT(adopted.error().message(), HasSubstr("at [0, 1]"));
+  }
+}
+
+TEST(AdoptStored, RefusesNanCodes) {
+  for (const uint8_t bad : {uint8_t{0x7F}, uint8_t{0xFF}}) {
+    Stored stored;
+    stored.codes[389] = bad;
+    EXPECT_THAT(stored.Adopt().error().message(), HasSubstr("NaN code"));
+  }
+}
+
+TEST(AdoptStored, RefusesAnotherNumberDtypeOrShape) {
+  const Stored stored;
+  const ConstTensorView codes = View(DType::kF8E4m3, stored.row.shape, stored.codes);
+  EXPECT_THAT(AdoptStored(stored.row, {codes}).error().message(),
+              HasSubstr("expected 2 stored tensors, got 1"));
+  EXPECT_THAT(
+      AdoptStored(stored.row, {codes, View(DType::kF32, {2, 1}, stored.scales)}).error().message(),
+      HasSubstr("weight_scale_inv: expected [1, 2] F32, got [2, 1] F32"));
+  EXPECT_THAT(AdoptStored(stored.row, {View(DType::kU8, stored.row.shape, stored.codes),
+                                       View(DType::kF32, {1, 2}, stored.scales)})
+                  .error()
+                  .message(),
+              HasSubstr("expected [3, 130] F8_E4M3, got [3, 130] U8"));
+}
+
+TEST(AdoptStored, TakesKeptWeightsInAnyFloat) {
+  const PrecisionRow row = Row(WeightFormat::kBf16, {2, 3});
+  const std::vector<float> f32 = RandomFloats(6, 9);
+  const auto adopted = AdoptStored(row, {View(DType::kF32, row.shape, f32)});
+  ASSERT_TRUE(adopted.has_value());
+  EXPECT_EQ(Hex(*adopted), TransformedHex(row, View(DType::kF32, row.shape, f32)));
+}
+
+}  // namespace
+}  // namespace octavo
