@@ -218,7 +218,8 @@ Result<Checkpoint> Checkpoint::Open(const std::string& dir) {
     impl->warnings.push_back(fmt::format("{}: ignored beside *.safetensors", name));
   }
   for (const std::string& name : folder.skipped) {
-    impl->warnings.push_back(fmt::format("{}: not copied along", name));
+    impl->warnings.push_back(fmt::format(
+        "{}: left alone: a link to nothing, a hidden folder or one with weights", name));
   }
   Checkpoint checkpoint(std::move(impl));
   if (index) {

@@ -5,8 +5,6 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <optional>
-#include <string_view>
 #include <tuple>
 
 #include "octavo/checkpoint/unique_keys.h"
@@ -62,21 +60,6 @@ std::optional<std::vector<int64_t>> ParseCounts(dom::element element) {
     counts.push_back(count);
   }
   return counts;
-}
-
-// Bytes of a tensor, or nullopt when they do not fit int64_t. The extents are multiplied outermost
-// first, as NumElements does, so that it cannot overflow later.
-std::optional<int64_t> CheckedBytes(const Shape& shape, DType dtype) {
-  int64_t bytes = 1;
-  for (const int64_t extent : shape) {
-    if (__builtin_mul_overflow(bytes, extent, &bytes)) {
-      return std::nullopt;
-    }
-  }
-  if (__builtin_mul_overflow(bytes, DTypeBytes(dtype), &bytes)) {
-    return std::nullopt;
-  }
-  return bytes;
 }
 
 Status ParseMetadata(dom::element value, SafetensorsHeader& header) {
@@ -137,10 +120,7 @@ Status ParseEntryField(const dom::key_value_pair& field, SafetensorsEntry& entry
 }
 
 Result<SafetensorsEntry> ParseEntry(const dom::key_value_pair& pair) {
-  if (pair.key.empty() || pair.key.size() > kNameBytesMax || HasControlCharacter(pair.key)) {
-    return Corrupt("a tensor name of {} bytes: expected 1 to {} bytes, no control characters",
-                   pair.key.size(), kNameBytesMax);
-  }
+  RETURN_IF_ERROR(CheckTensorName(pair.key));
   SafetensorsEntry entry;
   entry.name = pair.key;
   dom::object object;
@@ -163,7 +143,7 @@ Status CheckExtent(const SafetensorsEntry& entry, int64_t buffer_bytes) {
     return Corrupt("tensor {}: data_offsets: expected begin <= end <= {}, got [{}, {}]", entry.name,
                    buffer_bytes, entry.begin_bytes, entry.end_bytes);
   }
-  const std::optional<int64_t> bytes = CheckedBytes(entry.shape, entry.dtype);
+  const std::optional<int64_t> bytes = CheckedTensorBytes(entry.dtype, entry.shape);
   if (!bytes) {
     return Corrupt("tensor {}: shape {}: expected fewer than 2^63 bytes", entry.name,
                    ShapeString(entry.shape));
@@ -229,6 +209,31 @@ Result<std::string_view> HeaderText(std::span<const std::byte> file) {
 }
 
 }  // namespace
+
+Status CheckTensorName(std::string_view name) {
+  if (name.empty() || name.size() > kNameBytesMax || HasControlCharacter(name) ||
+      name == kMetadataKey || !simdjson::validate_utf8(name.data(), name.size())) {
+    return Corrupt(
+        "a tensor name of {} bytes: expected 1 to {} bytes of UTF-8 without control "
+        "characters, other than {}",
+        name.size(), kNameBytesMax, kMetadataKey);
+  }
+  return OkStatus();
+}
+
+std::optional<int64_t> CheckedTensorBytes(DType dtype, const Shape& shape) {
+  // Outermost extent first, as in NumElements, so that it cannot overflow later.
+  int64_t bytes = 1;
+  for (const int64_t extent : shape) {
+    if (extent < 0 || __builtin_mul_overflow(bytes, extent, &bytes)) {
+      return std::nullopt;
+    }
+  }
+  if (__builtin_mul_overflow(bytes, DTypeBytes(dtype), &bytes)) {
+    return std::nullopt;
+  }
+  return bytes;
+}
 
 Result<SafetensorsHeader> ParseSafetensorsHeader(std::span<const std::byte> file) {
   ASSIGN_OR_RETURN(const std::string_view text, HeaderText(file));

@@ -11,8 +11,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -41,12 +43,19 @@ struct SafetensorsHeader {
   std::vector<std::pair<std::string, std::string>> metadata;  // __metadata__, in file order.
 };
 
+// What a name must be, for reader and writer alike: 1 to 1024 bytes of UTF-8 without control
+// characters, other than "__metadata__". Errors: kCorrupt, not quoting the name.
+Status CheckTensorName(std::string_view name);
+
+// Bytes of a tensor; nullopt when an extent is negative or the bytes do not fit int64_t.
+std::optional<int64_t> CheckedTensorBytes(DType dtype, const Shape& shape);
+
 // `file` is a whole file, of which only the header is read. A pure function.
 // Errors: kCorrupt for what breaks the container format; kUnsupported for a dtype that no view of
 // ours can carry (such as F4 or F6_E2M3), by tensor and dtype, rather than bytes without a type.
 Result<SafetensorsHeader> ParseSafetensorsHeader(std::span<const std::byte> file);
 
-// One mapped file. Move-only; const is thread-safe.
+// One file, mapped. Move-only; const is thread-safe.
 class SafetensorsFile {
  public:
   // Errors: those of MappedFile::Open and ParseSafetensorsHeader, naming the path.

@@ -13,14 +13,6 @@ namespace {
 
 namespace dom = simdjson::dom;
 
-bool IsPlainShardName(std::string_view file) {
-  return file.ends_with(".safetensors") && !file.starts_with('.') && file.size() <= 255 &&
-         file.find("..") == std::string_view::npos &&
-         std::none_of(file.begin(), file.end(), [](char c) {
-           return c == '/' || c == '\\' || static_cast<unsigned char>(c) < 0x20 || c == 0x7F;
-         });
-}
-
 Status CheckKeysUnique(dom::object object, std::string_view what) {
   std::vector<std::string_view> keys;
   for (const dom::key_value_pair field : object) {
@@ -50,6 +42,15 @@ Status ParseWeightMap(dom::object map, ShardIndex& index) {
 }
 
 }  // namespace
+
+bool IsPlainShardName(std::string_view file) {
+  return file.ends_with(".safetensors") && !file.starts_with('.') && file.size() <= 255 &&
+         file.find("..") == std::string_view::npos &&
+         simdjson::validate_utf8(file.data(), file.size()) &&
+         std::none_of(file.begin(), file.end(), [](char c) {
+           return c == '/' || c == '\\' || static_cast<unsigned char>(c) < 0x20 || c == 0x7F;
+         });
+}
 
 const std::string* ShardIndex::FileOf(std::string_view tensor) const {
   const auto place = std::lower_bound(

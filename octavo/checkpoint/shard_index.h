@@ -14,6 +14,9 @@ namespace octavo {
 
 inline constexpr std::string_view kShardIndexFile = "model.safetensors.index.json";
 
+// Whether an index may name `file`: UTF-8 that ends in .safetensors and can lead nowhere else.
+bool IsPlainShardName(std::string_view file);
+
 struct ShardIndex {
   std::vector<std::pair<std::string, std::string>> weight_map;  // (tensor, file), sorted by tensor.
   std::optional<int64_t> total_bytes;  // metadata.total_size, when it is a whole number.

@@ -1,0 +1,185 @@
+#include "octavo/checkpoint/writer.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <utility>
+
+#include "octavo/checkpoint/folder.h"
+#include "octavo/checkpoint/safetensors.h"
+#include "octavo/checkpoint/shard_index.h"
+#include "octavo/checkpoint/unique_keys.h"
+
+namespace octavo {
+namespace {
+
+constexpr int64_t kAlignBytes = 8;
+
+// Requires a header that CheckHeaders let pass.
+int64_t BytesOf(const TensorHeader& header) {
+  return NumElements(header.shape) * DTypeBytes(header.dtype);
+}
+
+bool StandsInTail(const TensorHeader& header) { return BytesOf(header) % kAlignBytes != 0; }
+
+// Names, sizes and their sum are fit to write; returns the sum.
+Result<int64_t> CheckHeaders(const std::vector<TensorHeader>& headers) {
+  int64_t total = 0;
+  std::vector<std::string_view> names;
+  for (const TensorHeader& header : headers) {
+    if (const Status status = CheckTensorName(header.name); !status.ok()) {
+      return InvalidArgument("{}", status.message());
+    }
+    names.push_back(header.name);
+    const std::optional<int64_t> bytes = CheckedTensorBytes(header.dtype, header.shape);
+    if (!bytes || __builtin_add_overflow(total, *bytes, &total)) {
+      return InvalidArgument("tensor {}: shape {}: expected extents >= 0 and fewer than 2^63 bytes",
+                             header.name, ShapeString(header.shape));
+    }
+  }
+  if (const auto twin = FirstDuplicate(std::move(names))) {
+    return InvalidArgument("tensor {}: expected once, got it more than once", *twin);
+  }
+  return total;
+}
+
+// The headers that stand behind the others: wide elements first, then in the order given.
+std::vector<size_t> TailOf(const std::vector<TensorHeader>& headers) {
+  std::vector<size_t> tail;
+  for (size_t i = 0; i < headers.size(); ++i) {
+    if (StandsInTail(headers[i])) {
+      tail.push_back(i);
+    }
+  }
+  std::stable_sort(tail.begin(), tail.end(), [&headers](size_t a, size_t b) {
+    return DTypeBytes(headers[a].dtype) > DTypeBytes(headers[b].dtype);
+  });
+  return tail;
+}
+
+// Header length, JSON and padding: what stands before the buffer.
+std::string HeaderBytes(const std::vector<TensorHeader>& headers, const std::vector<size_t>& tail) {
+  std::string text = R"({"__metadata__":{"format":"pt"})";
+  int64_t begin = 0;
+  const auto add = [&](const TensorHeader& header) {
+    const int64_t end = begin + BytesOf(header);
+    text += fmt::format(R"(,{}:{{"dtype":"{}","shape":{},"data_offsets":[{},{}]}})",
+                        nlohmann::json(header.name).dump(), DTypeName(header.dtype),
+                        nlohmann::json(header.shape).dump(), begin, end);
+    begin = end;
+  };
+  for (const TensorHeader& header : headers) {
+    if (!StandsInTail(header)) {
+      add(header);
+    }
+  }
+  for (const size_t i : tail) {
+    add(headers[i]);
+  }
+  text += '}';
+  const size_t align = static_cast<size_t>(kAlignBytes);
+  text.resize((text.size() + align - 1) / align * align, ' ');
+  const uint64_t num_bytes = text.size();
+  static_assert(std::endian::native == std::endian::little && sizeof(num_bytes) == 8);
+  std::string length(sizeof(num_bytes), '\0');
+  std::memcpy(length.data(), &num_bytes, sizeof(num_bytes));
+  return length + text;
+}
+
+}  // namespace
+
+Result<ShardWriter> ShardWriter::Create(const std::string& path,
+                                        std::vector<TensorHeader> headers) {
+  const auto total = CheckHeaders(headers);
+  if (!total) {
+    return total.error().WithContext(path);
+  }
+  ShardWriter writer;
+  writer.path_ = path;
+  writer.tensor_bytes_ = *total;
+  writer.headers_ = std::move(headers);
+  writer.tail_ = TailOf(writer.headers_);
+  writer.held_.resize(writer.tail_.size());
+  const std::string prefix = HeaderBytes(writer.headers_, writer.tail_);
+  if (static_cast<int64_t>(prefix.size()) - kSafetensorsLengthBytes > kSafetensorsHeaderBytesMax) {
+    return InvalidArgument("{}: header: expected at most {} bytes, got {}", path,
+                           kSafetensorsHeaderBytesMax, prefix.size());
+  }
+  ASSIGN_OR_RETURN(writer.file_, AtomicFile::Create(path));
+  RETURN_IF_ERROR(writer.file_.Append(prefix));
+  return writer;
+}
+
+Status ShardWriter::Append(const ConstTensorView& tensor) {
+  if (next_ == headers_.size()) {
+    return InvalidArgument("{}: expected {} tensors, got more", path_, headers_.size());
+  }
+  const TensorHeader& header = headers_[next_];
+  if (tensor.dtype != header.dtype || tensor.shape != header.shape) {
+    return InvalidArgument("{}: tensor {}: expected {} {}, got {} {}", path_, header.name,
+                           ShapeString(header.shape), DTypeName(header.dtype),
+                           ShapeString(tensor.shape), DTypeName(tensor.dtype));
+  }
+  const std::span<const std::byte> bytes = tensor.Bytes();
+  if (StandsInTail(header)) {
+    const auto place = std::find(tail_.begin(), tail_.end(), next_) - tail_.begin();
+    held_[static_cast<size_t>(place)].assign(bytes.begin(), bytes.end());
+  } else {
+    RETURN_IF_ERROR(file_.Append(bytes));
+  }
+  ++next_;
+  return OkStatus();
+}
+
+Status ShardWriter::Commit() {
+  if (next_ != headers_.size()) {
+    return InvalidArgument("{}: tensor {}: expected its bytes before the end, got none", path_,
+                           headers_[next_].name);
+  }
+  for (const std::vector<std::byte>& bytes : held_) {
+    RETURN_IF_ERROR(file_.Append(std::span(bytes)));
+  }
+  return file_.Commit();
+}
+
+Result<std::string> IndexJson(std::span<const ShardContents> shards) {
+  std::map<std::string, std::string> files;  // By tensor name; sorted as bytes.
+  int64_t total = 0;
+  for (const ShardContents& shard : shards) {
+    if (!IsPlainShardName(shard.file)) {
+      return InvalidArgument("expected the plain name of a *.safetensors file, got \"{}\"",
+                             shard.file);
+    }
+    ASSIGN_OR_RETURN(const int64_t bytes, CheckHeaders(shard.tensors));
+    if (__builtin_add_overflow(total, bytes, &total)) {
+      return InvalidArgument("{}: expected fewer than 2^63 bytes in all", shard.file);
+    }
+    for (const TensorHeader& header : shard.tensors) {
+      const auto [place, is_new] = files.emplace(header.name, shard.file);
+      if (!is_new) {
+        return InvalidArgument("tensor {}: expected in one file, got {} and {}", header.name,
+                               place->second, shard.file);
+      }
+    }
+  }
+  nlohmann::json json;
+  json["metadata"]["total_size"] = total;
+  json["weight_map"] = files;
+  return json.dump(2) + "\n";
+}
+
+Status WriteIndex(const std::string& dir, std::span<const ShardContents> shards) {
+  ASSIGN_OR_RETURN(const std::string text, IndexJson(shards));
+  return WriteTextFile((std::filesystem::path(dir) / kShardIndexFile).string(), text);
+}
+
+Status CopyExtraFiles(const Checkpoint& checkpoint, const std::string& out_dir) {
+  const auto names = checkpoint.extra_files();
+  return CopyAlong(checkpoint.dir(), {names.begin(), names.end()}, out_dir);
+}
+
+}  // namespace octavo
