@@ -55,8 +55,10 @@ std::vector<size_t> TailOf(const std::vector<TensorHeader>& headers) {
       tail.push_back(i);
     }
   }
-  std::stable_sort(tail.begin(), tail.end(), [&headers](size_t a, size_t b) {
-    return DTypeBytes(headers[a].dtype) > DTypeBytes(headers[b].dtype);
+  std::sort(tail.begin(), tail.end(), [&headers](size_t a, size_t b) {
+    const int64_t a_bytes = DTypeBytes(headers[a].dtype);
+    const int64_t b_bytes = DTypeBytes(headers[b].dtype);
+    return a_bytes != b_bytes ? a_bytes > b_bytes : a < b;
   });
   return tail;
 }
