@@ -18,15 +18,15 @@ struct PrecisionRow {
   int layer = -1;
   Shape shape;
   WeightFormat format = WeightFormat::kBf16;
-  std::string rule;                   // The rule that won: "--keep-last 2", "role norm", ...
-  std::string reason;                 // One sentence for people.
-  std::vector<std::string> shadowed;  // Rules that also matched and lost, strongest first.
+  std::string rule = {};                   // The rule that won: "--keep-last 2", "role norm", ...
+  std::string reason = {};                 // One sentence for people.
+  std::vector<std::string> shadowed = {};  // Rules that also matched and lost, strongest first.
 };
 
 // Value type; const is thread-safe. One row for each weight of the ModelSpec, in its order.
 struct PrecisionTable {
   WeightFormat format = WeightFormat::kBf16;  // What was asked for.
-  std::vector<PrecisionRow> rows;
+  std::vector<PrecisionRow> rows = {};
 
   // Null when there is no such row.
   const PrecisionRow* Find(std::string_view name) const;
@@ -38,13 +38,18 @@ struct PrecisionTable {
 // What a user asked for (docs/policy.md).
 struct PolicyOptions {
   WeightFormat format = WeightFormat::kBf16;
-  int keep_first = 0;             // Decoder layers at the start that stay BF16.
-  int keep_last = 0;              // Decoder layers at the end that stay BF16.
-  std::vector<std::string> keep;  // Dotted paths (whole segments), or globs when they hold a '*'.
+  int keep_first = 0;  // Decoder layers at the start that stay BF16.
+  int keep_last = 0;   // Decoder layers at the end that stay BF16.
+  // Dotted paths (whole segments), or globs when they hold a '*' (keep_pattern.h).
+  std::vector<std::string> keep = {};
 };
 
-// Errors: kInvalidArgument for a keep pattern that matches nothing or wins nowhere, layer counts
-// beyond the model, and a rule that splits a fused set (q/k/v, gate/up).
+// Rules, strongest first: role embedding / lm_head / norm, --keep in the order given, --keep-first,
+// --keep-last, --format. Every rule that was asked for must match a weight and win one.
+// Errors: kInvalidArgument, naming the rule, for one that matches nothing (with patterns that would
+// match) or wins nowhere (--format included: a table without one quantized weight), for any keep
+// beside --format bf16, for layer counts beyond the model, and for rules that split a fused set
+// (q/k/v, gate/up).
 Result<PrecisionTable> CompilePolicy(const ModelSpec& spec, const PolicyOptions& options);
 
 // --- Stored form -------------------------------------------------------------------------------

@@ -1,0 +1,75 @@
+#pragma once
+// SGLang's matcher: which modules a list of names keeps in BF16 (docs/policy.md, "Foreign lists").
+//
+// An entry is one string of the list; a module is the dotted path under which the engine builds a
+// layer; a fused module holds several checkpoint tensors, its shards.
+//
+// Source: SGLang of 2026-06-11, python/sglang/srt/layers/quantization/utils.py, is_layer_skipped.
+
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace octavo {
+
+enum class Verdict {
+  kSkipped,    // Stays in BF16.
+  kQuantized,  // Built in the low-precision format.
+  kError,      // The engine raises while it builds the model.
+};
+
+// Which test decided.
+enum class MatchRule {
+  kPath,           // An entry is a run of whole components of the module's path.
+  kExpertReverse,  // An entry that names one expert keeps the whole container.
+  kGateUpPair,     // Both halves of a gate_up_proj inside the path are listed.
+  kFused,          // The shards decided.
+  kClass,          // The module's class is never quantized, listed or not.
+  kNone,           // Nothing matched.
+};
+
+// "skipped", "path", ...: the spelling of the published vectors.
+std::string_view VerdictName(Verdict verdict);
+std::string_view MatchRuleName(MatchRule rule);
+
+// One entry as the matcher sees it, and as the checkpoint wrote it.
+struct IgnoreEntry {
+  std::string text;
+  std::string original;
+};
+
+// Fused last component -> shard names, as a model class declares it.
+struct FusedMapping {
+  std::string fused;
+  std::vector<std::string> shards;
+};
+
+struct ShardMatch {
+  std::string shard;                 // "q_proj".
+  std::optional<std::string> entry;  // The first entry (original) that matched it.
+};
+
+struct MatchResult {
+  Verdict verdict = Verdict::kQuantized;
+  MatchRule rule = MatchRule::kNone;
+  // The first entry (original) that decided, for kPath and kExpertReverse; for kGateUpPair the
+  // entry of the gate half.
+  std::optional<std::string> entry;
+  std::vector<ShardMatch> shards;  // For kFused, in the order of the mapping.
+  std::string error;               // For kError: module, shards and entries.
+};
+
+// True when the components of `entry` are a run of whole components of `path`; trailing dots of
+// both are ignored. An empty entry is in no path without an empty component.
+bool IsDottedRun(std::string_view entry, std::string_view path);
+
+// `text` without any trailing dots.
+std::string_view StripTrailingDots(std::string_view text);
+
+// Thread-safe.
+MatchResult SglangMatch(std::span<const IgnoreEntry> entries, std::string_view module,
+                        std::span<const FusedMapping> mapping);
+
+}  // namespace octavo
