@@ -1,0 +1,69 @@
+#pragma once
+// One function a command: declares its options on `app`; when the command line names it, its
+// callback runs and leaves the exit code.
+
+#include <CLI/CLI.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "octavo/base/status.h"
+#include "octavo/engine/engine.h"
+#include "octavo/policy/precision_table.h"
+#include "octavo/sync/serving.h"
+
+namespace octavo {
+
+void AddPlanCommand(CLI::App& app, int* exit_code);
+void AddConvertCommand(CLI::App& app, int* exit_code);
+void AddAuditCommand(CLI::App& app, int* exit_code);
+void AddDigestCommand(CLI::App& app, int* exit_code);
+void AddConformanceCommand(CLI::App& app, int* exit_code);
+void AddServeCommand(CLI::App& app, int* exit_code);
+void AddPushCommand(CLI::App& app, int* exit_code);
+void AddEvalCommand(CLI::App& app, int* exit_code);
+void AddBenchCommand(CLI::App& app, int* exit_code);
+
+// --- Shared by the commands ----------------------------------------------------------------------
+
+// POLICY of the usage lines.
+struct PolicyFlags {
+  std::string format;  // Empty: none was given.
+  int keep_first = 0;
+  int keep_last = 0;
+  std::vector<std::string> keep;
+};
+void AddPolicyFlags(CLI::App& command, PolicyFlags* flags);
+// nullopt when no policy flag was given. Errors: kInvalidArgument for an unknown format, or for
+// keeps without a format.
+Result<std::optional<PolicyOptions>> ParsePolicy(const PolicyFlags& flags);
+
+// How a model is loaded and run: shared by serve, eval and bench.
+struct ServingFlags {
+  std::string model;
+  PolicyFlags policy;
+  std::string isa;  // Empty: the best of this processor.
+  int threads = 0;
+  std::string load_format = "auto";
+  EngineOptions engine;
+};
+// `with_model` false: the model is optional (another source may be named instead).
+void AddServingFlags(CLI::App& command, ServingFlags* flags, bool with_model);
+// Errors: kInvalidArgument naming the flag, what it may be and what came.
+Result<ServingOptions> ParseServing(const ServingFlags& flags);
+
+// Adds "Example: ..." lines below the options of --help.
+void AddExamples(CLI::App& command, std::string_view examples);
+
+// Prints "octavo: MESSAGE" to stderr and gives the exit code of the status: bad input and bad files
+// are kExitBadInput, everything else kExitFailed.
+int ReportError(const Status& status);
+
+// Prints one line of text to stdout.
+void PrintLine(std::string_view line);
+
+// True for "http://..." and "https://...".
+bool IsUrl(std::string_view text);
+
+}  // namespace octavo

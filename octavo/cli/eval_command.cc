@@ -1,0 +1,110 @@
+#include <filesystem>
+#include <memory>
+
+#include "octavo/cli/cli.h"
+#include "octavo/cli/commands.h"
+#include "octavo/client/generate_client.h"
+#include "octavo/measure/eval.h"
+#include "octavo/measure/progress.h"
+
+namespace octavo {
+namespace {
+
+struct EvalFlags {
+  ServingFlags serving;
+  std::string url;
+  std::string data;
+  EvalOptions eval;
+  bool json = false;
+};
+
+// The generator of a run with whatever it stands on.
+struct Source {
+  std::unique_ptr<Serving> serving;
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<TextGenerator> generator;
+  std::string model_path;
+};
+
+Result<Source> OpenUrl(const std::string& text) {
+  ASSIGN_OR_RETURN(const HttpUrl url, ParseHttpUrl(text));
+  HttpClient client(url);
+  ASSIGN_OR_RETURN(const ModelInfo info, GetModelInfo(client));
+  Source source;
+  source.model_path = info.model_path;
+  source.generator = MakeUrlGenerator(url, {});
+  return source;
+}
+
+Result<Source> OpenModel(const ServingFlags& flags) {
+  Source source;
+  ASSIGN_OR_RETURN(const ServingOptions options, ParseServing(flags));
+  ASSIGN_OR_RETURN(Tokenizer tokenizer,
+                   Tokenizer::Load(std::filesystem::path(flags.model) / "tokenizer.json"));
+  source.tokenizer = std::make_unique<Tokenizer>(std::move(tokenizer));
+  ASSIGN_OR_RETURN(source.serving, StartServing(options));
+  source.model_path = flags.model;
+  source.generator = MakeEngineGenerator(source.serving->engine.get(), source.tokenizer.get());
+  return source;
+}
+
+Status RunEvalCommand(EvalFlags flags) {
+  if (flags.url.empty() == flags.serving.model.empty()) {
+    return InvalidArgument("octavo eval: expected either MODEL or --url");
+  }
+  ASSIGN_OR_RETURN(const std::vector<Problem> problems, ReadProblems(flags.data));
+  ASSIGN_OR_RETURN(const Source source,
+                   flags.url.empty() ? OpenModel(flags.serving) : OpenUrl(flags.url));
+  const std::string chat_stop = ChatStop(source.model_path);
+  if (!chat_stop.empty()) {
+    flags.eval.extra_stop.push_back(chat_stop);
+  }
+  auto bar = std::make_unique<ProgressBar>("questions");
+  flags.eval.on_progress = [&](int64_t done, int64_t total) { bar->Update(done, total); };
+  const Result<EvalReport> report = RunEval(problems, *source.generator, flags.eval);
+  bar.reset();
+  if (!report) {
+    return report.error();
+  }
+  PrintLine(flags.json ? EvalReportJson(*report) : EvalReportText(*report));
+  return OkStatus();
+}
+
+}  // namespace
+
+void AddEvalCommand(CLI::App& app, int* exit_code) {
+  CLI::App* command = app.add_subcommand(
+      "eval", "Accuracy over word problems in GSM8K's format, on a server or in this process");
+  const auto flags = std::make_shared<EvalFlags>();
+  AddServingFlags(*command, &flags->serving, false);
+  command->add_option("--url", flags->url, "A running server instead of MODEL");
+  command->add_option("--data", flags->data, "JSON lines with question and answer")->required();
+  command->add_option("--num-shots", flags->eval.num_shots, "Solved problems before each question")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--num-questions", flags->eval.num_questions, "Questions to ask; 0: all")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--parallel", flags->eval.parallel, "Requests in flight")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--max-new-tokens", flags->eval.max_new_tokens, "Tokens of one reply")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--temperature", flags->eval.temperature, "0: greedy")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--top-p", flags->eval.top_p, "Nucleus of the sampler")
+      ->check(CLI::Range(0.0, 1.0));
+  command->add_flag("--json", flags->json, "Print one JSON object");
+  AddExamples(*command,
+              "  octavo eval models/abacus-dense --data data/abacus-test.jsonl --num-shots 0\n"
+              "  octavo eval models/abacus-dense --format fp8 --keep-last 2 --data "
+              "data/abacus-test.jsonl --num-shots 0\n"
+              "  octavo eval --url http://127.0.0.1:30000 --data data/abacus-test.jsonl "
+              "--num-shots 0 --parallel 64");
+  command->callback([flags, exit_code] {
+    const Status status = RunEvalCommand(*flags);
+    *exit_code = status.ok() ? kExitOk : ReportError(status);
+  });
+}
+
+}  // namespace octavo

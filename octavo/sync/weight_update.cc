@@ -1,0 +1,281 @@
+#include "octavo/sync/weight_update.h"
+
+#include <charconv>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "octavo/base/log.h"
+#include "octavo/base/thread_pool.h"
+#include "octavo/checkpoint/checkpoint.h"
+#include "octavo/sync/live_digest.h"
+#include "octavo/sync/load_weights.h"
+#include "octavo/sync/staging.h"
+
+namespace octavo {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double SecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// One value handed from the engine thread to a waiting one.
+template <typename T>
+class Handover {
+ public:
+  void Set(T value) {
+    const std::lock_guard lock(mutex_);
+    value_ = std::move(value);
+    ready_.notify_one();
+  }
+  T Wait() {
+    std::unique_lock lock(mutex_);
+    ready_.wait(lock, [this] { return value_.has_value(); });
+    return *std::move(value_);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable ready_;
+  std::optional<T> value_;
+};
+
+// "7" -> "8"; any other label gets ".1" appended.
+std::string NextVersion(const std::string& version) {
+  uint64_t number = 0;
+  const char* end = version.data() + version.size();
+  const auto [parsed, error] = std::from_chars(version.data(), end, number);
+  if (error == std::errc() && parsed == end && number < UINT64_MAX) {
+    return std::to_string(number + 1);
+  }
+  return version + ".1";
+}
+
+// Quantizing shares the machine with serving: it takes half of the processors.
+int NumStagingThreads() { return std::max(1, NumUsableThreads() / 2); }
+
+struct OpenUpdate {
+  std::string id;
+  std::string version;
+  std::unique_ptr<Staging> staging;
+  bool sealed = false;
+  bool busy = false;  // A call works on it without holding the lock of the registry.
+  Clock::time_point last_touched = Clock::now();
+  double put_seconds = 0.0;
+  double seal_seconds = 0.0;
+};
+
+}  // namespace
+
+struct WeightUpdater::Impl {
+  Impl(Engine* engine_in, const Backend* backend_in, ModelSpec spec_in, PrecisionTable table_in,
+       Options options_in)
+      : engine(engine_in),
+        backend(backend_in),
+        spec(std::move(spec_in)),
+        table(std::move(table_in)),
+        options(options_in),
+        pool(NumStagingThreads()) {}
+
+  // Takes the open update out of the registry's hands for one call: nobody else may touch it until
+  // Release. Errors: kNotFound, kUnavailable (another call works on it).
+  Result<OpenUpdate*> Acquire(const std::string& id);
+  void Release(OpenUpdate* update);
+  Result<SwapReport> Swap(std::unique_ptr<ModelWeights> weights, const std::string& version,
+                          InFlight in_flight);
+
+  Engine* const engine;
+  const Backend* const backend;
+  const ModelSpec spec;
+  const PrecisionTable table;
+  const Options options;
+
+  std::mutex mutex;                  // Guards open and next_id.
+  std::condition_variable released;  // An update stopped being busy.
+  std::optional<OpenUpdate> open;
+  uint64_t next_id = 1;
+
+  std::mutex live_mutex;  // Held while the live weights are swapped or read.
+  ThreadPool pool;        // Used by the one call that holds the open update.
+};
+
+WeightUpdater::WeightUpdater(Engine* engine, const Backend* backend, ModelSpec spec,
+                             PrecisionTable table)
+    : WeightUpdater(engine, backend, std::move(spec), std::move(table), Options{}) {}
+
+WeightUpdater::WeightUpdater(Engine* engine, const Backend* backend, ModelSpec spec,
+                             PrecisionTable table, Options options)
+    : impl_(std::make_unique<Impl>(engine, backend, std::move(spec), std::move(table), options)) {}
+
+WeightUpdater::~WeightUpdater() = default;
+
+Result<OpenUpdate*> WeightUpdater::Impl::Acquire(const std::string& id) {
+  const std::lock_guard lock(mutex);
+  if (!open.has_value() || open->id != id) {
+    return NotFound("weight update {}: not open", id);
+  }
+  if (open->busy) {
+    return Unavailable("weight update {}: another call is working on it", id);
+  }
+  open->busy = true;
+  return &*open;
+}
+
+void WeightUpdater::Impl::Release(OpenUpdate* update) {
+  const std::lock_guard lock(mutex);
+  update->busy = false;
+  update->last_touched = Clock::now();
+  released.notify_all();
+}
+
+Result<std::string> WeightUpdater::Begin(const std::string& version) {
+  const std::string live_version = impl_->engine->Stats().weight_version;
+  const std::lock_guard lock(impl_->mutex);
+  if (impl_->open.has_value()) {
+    const OpenUpdate& holder = *impl_->open;
+    const double idle_s = SecondsSince(holder.last_touched);
+    if (holder.busy || idle_s < impl_->options.idle_timeout_s) {
+      return Unavailable(
+          "weight update {} to version {} is open and has been idle for {:.1f} s; abort it, or "
+          "wait "
+          "until it has been idle for {:.0f} s",
+          holder.id, holder.version, holder.busy ? 0.0 : idle_s, impl_->options.idle_timeout_s);
+    }
+    LOG(WARNING, "update displaced id={} version={} idle_s={:.1f}", holder.id, holder.version,
+        idle_s);
+    impl_->open.reset();
+  }
+  OpenUpdate update;
+  update.id = fmt::format("update-{}", impl_->next_id++);
+  update.version = version.empty() ? NextVersion(live_version) : version;
+  update.staging = std::make_unique<Staging>(&impl_->table, impl_->backend, &impl_->pool);
+  impl_->open = std::move(update);
+  LOG(INFO, "update open id={} version={} from={}", impl_->open->id, impl_->open->version,
+      live_version);
+  return impl_->open->id;
+}
+
+Status WeightUpdater::Put(const std::string& id, std::string_view name,
+                          const ConstTensorView& tensor) {
+  ASSIGN_OR_RETURN(OpenUpdate * update, impl_->Acquire(id));
+  const Clock::time_point start = Clock::now();
+  const Status status =
+      update->sealed ? InvalidArgument("weight update {}: sealed, so {} came too late", id, name)
+                     : update->staging->Put(name, tensor);
+  update->put_seconds += SecondsSince(start);
+  impl_->Release(update);
+  return status;
+}
+
+Status WeightUpdater::Seal(const std::string& id) {
+  ASSIGN_OR_RETURN(OpenUpdate * update, impl_->Acquire(id));
+  const Clock::time_point start = Clock::now();
+  const Status status = update->staging->CheckComplete();
+  update->sealed = status.ok();
+  update->seal_seconds += SecondsSince(start);
+  impl_->Release(update);
+  return status;
+}
+
+Result<SwapReport> WeightUpdater::Impl::Swap(std::unique_ptr<ModelWeights> weights,
+                                             const std::string& version, InFlight in_flight) {
+  struct Outcome {
+    SwapReport report;
+    std::unique_ptr<ModelWeights> old;
+  };
+  const auto handover = std::make_shared<Handover<Outcome>>();
+  const std::lock_guard lock(live_mutex);
+  engine->SwapWeights(std::move(weights), version, in_flight,
+                      [handover](SwapReport report, std::unique_ptr<ModelWeights> old) {
+                        handover->Set({report, std::move(old)});
+                      });
+  return handover->Wait().report;
+}
+
+Result<CommitReport> WeightUpdater::Commit(const std::string& id, InFlight in_flight) {
+  ASSIGN_OR_RETURN(OpenUpdate * update, impl_->Acquire(id));
+  if (!update->sealed) {
+    impl_->Release(update);
+    return InvalidArgument("weight update {}: seal it before the commit", id);
+  }
+  const Clock::time_point start = Clock::now();
+  CommitReport report{.version = update->version,
+                      .swap = {},
+                      .num_tensors = update->staging->num_staged(),
+                      .bytes_in = update->staging->bytes_in(),
+                      .bytes_staged = update->staging->bytes_staged(),
+                      .put_seconds = update->put_seconds,
+                      .seal_seconds = update->seal_seconds,
+                      .commit_seconds = 0.0};
+  const Result<SwapReport> swap = impl_->Swap(update->staging->Take(), update->version, in_flight);
+  {
+    const std::lock_guard lock(impl_->mutex);
+    impl_->open.reset();
+    impl_->released.notify_all();
+  }
+  if (!swap) {
+    return swap.error();
+  }
+  report.swap = *swap;
+  report.commit_seconds = SecondsSince(start);
+  LOG(INFO,
+      "update committed id={} version={} tensors={} bytes_in={} put_s={:.3f} commit_s={:.3f} "
+      "pause_ms={:.2f} in_flight={} retracted={} aborted={}",
+      id, report.version, report.num_tensors, report.bytes_in, report.put_seconds,
+      report.commit_seconds, report.swap.pause_ms, report.swap.in_flight, report.swap.retracted,
+      report.swap.aborted);
+  return report;
+}
+
+void WeightUpdater::Abort(const std::string& id) {
+  std::unique_lock lock(impl_->mutex);
+  impl_->released.wait(lock, [&] {
+    return !impl_->open.has_value() || impl_->open->id != id || !impl_->open->busy;
+  });
+  if (impl_->open.has_value() && impl_->open->id == id) {
+    impl_->open.reset();
+    LOG(INFO, "update aborted id={}", id);
+  }
+}
+
+Result<CommitReport> WeightUpdater::UpdateFromDisk(const std::string& dir,
+                                                   const std::string& version, InFlight in_flight) {
+  ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(dir));
+  RETURN_IF_ERROR(CheckSameModel(impl_->spec, checkpoint.config()).WithContext(dir));
+  const std::string& quantization_config = checkpoint.config().quantization_config;
+  if (!quantization_config.empty()) {
+    ASSIGN_OR_RETURN(const PrecisionTable source,
+                     TableFromQuantizationConfig(impl_->spec, quantization_config));
+    RETURN_IF_ERROR(CheckSameTable(impl_->table, source).WithContext(dir));
+  }
+  ASSIGN_OR_RETURN(const std::string id, Begin(version));
+  ASSIGN_OR_RETURN(OpenUpdate * update, impl_->Acquire(id));
+  const Clock::time_point start = Clock::now();
+  Status status = StageCheckpoint(checkpoint, impl_->spec, impl_->table, update->staging.get());
+  update->put_seconds += SecondsSince(start);
+  impl_->Release(update);
+  if (status.ok()) {
+    status = Seal(id);
+  }
+  if (!status.ok()) {
+    Abort(id);
+    return status.WithContext(dir);
+  }
+  return Commit(id, in_flight);
+}
+
+Result<ModelDigest> WeightUpdater::LiveDigest() {
+  // The pointer stays good: weights are replaced only under live_mutex.
+  const std::lock_guard lock(impl_->live_mutex);
+  const auto handover = std::make_shared<Handover<const ModelWeights*>>();
+  impl_->engine->RunBetweenSteps(
+      [handover](const ModelWeights& live, Backend& /*backend*/) { handover->Set(&live); });
+  return DigestLiveWeights(impl_->table, *handover->Wait(), *impl_->backend);
+}
+
+}  // namespace octavo
