@@ -72,6 +72,9 @@ class Engine {
                                                const std::vector<int32_t>& eos_token_ids,
                                                const std::string& weight_version,
                                                const EngineOptions& options);
+  // For Start alone: an Impl is made nowhere else.
+  class Impl;
+  explicit Engine(std::unique_ptr<Impl> impl);
   // Stops at the next step boundary; requests still in flight get finish type kAbort.
   ~Engine();
   Engine(const Engine&) = delete;
@@ -114,8 +117,6 @@ class Engine {
   void Drain(std::function<void()> done);
 
  private:
-  class Impl;
-  explicit Engine(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
 

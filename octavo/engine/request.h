@@ -48,9 +48,9 @@ enum class FinishType { kNone, kStopToken, kStopString, kLength, kAbort, kError 
 
 struct FinishReason {
   FinishType type = FinishType::kNone;
-  int32_t matched_token = 0;   // kStopToken.
-  std::string matched_string;  // kStopString.
-  std::string message;         // kAbort, kError.
+  int32_t matched_token = 0;        // kStopToken.
+  std::string matched_string = {};  // kStopString.
+  std::string message = {};         // kAbort, kError.
 };
 
 // A run of output tokens sampled with one weight version.
@@ -64,9 +64,9 @@ struct VersionSpan {
 struct RequestOutput {
   std::string rid;
   std::vector<int32_t> new_ids;
-  std::vector<TokenLogprob> new_logprobs;                     // One each id, if asked for.
-  std::vector<std::vector<TokenLogprob>> new_top_logprobs;    // If top_logprobs_num > 0.
-  std::vector<std::vector<TokenLogprob>> new_ids_logprobs;    // If token_ids_logprob is set.
+  std::vector<TokenLogprob> new_logprobs;                   // One each id, if asked for.
+  std::vector<std::vector<TokenLogprob>> new_top_logprobs;  // If top_logprobs_num > 0.
+  std::vector<std::vector<TokenLogprob>> new_ids_logprobs;  // If token_ids_logprob is set.
   // Filled once, in the first snapshot after the prompt was scored: prompt positions
   // logprob_start_len..prompt-1; the first logprob is absent (NaN is never stored).
   std::vector<std::pair<std::optional<float>, int32_t>> input_logprobs;
@@ -100,9 +100,9 @@ struct Request {
   int64_t logprob_start_len = -1;  // -1: output only.
   int64_t top_logprobs_num = 0;
   std::vector<int32_t> token_ids_logprob;
-  bool stream = false;      // Snapshot after every stream_interval tokens; else only the last.
+  bool stream = false;  // Snapshot after every stream_interval tokens; else only the last.
   int64_t stream_interval = 1;
-  std::string extra_key;    // Separates prefix-cache entries.
+  std::string extra_key;                      // Separates prefix-cache entries.
   std::unique_ptr<StopMatcher> stop_matcher;  // May be null.
   std::shared_ptr<RequestSink> sink;
 };

@@ -1,0 +1,218 @@
+// EngineCore between two steps: aborts, pauses, flushes, weight swaps, drains.
+
+#include <algorithm>
+#include <utility>
+
+#include "octavo/base/check.h"
+#include "octavo/base/log.h"
+#include "octavo/engine/engine_core.h"
+
+namespace octavo {
+
+// Partial output is kept. Clients tell an abort without any work by its first words (rollout-api
+// 3.9).
+void EngineCore::AbortSequence(Sequence* sequence) {
+  const bool worked = sequence->started || sequence->num_generated() > 0;
+  sequence->output.finish = {.type = FinishType::kAbort,
+                             .message = worked ? "Aborted" : "Abort before prefill"};
+  ++totals_.aborted;
+  Finish(sequence);
+}
+
+// Aborts the sequences for which `predicate` holds, oldest first; returns how many.
+template <typename Predicate>
+int64_t EngineCore::AbortIf(Predicate predicate) {
+  std::vector<Sequence*> chosen;
+  for (const std::unique_ptr<Sequence>& sequence : scheduler_.running()) {
+    if (predicate(*sequence)) {
+      chosen.push_back(sequence.get());
+    }
+  }
+  for (const std::unique_ptr<Sequence>& sequence : scheduler_.queue()) {
+    if (predicate(*sequence)) {
+      chosen.push_back(sequence.get());
+    }
+  }
+  for (Sequence* sequence : chosen) {
+    AbortSequence(sequence);
+  }
+  return static_cast<int64_t>(chosen.size());
+}
+
+void EngineCore::Abort(std::string_view rid) {
+  if (Sequence* sequence = scheduler_.Find(rid); sequence != nullptr) {
+    AbortSequence(sequence);
+  }
+}
+
+void EngineCore::AbortAll() {
+  AbortIf([](const Sequence&) { return true; });
+}
+
+void EngineCore::RetractAll() {
+  while (!scheduler_.running().empty()) {
+    scheduler_.Retract(scheduler_.running().back().get());
+  }
+}
+
+void EngineCore::Pause(PauseMode mode) {
+  if (mode == PauseMode::kAbort) {
+    AbortIf([](const Sequence& sequence) { return !sequence.held; });
+  } else if (mode == PauseMode::kRetract) {
+    RetractAll();
+  }
+  paused_ = true;
+}
+
+void EngineCore::Continue() {
+  paused_ = false;
+  for (const std::unique_ptr<Sequence>& sequence : scheduler_.queue()) {
+    sequence->held = false;
+  }
+}
+
+// No request holds pages, and nobody is about to take some.
+bool EngineCore::TryFlush() {
+  if (!scheduler_.running().empty() || (!paused_ && !scheduler_.queue().empty())) {
+    return false;
+  }
+  cache_.Clear();
+  return true;
+}
+
+void EngineCore::Flush(EngineClock::time_point deadline, std::function<void(Status)> done) {
+  if (TryFlush()) {
+    done(OkStatus());
+  } else if (!flushes_.empty()) {
+    done(Unavailable("flush: another flush is waiting"));
+  } else if (deadline <= EngineClock::now()) {
+    done(Unavailable("flush: expected no request to hold KV pages, got {} running and {} queued",
+                     scheduler_.running().size(), scheduler_.queue().size()));
+  } else {
+    flushes_.push_back({.deadline = deadline, .done = std::move(done)});
+  }
+}
+
+void EngineCore::Swap(SwapRequest swap) {
+  CHECK(swap.weights != nullptr);
+  swaps_.push_back(std::move(swap));
+  AtBoundary();
+}
+
+// A drain waits for everything that has begun. A paused engine cannot get on, so there the swap is
+// made at once and frozen requests go on in place, as the pause promised them (rollout-api 4.4).
+bool EngineCore::CanSwap(const SwapRequest& swap) const {
+  return swap.in_flight != InFlight::kDrain || paused_ ||
+         (scheduler_.running().empty() && scheduler_.NumStartedInQueue() == 0);
+}
+
+// Running sequences keep their KV, which from now on spans two versions. Prompts that are not
+// completely scored begin again, so that all their logprobs come from one version.
+void EngineCore::KeepInPlace() {
+  std::vector<Sequence*> unscored;
+  for (const std::unique_ptr<Sequence>& sequence : scheduler_.running()) {
+    sequence->mixed = true;
+    if (!sequence->scored) {
+      unscored.push_back(sequence.get());
+    }
+  }
+  for (Sequence* sequence : unscored) {
+    scheduler_.Retract(sequence);
+  }
+}
+
+void EngineCore::ApplySwap(SwapRequest swap) {
+  MadeSwap made;
+  made.pause_began = stepping_ ? last_step_end_ : EngineClock::now();
+  made.report.in_flight =
+      static_cast<int64_t>(scheduler_.running().size()) + scheduler_.NumStartedInQueue();
+  switch (swap.in_flight) {
+    case InFlight::kRetract:
+      RetractAll();
+      made.report.retracted = made.report.in_flight;
+      break;
+    case InFlight::kAbort:
+      made.report.aborted = AbortIf([](const Sequence& sequence) { return sequence.started; });
+      break;
+    case InFlight::kDrain:
+    case InFlight::kInPlace:
+      KeepInPlace();
+      made.report.retracted = scheduler_.NumStartedInQueue();
+      break;
+  }
+  cache_.BumpGeneration();
+  std::swap(weights_, swap.weights);
+  weight_version_ = swap.version;
+  made.swap = std::move(swap);
+  made_swaps_.push_back(std::move(made));
+}
+
+void EngineCore::ReportSwaps() {
+  if (made_swaps_.empty()) {
+    return;
+  }
+  std::vector<MadeSwap> made = std::move(made_swaps_);
+  made_swaps_.clear();
+  for (MadeSwap& one : made) {
+    one.report.pause_ms =
+        std::chrono::duration<double, std::milli>(EngineClock::now() - one.pause_began).count();
+    LOG(INFO, "weights swapped version={} in_flight={} retracted={} aborted={} pause_ms={:.2f}",
+        one.swap.version, one.report.in_flight, one.report.retracted, one.report.aborted,
+        one.report.pause_ms);
+    if (one.swap.done != nullptr) {
+      one.swap.done(one.report, std::move(one.swap.weights));
+    }
+  }
+}
+
+void EngineCore::Drain(std::function<void()> done) {
+  drains_.push_back(std::move(done));
+  AtBoundary();
+}
+
+void EngineCore::AtBoundary() {
+  if (!drains_.empty() && paused_) {
+    Continue();  // Nobody may be left to lift the pause.
+  }
+  while (!swaps_.empty() && CanSwap(swaps_.front())) {
+    SwapRequest swap = std::move(swaps_.front());
+    swaps_.pop_front();
+    ApplySwap(std::move(swap));
+  }
+  for (size_t i = 0; i < flushes_.size();) {
+    const bool flushed = TryFlush();
+    if (!flushed && EngineClock::now() < flushes_[i].deadline) {
+      ++i;
+      continue;
+    }
+    const std::function<void(Status)> done = std::move(flushes_[i].done);
+    flushes_.erase(flushes_.begin() + static_cast<std::ptrdiff_t>(i));
+    done(flushed ? OkStatus() : Unavailable("flush: requests still hold KV pages at the timeout"));
+  }
+  if (!drains_.empty() && Idle()) {
+    const std::vector<std::function<void()>> drains = std::exchange(drains_, {});
+    for (const std::function<void()>& done : drains) {
+      done();
+    }
+  }
+}
+
+void EngineCore::Shutdown() {
+  AbortAll();
+  AtBoundary();  // Nothing is in flight, so every waiting swap, flush and drain comes about.
+  ReportSwaps();
+  CHECK(swaps_.empty());
+  CHECK(flushes_.empty());
+}
+
+bool EngineCore::HasRunnable() const { return !paused_ && !Idle(); }
+
+EngineClock::time_point EngineCore::NextDeadline() const {
+  EngineClock::time_point next = EngineClock::time_point::max();
+  for (const PendingFlush& flush : flushes_) {
+    next = std::min(next, flush.deadline);
+  }
+  return next;
+}
+
+}  // namespace octavo

@@ -1,0 +1,362 @@
+#include "octavo/engine/engine_core.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <random>
+#include <string>
+#include <utility>
+
+#include "octavo/base/check.h"
+#include "octavo/base/log.h"
+#include "octavo/base/random.h"
+#include "octavo/engine/memory_budget.h"
+
+namespace octavo {
+namespace {
+
+// KV of one token over all layers.
+int64_t TokenBytes(const ModelSpec& spec, const Backend& backend) {
+  return spec.num_layers * backend.KvPageBytes(spec.num_kv_heads, spec.head_dim) / kPageTokens;
+}
+
+Result<int64_t> PoolTokens(const EngineOptions& options, int64_t context_length,
+                           const ModelSpec& spec, const Backend& backend) {
+  if (options.max_total_tokens != 0) {
+    const int64_t rounded = options.max_total_tokens / kPageTokens * kPageTokens;
+    if (rounded <= 0) {
+      return InvalidArgument("max_total_tokens: expected 0 or at least {}, got {}", kPageTokens,
+                             options.max_total_tokens);
+    }
+    return rounded;
+  }
+  ASSIGN_OR_RETURN(const int64_t available, AvailableMemoryBytes());
+  const int64_t tokens = DefaultPoolTokens({.context_length = context_length,
+                                            .max_running = options.max_running_requests,
+                                            .token_bytes = TokenBytes(spec, backend),
+                                            .available_bytes = available});
+  if (tokens <= 0) {
+    return Exhausted("KV pool: expected room for at least {} tokens of {} bytes, got {} bytes",
+                     kPageTokens, TokenBytes(spec, backend), available);
+  }
+  return tokens;
+}
+
+Status CheckOptions(const EngineOptions& options, const ModelSpec& spec) {
+  if (options.chunk_tokens < 1) {
+    return InvalidArgument("chunk_tokens: expected at least 1, got {}", options.chunk_tokens);
+  }
+  if (options.max_running_requests < 1) {
+    return InvalidArgument("max_running_requests: expected at least 1, got {}",
+                           options.max_running_requests);
+  }
+  if (options.max_queued_requests < 0 || options.max_total_tokens < 0) {
+    return InvalidArgument(
+        "max_queued_requests and max_total_tokens: expected 0 or more, got {}, {}",
+        options.max_queued_requests, options.max_total_tokens);
+  }
+  if (options.context_length < 0 || options.context_length > spec.max_position_embeddings) {
+    return InvalidArgument("context_length: expected a value in [0, {}], got {}",
+                           spec.max_position_embeddings, options.context_length);
+  }
+  return OkStatus();
+}
+
+int64_t SecondOf(EngineClock::time_point time) {
+  return std::chrono::duration_cast<std::chrono::seconds>(time.time_since_epoch()).count();
+}
+
+}  // namespace
+
+Result<std::unique_ptr<EngineCore>> EngineCore::Create(Init init) {
+  const EngineOptions& options = init.options;
+  const ModelSpec& spec = *init.spec;
+  RETURN_IF_ERROR(CheckOptions(options, spec));
+  const int64_t context =
+      options.context_length != 0 ? options.context_length : spec.max_position_embeddings;
+  ASSIGN_OR_RETURN(std::unique_ptr<Model> model,
+                   MakeModel(spec, init.backend.get(),
+                             {.max_tokens = options.chunk_tokens,
+                              .max_logit_rows = MaxLogitRows(spec.vocab_size, options.chunk_tokens),
+                              .max_context = context}));
+  ASSIGN_OR_RETURN(const int64_t pool_tokens, PoolTokens(options, context, spec, *init.backend));
+  const RequestLimits limits = {
+      .vocab_size = spec.vocab_size, .context_length = context, .max_total_tokens = pool_tokens};
+  auto core = std::make_unique<EngineCore>(std::move(init), std::move(model), limits);
+  RETURN_IF_ERROR(core->pool_.AllocateMemory(core->spec(), *core->backend_));
+  LOG(INFO, "engine backend={} kv_tokens={} kv_bytes={} context={} max_running={} chunk_tokens={}",
+      core->backend_->name(), pool_tokens, pool_tokens * TokenBytes(core->spec(), *core->backend_),
+      context, core->max_running_, core->tasks_.capacity());
+  return core;
+}
+
+EngineCore::EngineCore(Init init, std::unique_ptr<Model> model, const RequestLimits& limits)
+    : backend_(std::move(init.backend)),
+      model_(std::move(model)),
+      weights_(std::move(init.weights)),
+      weight_version_(std::move(init.weight_version)),
+      eos_token_ids_(std::move(init.eos_token_ids)),
+      limits_(limits),
+      max_running_(std::min(init.options.max_running_requests, init.options.chunk_tokens)),
+      rids_(*init.rids),
+      pool_(limits.max_total_tokens / kPageTokens),
+      cache_(&pool_, init.options.prefix_cache),
+      scheduler_({.chunk_tokens = init.options.chunk_tokens, .max_running = max_running_}, &pool_,
+                 &cache_),
+      logits_pass_(model_.get(), MaxLogitRows(limits.vocab_size, init.options.chunk_tokens),
+                   eos_token_ids_),
+      last_step_end_(EngineClock::now()) {
+  tasks_.reserve(static_cast<size_t>(init.options.chunk_tokens));
+  std::random_device entropy;
+  seed_source_ = (uint64_t{entropy()} << 32) | entropy();
+}
+
+void EngineCore::Add(Request request, EngineClock::time_point submitted) {
+  auto sequence = std::make_unique<Sequence>();
+  sequence->arrival = next_arrival_++;
+  sequence->prompt_len = static_cast<int64_t>(request.input_ids.size());
+  sequence->submitted = submitted;
+  sequence->held = paused_;
+  if (request.sampling.seed.has_value()) {
+    sequence->seed = static_cast<uint64_t>(*request.sampling.seed);
+  } else {
+    // 53 bits, so that the reported seed survives every JSON reader.
+    const std::array<uint32_t, 4> words =
+        Philox(seed_source_, static_cast<uint64_t>(sequence->arrival));
+    sequence->seed = ((uint64_t{words[0]} << 32) | words[1]) >> 11;
+  }
+  const int64_t num_new = request.sampling.max_new_tokens;
+  sequence->tokens.reserve(static_cast<size_t>(sequence->prompt_len + num_new));
+  sequence->tokens.assign(request.input_ids.begin(), request.input_ids.end());
+  sequence->output.new_ids.reserve(static_cast<size_t>(num_new));
+  if (request.return_logprob) {
+    sequence->output.new_logprobs.reserve(static_cast<size_t>(std::max<int64_t>(num_new, 1)));
+  }
+  sequence->output.rid = request.rid;
+  sequence->output.seed = static_cast<int64_t>(sequence->seed);
+  sequence->output.prompt_tokens = sequence->prompt_len;
+  sequence->scored = !request.return_logprob || request.logprob_start_len < 0;
+  sequence->request = std::move(request);
+  ++totals_.requests;
+  totals_.prompt_tokens += sequence->prompt_len;
+  scheduler_.Enqueue(std::move(sequence));
+}
+
+bool EngineCore::Step() {
+  if (paused_) {
+    ReportSwaps();
+    return false;
+  }
+  // While a draining swap waits, only what has begun goes on.
+  const Admission admission = swaps_.empty() ? Admission::kAll : Admission::kStartedOnly;
+  const StepPlan& plan = scheduler_.Plan(admission, EngineClock::now());
+  ReportSwaps();
+  if (plan.token_ids.empty()) {
+    stepping_ = false;
+    return false;
+  }
+  Status status = model_->Forward(
+      {.token_ids = plan.token_ids, .positions = plan.positions, .segments = plan.segments},
+      *weights_, pool_.layers());
+  if (status.ok()) {
+    CollectTasks(plan);
+    scheduler_.CommitPlan();
+    status = logits_pass_.Run(tasks_, *weights_, [this](const RowTask& task, RowResult& result) {
+      Deliver(task, result);
+    });
+  }
+  Settle(plan, status);
+  last_step_end_ = EngineClock::now();
+  stepping_ = true;
+  return true;
+}
+
+// The rows of a step whose logits somebody wants, in order.
+void EngineCore::CollectTasks(const StepPlan& plan) {
+  tasks_.clear();
+  for (size_t i = 0; i < plan.sequences.size(); ++i) {
+    AddTasks(plan.sequences[i], plan.segments[i]);
+  }
+}
+
+void EngineCore::AddTasks(Sequence* sequence, const Segment& segment) {
+  const Request& request = sequence->request;
+  const int64_t end = segment.first_position + segment.num_rows;
+  if (!sequence->scored) {
+    RequestOutput& output = sequence->output;
+    const int64_t start = request.logprob_start_len;
+    if (output.input_logprobs.empty() && start < end && start < sequence->prompt_len) {
+      // Nothing predicts the first scored position here: its logprob is absent.
+      output.input_logprobs.emplace_back(std::nullopt,
+                                         sequence->tokens[static_cast<size_t>(start)]);
+      if (request.top_logprobs_num > 0) {
+        output.input_top_logprobs.emplace_back();
+      }
+      if (!request.token_ids_logprob.empty()) {
+        output.input_ids_logprobs.emplace_back();
+      }
+    }
+    // The row at position p predicts the token at p + 1.
+    const int64_t last = std::min(end, sequence->prompt_len - 1);
+    for (int64_t p = std::max(segment.first_position, start); p < last; ++p) {
+      const int64_t row = segment.first_row + p - segment.first_position;
+      tasks_.push_back({.sequence = sequence,
+                        .row = static_cast<int32_t>(row),
+                        .position = p + 1,
+                        .sample = false});
+    }
+  }
+  const bool wants_token = request.sampling.max_new_tokens > 0 || request.return_logprob;
+  if (end == sequence->num_tokens() && wants_token) {
+    tasks_.push_back({.sequence = sequence,
+                      .row = static_cast<int32_t>(segment.first_row + segment.num_rows - 1),
+                      .position = end,
+                      .sample = true});
+  }
+}
+
+// Books one row's result. What follows from it - snapshots, endings - waits for Settle, since later
+// rows of the step may belong to the same sequence.
+void EngineCore::Deliver(const RowTask& task, RowResult& result) {
+  Sequence& sequence = *task.sequence;
+  if (sequence.output.finish.type != FinishType::kNone) {
+    return;  // An earlier row of this step ended it.
+  }
+  if (!result.finite) {
+    sequence.output.finish = {
+        .type = FinishType::kError,
+        .message = fmt::format("logits for position {} are not finite", task.position)};
+    return;
+  }
+  if (task.sample) {
+    DeliverSample(sequence, result);
+  } else {
+    DeliverScore(sequence, result);
+  }
+}
+
+void EngineCore::DeliverScore(Sequence& sequence, RowResult& result) {
+  RequestOutput& output = sequence.output;
+  output.input_logprobs.emplace_back(result.chosen.logprob, result.chosen.id);
+  if (sequence.request.top_logprobs_num > 0) {
+    output.input_top_logprobs.push_back(std::move(result.top));
+  }
+  if (!sequence.request.token_ids_logprob.empty()) {
+    output.input_ids_logprobs.push_back(std::move(result.ids));
+  }
+}
+
+void EngineCore::DeliverSample(Sequence& sequence, RowResult& result) {
+  sequence.scored = true;  // The whole prompt has run.
+  const Request& request = sequence.request;
+  RequestOutput& output = sequence.output;
+  if (request.return_logprob) {
+    output.new_logprobs.push_back(result.chosen);
+    if (request.top_logprobs_num > 0) {
+      output.new_top_logprobs.push_back(std::move(result.top));
+    }
+    if (!request.token_ids_logprob.empty()) {
+      output.new_ids_logprobs.push_back(std::move(result.ids));
+    }
+  }
+  if (request.sampling.max_new_tokens == 0) {
+    output.finish.type = FinishType::kLength;  // Scoring: the logprob is all that was wanted.
+    return;
+  }
+  const int32_t id = result.chosen.id;
+  sequence.tokens.push_back(id);
+  output.new_ids.push_back(id);
+  if (output.versions.empty() || output.versions.back().version != weight_version_) {
+    output.versions.push_back({.version = weight_version_, .num_tokens = 0});
+  }
+  ++output.versions.back().num_tokens;
+  ++totals_.generated_tokens;
+  output.finish = TestFinish(sequence, id);
+}
+
+// The order of rollout-api 3.5: budget, token ids, strings.
+FinishReason EngineCore::TestFinish(Sequence& sequence, int32_t id) {
+  const SamplingParams& params = sequence.request.sampling;
+  if (sequence.num_generated() >= params.max_new_tokens) {
+    return {.type = FinishType::kLength};
+  }
+  if (!params.ignore_eos &&
+      (std::ranges::find(eos_token_ids_, id) != eos_token_ids_.end() ||
+       std::ranges::find(params.stop_token_ids, id) != params.stop_token_ids.end())) {
+    return {.type = FinishType::kStopToken, .matched_token = id};
+  }
+  if (sequence.request.stop_matcher != nullptr) {
+    std::optional<std::string> matched = sequence.request.stop_matcher->OnToken(id);
+    if (matched.has_value()) {
+      return {.type = FinishType::kStopString, .matched_string = std::move(*matched)};
+    }
+  }
+  return {};
+}
+
+// Ends and reports what the step brought about. A failed forward pass ends all its sequences.
+void EngineCore::Settle(const StepPlan& plan, const Status& status) {
+  const int64_t generated_before = rated_tokens_;
+  for (Sequence* sequence : plan.sequences) {
+    FinishReason& finish = sequence->output.finish;
+    if (!status.ok()) {
+      finish = {.type = FinishType::kError, .message = status.message()};
+    } else if (sequence->request.sampling.max_new_tokens == 0 && sequence->num_pending() == 0) {
+      finish.type = FinishType::kLength;
+    }
+    if (finish.type != FinishType::kNone) {
+      Finish(sequence);
+    } else if (sequence->request.stream &&
+               sequence->num_generated() - sequence->tokens_at_snapshot >=
+                   sequence->request.stream_interval) {
+      SendSnapshot(*sequence);
+    }
+  }
+  rated_tokens_ = totals_.generated_tokens;
+  token_rate_.Add(SecondOf(EngineClock::now()), rated_tokens_ - generated_before);
+}
+
+// The figures that a snapshot takes from the sequence as it stands now.
+void EngineCore::FillCounts(Sequence& sequence) const {
+  RequestOutput& output = sequence.output;
+  const EngineClock::time_point now = EngineClock::now();
+  const EngineClock::time_point scheduled = sequence.started ? sequence.first_scheduled : now;
+  output.completion_tokens = sequence.num_generated();
+  output.weight_version =
+      output.versions.empty() ? weight_version_ : output.versions.back().version;
+  output.queue_seconds = std::chrono::duration<double>(scheduled - sequence.submitted).count();
+  output.e2e_seconds = std::chrono::duration<double>(now - sequence.submitted).count();
+}
+
+void EngineCore::SendSnapshot(Sequence& sequence) {
+  FillCounts(sequence);
+  RequestOutput snapshot = std::move(sequence.output);
+  RequestOutput& next = sequence.output;
+  next = RequestOutput();
+  next.rid = snapshot.rid;
+  next.seed = snapshot.seed;
+  next.prompt_tokens = snapshot.prompt_tokens;
+  next.cached_tokens = snapshot.cached_tokens;
+  next.num_retractions = snapshot.num_retractions;
+  next.versions = snapshot.versions;
+  sequence.tokens_at_snapshot = sequence.num_generated();
+  sequence.request.sink->OnOutput(std::move(snapshot));
+}
+
+// Takes out a sequence whose output.finish is set, and delivers its last output.
+void EngineCore::Finish(Sequence* sequence) {
+  const std::unique_ptr<Sequence> ended = scheduler_.Remove(sequence);
+  CHECK(ended != nullptr);
+  if (ended->output.finish.type == FinishType::kError) {
+    LOG(WARNING, "request failed rid={} error=\"{}\"", ended->request.rid,
+        ended->output.finish.message);
+  }
+  totals_.cached_tokens += ended->output.cached_tokens;
+  FillCounts(*ended);
+  rids_.Erase(ended->request.rid);
+  ended->request.sink->OnOutput(std::move(ended->output));
+}
+
+}  // namespace octavo

@@ -1,0 +1,75 @@
+#include "octavo/engine/page_pool.h"
+
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "octavo/base/check.h"
+
+namespace octavo {
+
+PagePool::PagePool(int64_t num_pages) : ref_counts_(static_cast<size_t>(num_pages), 0) {
+  CHECK(num_pages <= int64_t{std::numeric_limits<int32_t>::max()});
+  free_.reserve(ref_counts_.size());
+  for (int64_t page = num_pages - 1; page >= 0; --page) {
+    free_.push_back(static_cast<int32_t>(page));  // Page 0 on top.
+  }
+}
+
+Status PagePool::AllocateMemory(const ModelSpec& spec, const Backend& backend) {
+  const int64_t page_bytes = backend.KvPageBytes(spec.num_kv_heads, spec.head_dim);
+  for (int64_t layer = 0; layer < spec.num_layers; ++layer) {
+    ASSIGN_OR_RETURN(Buffer pages, Buffer::AllocateHost(page_bytes * num_pages()));
+    layers_.push_back({.pages = pages.data(),
+                       .page_bytes = page_bytes,
+                       .num_pages = num_pages(),
+                       .num_kv_heads = spec.num_kv_heads,
+                       .head_dim = spec.head_dim});
+    memory_.push_back(std::move(pages));
+  }
+  return OkStatus();
+}
+
+int32_t PagePool::Allocate() {
+  if (free_.empty()) {
+    return -1;
+  }
+  const int32_t page = free_.back();
+  free_.pop_back();
+  ref_counts_[static_cast<size_t>(page)] = 1;
+  for (const KvLayer& layer : layers_) {
+    std::memset(layer.pages + page * layer.page_bytes, 0, static_cast<size_t>(layer.page_bytes));
+  }
+  return page;
+}
+
+void PagePool::AddRef(int32_t page) {
+  int32_t& count = ref_counts_[static_cast<size_t>(page)];
+  CHECK(count > 0);
+  ++count;
+}
+
+int32_t PagePool::Release(int32_t page) {
+  int32_t& count = ref_counts_[static_cast<size_t>(page)];
+  CHECK(count > 0);
+  --count;
+  if (count == 0) {
+    free_.push_back(page);
+  }
+  return count;
+}
+
+void PagePool::CheckInvariants() const {
+  std::vector<bool> seen(ref_counts_.size(), false);
+  for (const int32_t page : free_) {
+    CHECK(ref_count(page) == 0);
+    CHECK(!seen[static_cast<size_t>(page)]);
+    seen[static_cast<size_t>(page)] = true;
+  }
+  for (size_t page = 0; page < ref_counts_.size(); ++page) {
+    CHECK(ref_counts_[page] >= 0);
+    CHECK((ref_counts_[page] == 0) == seen[page]);
+  }
+}
+
+}  // namespace octavo

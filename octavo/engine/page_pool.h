@@ -1,0 +1,52 @@
+#pragma once
+// PagePool: the memory of the paged KV cache, its free list and its reference counts.
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "octavo/base/buffer.h"
+#include "octavo/base/status.h"
+#include "octavo/kernels/backend.h"
+#include "octavo/kernels/ops.h"
+#include "octavo/model/spec/model_spec.h"
+
+namespace octavo {
+
+// ceil(num_tokens / kPageTokens).
+inline constexpr int64_t NumPagesFor(int64_t num_tokens) {
+  return (num_tokens + kPageTokens - 1) / kPageTokens;
+}
+
+// A page holds kPageTokens positions of one sequence, in every layer. One thread.
+class PagePool {
+ public:
+  // A pool that only counts; AllocateMemory gives its pages memory.
+  explicit PagePool(int64_t num_pages);
+
+  // num_layers * KvPageBytes * num_pages bytes. Errors: kExhausted.
+  Status AllocateMemory(const ModelSpec& spec, const Backend& backend);
+
+  // One view a layer; they live as long as the pool.
+  std::span<const KvLayer> layers() const { return layers_; }
+  int64_t num_pages() const { return static_cast<int64_t>(ref_counts_.size()); }
+  int64_t num_free() const { return static_cast<int64_t>(free_.size()); }
+  int32_t ref_count(int32_t page) const { return ref_counts_[static_cast<size_t>(page)]; }
+
+  // A page of zero bytes with one reference, or -1 when none is free.
+  int32_t Allocate();
+  void AddRef(int32_t page);
+  // Drops a reference; the last one frees the page. Returns how many are left.
+  int32_t Release(int32_t page);
+
+  // CHECKs that exactly the pages without references are free, each once.
+  void CheckInvariants() const;
+
+ private:
+  std::vector<Buffer> memory_;   // One a layer.
+  std::vector<KvLayer> layers_;  // Views of memory_.
+  std::vector<int32_t> free_;    // A stack: the page freed last is handed out first.
+  std::vector<int32_t> ref_counts_;
+};
+
+}  // namespace octavo

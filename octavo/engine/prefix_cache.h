@@ -1,0 +1,102 @@
+#pragma once
+// PrefixCache: full pages of KV that a later sequence with the same beginning can use again.
+//
+// An entry is one full page. Its key is the chain
+//   hash(root)  = H(generation, extra_key)
+//   hash(entry) = H(hash(parent), the page's 32 tokens)
+// and a hit needs more than the hash: the tokens, the parent's page and, at the root, generation
+// and extra_key must be equal too, so a collision costs a miss and never gives wrong KV.
+//
+// Pages that only the cache holds are evicted, least recently used first. A sequence that holds a
+// page holds all pages before it and lets go of the last one first, so leaves are always older than
+// their parents in that order, and eviction never cuts a chain.
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "octavo/engine/page_pool.h"
+
+namespace octavo {
+
+// One thread. All pages of sequences are taken and released through this class.
+class PrefixCache {
+ public:
+  // `pool` must outlive the cache. A cache that is not enabled never hits and keeps nothing.
+  PrefixCache(PagePool* pool, bool enabled);
+
+  // A zeroed page with one reference, evicting if it must; -1 when every page is in use.
+  int32_t AllocatePage();
+  // Drops a sequence's reference. Release the pages of a sequence last to first.
+  void ReleasePage(int32_t page);
+  // Pages that AllocatePage can still hand out.
+  int64_t num_available() const { return pool_.num_free() + num_evictable_; }
+  int64_t num_cached() const { return num_cached_; }
+
+  // Appends the longest run of cached pages with which `tokens` begins, at most
+  // max_tokens / kPageTokens of them, to `pages`, each with a reference for the caller.
+  void Match(std::string_view extra_key, std::span<const int32_t> tokens, int64_t max_tokens,
+             std::vector<int32_t>* pages);
+
+  // What names a full page: the page before it in its sequence (-1: none), and its tokens.
+  struct PageKey {
+    std::string_view extra_key;
+    int32_t parent = -1;              // Must be cached, as Insert returned it.
+    std::span<const int32_t> tokens;  // [kPageTokens]
+  };
+  // Offers a full page that the caller holds. Returns the page to use from now on: the same one,
+  // or the one that already holds the same KV, with the caller's reference moved to it (equal
+  // tokens under one generation have equal KV bits: DESIGN, promise 5).
+  int32_t Insert(const PageKey& key, int32_t page);
+
+  // Forgets every entry; pages that sequences hold stay theirs.
+  void Clear();
+  // Clear, and entries made from now on belong to new weights.
+  void BumpGeneration();
+  uint64_t generation() const { return generation_; }
+
+  bool IsCached(int32_t page) const { return entries_[static_cast<size_t>(page)].cached; }
+  // CHECKs the links, the chains and the reference counts of cached pages.
+  void CheckInvariants() const;
+
+ private:
+  // Entry i describes page i of the pool.
+  struct Entry {
+    bool cached = false;
+    bool evictable = false;  // In the LRU list: only the cache holds the page.
+    int32_t parent = -1;
+    int32_t num_children = 0;
+    int32_t next_in_bucket = -1;
+    int32_t lru_prev = -1;
+    int32_t lru_next = -1;
+    uint64_t generation = 0;
+    uint64_t hash = 0;
+    std::string extra_key;  // Of entries without a parent.
+  };
+
+  Entry& At(int32_t page) { return entries_[static_cast<size_t>(page)]; }
+  const Entry& At(int32_t page) const { return entries_[static_cast<size_t>(page)]; }
+  int32_t& Bucket(uint64_t hash) { return buckets_[hash & (buckets_.size() - 1)]; }
+  std::span<int32_t> Tokens(int32_t page);
+  uint64_t Hash(const PageKey& key) const;
+  int32_t Find(const PageKey& key, uint64_t hash);
+  void Acquire(int32_t page);
+  void Forget(int32_t page);
+  void LinkLru(int32_t page);
+  void UnlinkLru(int32_t page);
+
+  PagePool& pool_;
+  const bool enabled_;
+  uint64_t generation_ = 0;
+  std::vector<Entry> entries_;
+  std::vector<int32_t> tokens_;   // [pages, kPageTokens]
+  std::vector<int32_t> buckets_;  // First entry of each bucket, or -1; a power of two.
+  int32_t lru_head_ = -1;         // Evicted first.
+  int32_t lru_tail_ = -1;
+  int64_t num_evictable_ = 0;
+  int64_t num_cached_ = 0;
+};
+
+}  // namespace octavo

@@ -1,0 +1,58 @@
+#pragma once
+// Sequence: one request on its way through the engine.
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "octavo/engine/request.h"
+
+namespace octavo {
+
+using EngineClock = std::chrono::steady_clock;
+
+// Plain state; the scheduler owns it and moves it between queue and running list. One thread.
+struct Sequence {
+  Request request;
+  int64_t arrival = 0;  // Order of submission; smaller is older.
+  uint64_t seed = 0;
+
+  std::vector<int32_t> tokens;  // Prompt, then output.
+  int64_t prompt_len = 0;
+  int64_t num_computed = 0;    // Tokens from the start whose KV is in `pages`.
+  std::vector<int32_t> pages;  // Page table; empty while queued.
+
+  bool started = false;  // Has been scheduled at least once.
+  bool held = false;     // Arrived while the engine was paused; a pause does not abort it.
+  bool mixed = false;    // Its KV spans two weight versions: it must not enter the prefix cache.
+  bool scored = false;   // input_logprobs of `output` are complete (or not asked for).
+
+  RequestOutput output;  // What is new since the last snapshot, and the counts.
+  int64_t tokens_at_snapshot = 0;
+  EngineClock::time_point submitted;
+  EngineClock::time_point first_scheduled;
+
+  std::span<const int32_t> generated() const {
+    return std::span(tokens).subspan(static_cast<size_t>(prompt_len));
+  }
+  int64_t num_tokens() const { return static_cast<int64_t>(tokens.size()); }
+  int64_t num_generated() const { return num_tokens() - prompt_len; }
+  // Tokens that the next steps must run before a new one can be sampled.
+  int64_t num_pending() const { return num_tokens() - num_computed; }
+  bool scores_input() const { return request.return_logprob && request.logprob_start_len >= 0; }
+};
+
+// Where prompt scoring stands after its KV was dropped: begun again from the start, so that all of
+// a prompt's logprobs come from one version of the weights.
+inline void RestartScoring(Sequence& sequence) {
+  if (!sequence.scored) {
+    sequence.output.input_logprobs.clear();
+    sequence.output.input_top_logprobs.clear();
+    sequence.output.input_ids_logprobs.clear();
+  }
+}
+
+}  // namespace octavo

@@ -1,0 +1,21 @@
+#pragma once
+// What can be refused about a request without running it (rollout-api 3.2 and 3.3).
+
+#include <cstdint>
+
+#include "octavo/base/status.h"
+#include "octavo/engine/request.h"
+
+namespace octavo {
+
+struct RequestLimits {
+  int64_t vocab_size = 0;
+  int64_t context_length = 0;
+  int64_t max_total_tokens = 0;  // Of the whole KV pool.
+};
+
+// Errors: kInvalidArgument, naming the field, what was expected and what came.
+// Thread-safe.
+Status ValidateRequest(const Request& request, const RequestLimits& limits);
+
+}  // namespace octavo
