@@ -2,6 +2,7 @@
 // For the tests of this component: a folder of a test's own, and files made byte by byte.
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -20,7 +21,8 @@ class FolderTest : public ::testing::Test {
  protected:
   void SetUp() override {
     const ::testing::TestInfo* info = ::testing::UnitTest::GetInstance()->current_test_info();
-    dir_ = ::testing::TempDir() + "/octavo_" + info->test_suite_name() + "_" + info->name();
+    dir_ = ::testing::TempDir() + "/octavo_" + std::to_string(getpid()) + "_" +
+           info->test_suite_name() + "_" + info->name();
     std::filesystem::remove_all(dir_);
     std::filesystem::create_directories(dir_);
   }
