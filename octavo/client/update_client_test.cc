@@ -110,7 +110,7 @@ TEST(PushCheckpoint, RunsTheTransactionInOrderAndReportsIt) {
   EXPECT_EQ(requests[2].line, "POST /octavo/v1/update/put?update_id=u1&sequence=0");
   EXPECT_EQ(requests[2].body, SafetensorsBuffer(std::span(tensors).first(2)));
   EXPECT_EQ(requests[3].line, "POST /octavo/v1/update/put?update_id=u1&sequence=1");
-  EXPECT_EQ(requests[5].body, R"({"update_id":"u1","in_flight":"retract"})");
+  EXPECT_EQ(requests[5].body, R"({"update_id":"u1","in_flight":"retract","digest":false})");
   EXPECT_THAT(sent, ElementsAre(12, 18));
   EXPECT_EQ(report->version, "7");
   EXPECT_EQ(report->bytes, 18);

@@ -34,11 +34,12 @@ class UrlGenerator final : public TextGenerator {
   HttpTimeouts timeouts_;
 };
 
-// Looks for the stop strings in the text that has become final. One thread: the engine's.
+// Looks for the stop strings in the text that has become final, special tokens included, as the
+// server does; of several, the one that begins first wins. One thread: the engine's.
 class StopStrings final : public StopMatcher {
  public:
   StopStrings(const Tokenizer* tokenizer, std::vector<std::string> stop)
-      : decoder_(tokenizer, /*skip_special_tokens=*/true), stop_(std::move(stop)) {
+      : decoder_(tokenizer, /*skip_special_tokens=*/false), stop_(std::move(stop)) {
     for (const std::string& text : stop_) {
       longest_ = std::max(longest_, text.size());
     }
@@ -46,23 +47,26 @@ class StopStrings final : public StopMatcher {
 
   std::optional<std::string> OnToken(int32_t id) override {
     decoder_.Append(id);
-    const std::string& text = decoder_.text();
-    // A match ends in what is new, so it starts at most longest_ - 1 characters before that.
+    const std::string_view text = decoder_.text();
+    // A match ends in what is new, so it begins at most longest_ - 1 bytes before that.
     const size_t from = searched_ >= longest_ ? searched_ - longest_ + 1 : 0;
     searched_ = text.size();
+    std::optional<std::string> matched;
+    size_t first = std::string_view::npos;
     for (const std::string& stop : stop_) {
-      if (text.find(stop, from) != std::string::npos) {
-        return stop;
+      if (const size_t at = text.find(stop, from); at < first) {
+        first = at;
+        matched = stop;
       }
     }
-    return std::nullopt;
+    return matched;
   }
 
  private:
   IncrementalDecoder decoder_;
   std::vector<std::string> stop_;
   size_t longest_ = 0;
-  size_t searched_ = 0;  // Length of the text that holds no match.
+  size_t searched_ = 0;  // Bytes of the text that hold no match.
 };
 
 // Gathers the output of one request; the submitting thread waits for the end.
@@ -115,25 +119,27 @@ class EngineGenerator final : public TextGenerator {
   }
 
  private:
-  TextReply ReplyOf(const std::vector<int32_t>& ids, const RequestOutput& output) const {
+  TextReply ReplyOf(std::span<const int32_t> ids, const RequestOutput& output) const {
     TextReply reply;
-    reply.text = tokenizer_->Decode(ids, /*skip_special_tokens=*/true);
     reply.completion_tokens = output.completion_tokens;
     reply.weight_version = output.weight_version;
     switch (output.finish.type) {
       case FinishType::kStopString:
-        reply.text.resize(
-            std::min(reply.text.find(output.finish.matched_string), reply.text.size()));
         reply.finish_type = "stop";
         break;
       case FinishType::kStopToken:
         reply.finish_type = "stop";
+        ids = ids.first(ids.size() - 1);  // The stop token is an output, but no part of the text.
         break;
       case FinishType::kLength:
         reply.finish_type = "length";
         break;
       default:
         reply.finish_type = "abort";
+    }
+    reply.text = tokenizer_->Decode(ids, /*skip_special_tokens=*/true);
+    if (output.finish.type == FinishType::kStopString) {
+      reply.text = reply.text.substr(0, reply.text.find(output.finish.matched_string));
     }
     return reply;
   }
