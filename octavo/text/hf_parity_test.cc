@@ -1,0 +1,257 @@
+// Method: tests/data/text holds 5,452 lines of many scripts, emoji, control characters, malformed
+// bytes and added tokens, with the ids and texts that HF `tokenizers` 0.23.3 gives for each by
+// three tokenizers (scripts/make_tokenizer_data.py says how they were made). Every id and every
+// byte must be equal. Texts of 1 MB are kept as a recipe and a hash.
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "octavo/base/file.h"
+#include "octavo/text/tokenizer.h"
+#include "octavo/text/utf8.h"
+
+namespace octavo {
+namespace {
+
+struct Corpus {
+  const char* name;
+  const char* path;
+};
+
+constexpr Corpus kCorpora[] = {
+    {"abacus", "models/abacus-dense/tokenizer.json"},
+    {"sample", "tests/data/text/sample_tokenizer.json"},
+    {"split", "tests/data/text/split_tokenizer.json"},
+};
+
+// Reads the layout that make_tokenizer_data.py describes.
+class DataReader {
+ public:
+  explicit DataReader(const std::string& path) {
+    Result<std::string> data = ReadTextFile(path);
+    EXPECT_TRUE(data.has_value()) << data.error().message();
+    if (data.has_value()) data_ = *std::move(data);
+  }
+
+  uint32_t Varint() {
+    uint32_t value = 0;
+    for (int shift = 0;; shift += 7) {
+      const auto byte = static_cast<uint8_t>(data_.at(pos_++));
+      value |= uint32_t{byte & 0x7Fu} << shift;
+      if (byte < 0x80) return value;
+    }
+  }
+  std::string Bytes(size_t num_bytes) {
+    pos_ += num_bytes;
+    return data_.substr(pos_ - num_bytes, num_bytes);
+  }
+  std::vector<int32_t> Ids() {
+    std::vector<int32_t> ids(Varint());
+    for (int32_t& id : ids) id = static_cast<int32_t>(Varint());
+    return ids;
+  }
+  std::string TextOr(const std::string& otherwise) {
+    const uint32_t code = Varint();
+    return code == 0 ? otherwise : Bytes(code - 1);
+  }
+  bool AtEnd() const { return pos_ == data_.size(); }
+
+ private:
+  std::string data_;
+  size_t pos_ = 0;
+};
+
+struct Expected {
+  std::vector<int32_t> ids;
+  std::string decoded;
+  std::string decoded_skipping;
+};
+
+struct ExpectedCorpus {
+  std::vector<int32_t> prefix;
+  std::vector<int32_t> suffix;
+  std::vector<Expected> lines;
+};
+
+std::vector<std::string> ReadLines() {
+  DataReader reader("tests/data/text/lines.bin");
+  std::vector<std::string> lines(reader.Varint());
+  for (std::string& line : lines) line = reader.Bytes(reader.Varint());
+  EXPECT_TRUE(reader.AtEnd());
+  return lines;
+}
+
+ExpectedCorpus ReadExpected(const std::string& name, const std::vector<std::string>& lines) {
+  DataReader reader(fmt::format("tests/data/text/{}.ids.bin", name));
+  ExpectedCorpus corpus;
+  corpus.prefix = reader.Ids();
+  corpus.suffix = reader.Ids();
+  EXPECT_EQ(reader.Varint(), lines.size());
+  for (const std::string& line : lines) {
+    Expected expected;
+    expected.ids = reader.Ids();
+    expected.decoded = reader.TextOr(ReplaceInvalidUtf8(line));
+    expected.decoded_skipping = reader.TextOr(expected.decoded);
+    corpus.lines.push_back(std::move(expected));
+  }
+  EXPECT_TRUE(reader.AtEnd());
+  return corpus;
+}
+
+Tokenizer LoadOrDie(const std::string& path) {
+  Result<Tokenizer> tokenizer = Tokenizer::Load(path);
+  EXPECT_TRUE(tokenizer.has_value()) << tokenizer.error().message();
+  return *std::move(tokenizer);
+}
+
+class HfParity : public testing::TestWithParam<Corpus> {
+ protected:
+  void SetUp() override {
+    lines_ = ReadLines();
+    expected_ = ReadExpected(GetParam().name, lines_);
+    ASSERT_GE(lines_.size(), 5000u);
+  }
+
+  Tokenizer tokenizer_ = LoadOrDie(GetParam().path);
+  std::vector<std::string> lines_;
+  ExpectedCorpus expected_;
+};
+
+TEST_P(HfParity, EncodesEveryLineToTheSameIds) {
+  for (size_t i = 0; i < lines_.size(); ++i) {
+    ASSERT_EQ(tokenizer_.Encode(lines_[i], /*add_special_tokens=*/false), expected_.lines[i].ids)
+        << "line " << i << ": " << testing::PrintToString(lines_[i]);
+  }
+}
+
+TEST_P(HfParity, PutsTheSameSpecialTokensAroundEveryLine) {
+  for (size_t i = 0; i < lines_.size(); ++i) {
+    std::vector<int32_t> ids = expected_.prefix;
+    ids.insert(ids.end(), expected_.lines[i].ids.begin(), expected_.lines[i].ids.end());
+    ids.insert(ids.end(), expected_.suffix.begin(), expected_.suffix.end());
+    ASSERT_EQ(tokenizer_.Encode(lines_[i]), ids) << "line " << i;
+  }
+}
+
+TEST_P(HfParity, DecodesEveryLineToTheSameText) {
+  for (size_t i = 0; i < lines_.size(); ++i) {
+    const Expected& expected = expected_.lines[i];
+    ASSERT_EQ(tokenizer_.Decode(expected.ids, /*skip_special_tokens=*/false), expected.decoded)
+        << "line " << i;
+    ASSERT_EQ(tokenizer_.Decode(expected.ids, /*skip_special_tokens=*/true),
+              expected.decoded_skipping)
+        << "line " << i;
+  }
+}
+
+TEST_P(HfParity, DecodesTokenByTokenToTheSameTextAndRetractsNothing) {
+  for (size_t i = 0; i < lines_.size(); ++i) {
+    const Expected& expected = expected_.lines[i];
+    IncrementalDecoder decoder(&tokenizer_, /*skip_special_tokens=*/false);
+    std::string seen;
+    for (const int32_t id : expected.ids) {
+      decoder.Append(id);
+      ASSERT_TRUE(decoder.text().starts_with(seen)) << "line " << i;
+      ASSERT_TRUE(decoder.Finished().starts_with(decoder.text())) << "line " << i;
+      seen = decoder.text();
+      ASSERT_TRUE(expected.decoded.starts_with(seen)) << "line " << i;
+    }
+    ASSERT_EQ(decoder.Finished(), expected.decoded) << "line " << i;
+  }
+}
+
+// Every prefix of the ids is a request that stopped there.
+TEST_P(HfParity, FinishesEveryPrefixLikeDecode) {
+  for (size_t i = 0; i < lines_.size(); i += 7) {
+    const std::vector<int32_t>& ids = expected_.lines[i].ids;
+    if (ids.size() > 200) continue;
+    IncrementalDecoder decoder(&tokenizer_, /*skip_special_tokens=*/true);
+    for (size_t n = 0; n < ids.size(); ++n) {
+      decoder.Append(ids[n]);
+      ASSERT_EQ(decoder.Finished(), tokenizer_.Decode(std::span(ids).first(n + 1), true))
+          << "line " << i << ", " << n + 1 << " ids";
+    }
+  }
+}
+
+TEST_P(HfParity, GivesTheSameIdsFromManyThreads) {
+  std::vector<size_t> num_different(4);
+  std::vector<std::thread> threads;
+  for (size_t t = 0; t < num_different.size(); ++t) {
+    threads.emplace_back([&, t] {
+      for (size_t i = t; i < lines_.size(); i += 3) {
+        const auto ids = tokenizer_.Encode(lines_[i], /*add_special_tokens=*/false);
+        num_different[t] += ids == expected_.lines[i].ids ? 0 : 1;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(num_different, std::vector<size_t>(4));
+}
+
+INSTANTIATE_TEST_SUITE_P(AllTokenizers, HfParity, testing::ValuesIn(kCorpora),
+                         [](const auto& info) { return info.param.name; });
+
+uint64_t Fnv1a(const std::vector<int32_t>& ids) {
+  uint64_t hash = 0xCBF29CE484222325u;
+  for (const int32_t id : ids) {
+    for (int shift = 0; shift < 32; shift += 8) {
+      hash = (hash ^ ((static_cast<uint32_t>(id) >> shift) & 0xFF)) * 0x100000001B3u;
+    }
+  }
+  return hash;
+}
+
+std::string FromHex(std::string_view hex) {
+  std::string bytes;
+  for (size_t i = 0; hex != "-" && i + 1 < hex.size(); i += 2) {
+    bytes.push_back(static_cast<char>(std::stoi(std::string(hex.substr(i, 2)), nullptr, 16)));
+  }
+  return bytes;
+}
+
+std::vector<std::string> Words(std::string_view line, char separator) {
+  std::vector<std::string> words(1);
+  for (const char c : line) {
+    if (c == separator) {
+      words.emplace_back();
+    } else {
+      words.back().push_back(c);
+    }
+  }
+  return words;
+}
+
+// One "word", one run of white space, fifty thousand added tokens: neither a match limit nor
+// quadratic time may stand in the way.
+TEST(HfParityOfLongRuns, EncodesMegabytesToTheSameIds) {
+  const Result<std::string> file = ReadTextFile("tests/data/text/long_runs.txt");
+  ASSERT_TRUE(file.has_value()) << file.error().message();
+  int num_runs = 0;
+  for (const Corpus& corpus : kCorpora) {
+    const Tokenizer tokenizer = LoadOrDie(corpus.path);
+    for (const std::string& line : Words(*file, '\n')) {
+      const std::vector<std::string> fields = Words(line, ' ');
+      if (fields.front() != corpus.name) continue;
+      ASSERT_EQ(fields.size(), 6u) << line;
+      std::string text;
+      for (int i = std::stoi(fields[2]); i > 0; --i) text += FromHex(fields[1]);
+      text += FromHex(fields[3]);
+      const auto ids = tokenizer.Encode(text, /*add_special_tokens=*/false);
+      EXPECT_EQ(ids.size(), std::stoul(fields[4])) << line;
+      EXPECT_EQ(fmt::format("{:016x}", Fnv1a(ids)), fields[5]) << line;
+      ++num_runs;
+    }
+  }
+  EXPECT_EQ(num_runs, 42);
+}
+
+}  // namespace
+}  // namespace octavo
