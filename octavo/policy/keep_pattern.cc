@@ -78,10 +78,10 @@ void AddFusedMembers(const ModelSpec& spec, std::string_view pattern,
       continue;
     }
     const std::string_view fused = std::string_view(set.module).substr(set.module.rfind('.') + 1);
-    const std::string_view stem = pattern.substr(0, pattern.size() - fused.size());
     if (!pattern.ends_with(fused)) {
       return;
     }
+    const std::string_view stem = pattern.substr(0, pattern.size() - fused.size());
     for (const int member : set.members) {
       const std::string_view module =
           ModuleOfWeight(spec.weights[static_cast<size_t>(member)].name);
@@ -166,7 +166,7 @@ std::vector<std::string> SuggestKeeps(const ModelSpec& spec, std::string_view pa
   }
   const std::string_view bare = pattern.substr(first, pattern.find_last_not_of(". \t") - first + 1);
   const bool is_glob = bare.find('*') != std::string_view::npos;
-  AddFusedMembers(spec, bare, &out);
+  AddFusedMembers(spec, ModuleOfWeight(bare), &out);
   std::vector<std::string> variants = {std::string(bare), Lower(bare)};
   if (is_glob) {
     variants.push_back(fmt::format("*{}", bare));

@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "octavo/formats/fp8_block.h"
-#include "octavo/policy/engine_modules.h"
+#include "octavo/policy/foreign_table.h"
 #include "octavo/policy/natural_order.h"
 #include "octavo/policy/precision_table.h"
 #include "octavo/policy/sglang_fp8.h"
@@ -201,50 +201,6 @@ Status CheckFp8Settings(const Json& config) {
   return OkStatus();
 }
 
-constexpr std::string_view kForeignRule = "quant_method fp8";
-
-// The row of one weight under the verdict for the module that holds it.
-PrecisionRow ForeignRow(const WeightSpec& weight, const MatchResult& match,
-                        const std::optional<std::string>& entry, std::string_view key) {
-  PrecisionRow row{weight.name,         weight.role, weight.layer, weight.shape,
-                   WeightFormat::kBf16, {},          {},           {}};
-  if (match.rule == MatchRule::kClass) {
-    row.rule = fmt::format("role {}", RoleName(weight.role));
-    row.reason = fmt::format("Engines build role {} as a class that is never quantized.",
-                             RoleName(weight.role));
-  } else if (match.verdict == Verdict::kSkipped) {
-    row.rule = fmt::format("{} \"{}\"", key, entry.value_or(""));
-    row.reason = fmt::format("The checkpoint's list keeps this module in BF16 (rule {}).",
-                             MatchRuleName(match.rule));
-    row.shadowed = {std::string(kForeignRule)};
-  } else {
-    row.format = WeightFormat::kFp8;
-    row.rule = kForeignRule;
-    row.reason = "No entry of the checkpoint's list names this module.";
-  }
-  return row;
-}
-
-// Judges every module that the engine builds, as the dialect sglang_fp8 does.
-Result<PrecisionTable> ReadForeignFp8(const ModelSpec& spec, const SglangFp8List& list) {
-  const std::vector<FusedMapping> mapping = DeclaredMappingOf(spec);
-  PrecisionTable table{.format = WeightFormat::kFp8, .rows = {}};
-  table.rows.resize(spec.weights.size());
-  for (const EngineModule& module : EngineModulesOf(spec)) {
-    const MatchResult match = SglangFp8Match(list.entries, module.name, module.kind, mapping);
-    if (match.verdict == Verdict::kError) {
-      return InvalidArgument("quantization_config.{}: {}", list.key, match.error);
-    }
-    for (size_t i = 0; i < module.weights.size(); ++i) {
-      const auto weight_idx = static_cast<size_t>(module.weights[i]);
-      const std::optional<std::string>& entry =
-          match.rule == MatchRule::kFused ? match.shards[i].entry : match.entry;
-      table.rows[weight_idx] = ForeignRow(spec.weights[weight_idx], match, entry, list.key);
-    }
-  }
-  return table;
-}
-
 }  // namespace
 
 std::string QuantizationConfigJson(const PrecisionTable& table) {
@@ -280,7 +236,7 @@ Result<PrecisionTable> TableFromQuantizationConfig(const ModelSpec& spec,
   }
   RETURN_IF_ERROR(CheckFp8Settings(config));
   ASSIGN_OR_RETURN(const SglangFp8List list, ReadSglangFp8List(quantization_config, {}));
-  return ReadForeignFp8(spec, list);
+  return TableFromSglangFp8List(spec, list);
 }
 
 }  // namespace octavo

@@ -10,6 +10,8 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr std::string_view kModelPrefix = "model.";
+constexpr std::string_view kIgnoredLayers = "ignored_layers";
+constexpr std::string_view kModulesToNotConvert = "modules_to_not_convert";
 
 struct KindName {
   ModuleKind kind;
@@ -98,6 +100,25 @@ void AppendEnvironment(std::string_view list, std::vector<IgnoreEntry>* entries)
   }
 }
 
+Result<std::vector<std::string>> ReadEntries(const Json& value, std::string_view key) {
+  std::vector<std::string> entries;
+  if (value.is_null()) {
+    return entries;
+  }
+  if (!value.is_array()) {
+    return InvalidArgument("quantization_config.{}: expected a list of strings, got {}", key,
+                           value.type_name());
+  }
+  for (const Json& entry : value) {
+    if (!entry.is_string()) {
+      return InvalidArgument("quantization_config.{}: expected strings, got {}", key,
+                             entry.type_name());
+    }
+    entries.push_back(entry.get<std::string>());
+  }
+  return entries;
+}
+
 }  // namespace
 
 std::string_view ModuleKindName(ModuleKind kind) {
@@ -143,24 +164,16 @@ Result<SglangFp8List> ReadSglangFp8List(std::string_view quantization_config,
       return Corrupt("quantization_config: expected a JSON object");
     }
     // Existence decides: a null or empty ignored_layers hides the other key.
-    for (const char* key : {"ignored_layers", "modules_to_not_convert"}) {
-      const auto found = config.find(key);
-      if (found == config.end()) {
-        continue;
-      }
-      list.key = key;
-      if (!found->is_null() && !found->is_array()) {
-        return InvalidArgument("quantization_config.{}: expected a list of strings, got {}", key,
-                               found->type_name());
-      }
-      for (const Json& entry : *found) {
-        if (!entry.is_string()) {
-          return InvalidArgument("quantization_config.{}: expected strings, got {}", key,
-                                 entry.type_name());
-        }
-        list.written.push_back(entry.get<std::string>());
-      }
-      break;
+    const auto first = config.find(kIgnoredLayers);
+    const auto second = config.find(kModulesToNotConvert);
+    list.hides_other_key =
+        first != config.end() && second != config.end() && second->is_array() && !second->empty();
+    if (first != config.end()) {
+      list.key = kIgnoredLayers;
+      ASSIGN_OR_RETURN(list.written, ReadEntries(*first, list.key));
+    } else if (second != config.end()) {
+      list.key = kModulesToNotConvert;
+      ASSIGN_OR_RETURN(list.written, ReadEntries(*second, list.key));
     }
   }
   list.entries = SglangFp8Entries(list.written, options);

@@ -53,6 +53,7 @@ struct SglangFp8Options {
 // The list of a checkpoint, ready for the matcher.
 struct SglangFp8List {
   std::string key;  // "ignored_layers", "modules_to_not_convert", or empty when neither is there.
+  bool hides_other_key = false;  // ignored_layers is there, and modules_to_not_convert is filled.
   std::vector<std::string> written;  // The entries as the checkpoint has them.
   std::vector<IgnoreEntry> entries;  // After all four steps.
 };

@@ -1,0 +1,35 @@
+#include "octavo/policy/table_sizes.h"
+
+namespace octavo {
+
+int64_t StoredBytes(const PrecisionRow& row) {
+  int64_t num_bytes = 0;
+  for (const StoredTensorSpec& tensor : StoredTensorsOf(row)) {
+    num_bytes += NumElements(tensor.shape) * DTypeBytes(tensor.dtype);
+  }
+  return num_bytes;
+}
+
+int64_t Bf16Bytes(const PrecisionRow& row) {
+  return NumElements(row.shape) * DTypeBytes(DType::kBf16);
+}
+
+std::vector<FormatSize> FormatSizesOf(const PrecisionTable& table) {
+  std::vector<FormatSize> sizes;
+  for (const WeightFormat format : {WeightFormat::kBf16, WeightFormat::kFp8}) {
+    FormatSize size{.format = format};
+    for (const PrecisionRow& row : table.rows) {
+      if (row.format == format) {
+        ++size.num_tensors;
+        size.stored_bytes += StoredBytes(row);
+        size.bf16_bytes += Bf16Bytes(row);
+      }
+    }
+    if (size.num_tensors > 0) {
+      sizes.push_back(size);
+    }
+  }
+  return sizes;
+}
+
+}  // namespace octavo

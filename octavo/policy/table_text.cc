@@ -1,0 +1,215 @@
+#include "octavo/policy/table_text.h"
+
+#include <fmt/core.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "octavo/policy/keep_pattern.h"
+#include "octavo/policy/sglang_match.h"
+#include "octavo/policy/table_sizes.h"
+
+namespace octavo {
+namespace {
+
+constexpr std::string_view kModelPrefix = "model.";
+constexpr std::string_view kWeightSuffix = ".weight";
+constexpr size_t kMaxNearest = 3;
+constexpr size_t kNearNameBytesMax = 256;  // A longer text is no misspelling.
+
+void AddUnique(const std::string& text, std::vector<std::string>* out) {
+  if (std::ranges::find(*out, text) == out->end()) {
+    out->push_back(text);
+  }
+}
+
+// What is printed for one decoder layer, or for a run of them.
+struct LayerLine {
+  int first = 0;
+  int last = 0;
+  std::vector<std::pair<Role, std::string>> formats;  // Linear roles, in forward order.
+  std::vector<std::string> rules;                     // Of the linear weights, each once.
+  int64_t stored_bytes = 0;
+  int64_t bf16_bytes = 0;
+};
+
+std::vector<LayerLine> LayerLines(const PrecisionTable& table) {
+  std::vector<LayerLine> layers;
+  for (const PrecisionRow& row : table.rows) {
+    if (row.layer < 0) {
+      continue;
+    }
+    if (layers.empty() || layers.back().last != row.layer) {
+      layers.push_back({.first = row.layer, .last = row.layer, .formats = {}, .rules = {}});
+    }
+    LayerLine& layer = layers.back();
+    layer.stored_bytes += StoredBytes(row);
+    layer.bf16_bytes += Bf16Bytes(row);
+    if (IsLinearRole(row.role)) {
+      layer.formats.emplace_back(row.role, WeightFormatName(row.format));
+      AddUnique(row.rule, &layer.rules);
+    }
+  }
+  return layers;
+}
+
+std::vector<LayerLine> MergeRuns(std::vector<LayerLine> layers) {
+  std::vector<LayerLine> runs;
+  for (LayerLine& layer : layers) {
+    if (!runs.empty() && runs.back().formats == layer.formats && runs.back().rules == layer.rules) {
+      runs.back().last = layer.last;
+      runs.back().stored_bytes += layer.stored_bytes;
+      runs.back().bf16_bytes += layer.bf16_bytes;
+    } else {
+      runs.push_back(std::move(layer));
+    }
+  }
+  return runs;
+}
+
+// "q", "gate": the role without its group.
+std::string_view ShortRole(Role role) {
+  const std::string_view name = RoleName(role);
+  return name.substr(name.rfind('.') + 1);
+}
+
+std::string LayerMap(const std::vector<LayerLine>& runs) {
+  std::string text;
+  const std::vector<std::pair<Role, std::string>>* columns = nullptr;
+  for (const LayerLine& run : runs) {
+    const bool same_columns =
+        columns != nullptr &&
+        std::ranges::equal(*columns, run.formats, {}, &std::pair<Role, std::string>::first,
+                           &std::pair<Role, std::string>::first);
+    if (!same_columns) {
+      columns = &run.formats;
+      text += fmt::format("{:<10}", "layers");
+      for (const auto& [role, format] : run.formats) {
+        text += fmt::format(" {:<5}", ShortRole(role));
+      }
+      text += fmt::format(" {:>11} {:>11}  {}\n", "stored", "as bf16", "rule");
+    }
+    text +=
+        fmt::format("{:<10}", run.first == run.last ? fmt::format("{}", run.first)
+                                                    : fmt::format("{}-{}", run.first, run.last));
+    for (const auto& [role, format] : run.formats) {
+      text += fmt::format(" {:<5}", format);
+    }
+    text += fmt::format(" {:>11} {:>11}  {}\n", BytesText(run.stored_bytes),
+                        BytesText(run.bf16_bytes), fmt::join(run.rules, ", "));
+  }
+  return text;
+}
+
+// The weights outside the decoder layers, one line each.
+std::string OutsideText(const PrecisionTable& table) {
+  std::string text;
+  for (const PrecisionRow& row : table.rows) {
+    if (row.layer < 0) {
+      text += fmt::format("{:<40} {:<5} {:>11}  {}\n", row.name, WeightFormatName(row.format),
+                          BytesText(StoredBytes(row)), row.rule);
+    }
+  }
+  return text;
+}
+
+std::string TotalsText(const PrecisionTable& table) {
+  std::string text;
+  int64_t stored_bytes = 0;
+  int64_t bf16_bytes = 0;
+  for (const FormatSize& size : FormatSizesOf(table)) {
+    text += fmt::format("{:<5} {:>6} weights {:>11} ({} as bf16)\n", WeightFormatName(size.format),
+                        size.num_tensors, BytesText(size.stored_bytes), BytesText(size.bf16_bytes));
+    stored_bytes += size.stored_bytes;
+    bf16_bytes += size.bf16_bytes;
+  }
+  const double percent =
+      bf16_bytes == 0 ? 100.0
+                      : 100.0 * static_cast<double>(stored_bytes) / static_cast<double>(bf16_bytes);
+  return text + fmt::format("{:<5} {:>6} weights {:>11} ({} as bf16, {:.1f} %)\nhash  {}\n", "all",
+                            table.rows.size(), BytesText(stored_bytes), BytesText(bf16_bytes),
+                            percent, table.Hash());
+}
+
+// Nearest by spelling; otherwise the first weights below `name`, when it is a path to several.
+std::vector<std::string> NearRows(const PrecisionTable& table, std::string_view name) {
+  if (name.size() > kNearNameBytesMax) {
+    return {};
+  }
+  std::vector<std::string> below;
+  std::vector<std::string> modules;
+  for (const PrecisionRow& row : table.rows) {
+    modules.emplace_back(ModuleOfWeight(row.name));
+    if (below.size() < kMaxNearest && !name.empty() && IsDottedRun(name, row.name)) {
+      below.push_back(modules.back());
+    }
+  }
+  if (!below.empty()) {
+    return below;
+  }
+  std::vector<std::string> near = NearestNames(ModuleOfWeight(name), modules, kMaxNearest);
+  if (near.empty() && !name.starts_with(kModelPrefix)) {
+    near =
+        NearestNames(std::string(kModelPrefix).append(ModuleOfWeight(name)), modules, kMaxNearest);
+  }
+  return near;
+}
+
+}  // namespace
+
+std::string BytesText(int64_t num_bytes) {
+  constexpr const char* kUnits[] = {"KiB", "MiB", "GiB", "TiB"};
+  if (num_bytes < 1024) {
+    return fmt::format("{} B", num_bytes);
+  }
+  double value = static_cast<double>(num_bytes) / 1024.0;
+  size_t unit_idx = 0;
+  while (value >= 1024.0 && unit_idx + 1 < std::size(kUnits)) {
+    value /= 1024.0;
+    ++unit_idx;
+  }
+  return fmt::format("{:.1f} {}", value, kUnits[unit_idx]);
+}
+
+std::string TableToText(const PrecisionTable& table) {
+  return fmt::format("{}\n{}\n{}", LayerMap(MergeRuns(LayerLines(table))), OutsideText(table),
+                     TotalsText(table));
+}
+
+Result<const PrecisionRow*> FindRow(const PrecisionTable& table, std::string_view name) {
+  const std::string_view module = ModuleOfWeight(StripTrailingDots(name));
+  std::vector<std::string> forms = {std::string(name), std::string(module).append(kWeightSuffix)};
+  forms.push_back(std::string(kModelPrefix).append(forms[1]));
+  if (module.starts_with(kModelPrefix)) {
+    forms.push_back(forms[1].substr(kModelPrefix.size()));
+  }
+  for (const std::string& form : forms) {
+    if (const PrecisionRow* row = table.Find(form)) {
+      return row;
+    }
+  }
+  const std::vector<std::string> near = NearRows(table, StripTrailingDots(name));
+  return NotFound(
+      "{}: the model has no such weight{}", name,
+      near.empty() ? std::string() : fmt::format("; nearest: {}", fmt::join(near, ", ")));
+}
+
+Result<std::string> ExplainRow(const PrecisionTable& table, std::string_view name) {
+  ASSIGN_OR_RETURN(const PrecisionRow* row, FindRow(table, name));
+  std::string text = fmt::format("{}: {}\n", row->name, WeightFormatName(row->format));
+  text += fmt::format("  role    {}{}, {}\n", RoleName(row->role),
+                      row->layer < 0 ? std::string() : fmt::format(", layer {}", row->layer),
+                      ShapeString(row->shape));
+  text += fmt::format("  rule    {}\n  reason  {}\n", row->rule, row->reason);
+  text += fmt::format("  beats   {}\n", row->shadowed.empty()
+                                            ? std::string("no other rule")
+                                            : fmt::format("{}", fmt::join(row->shadowed, ", ")));
+  for (const StoredTensorSpec& tensor : StoredTensorsOf(*row)) {
+    text += fmt::format("  stored  {} {} {}\n", tensor.name, DTypeName(tensor.dtype),
+                        ShapeString(tensor.shape));
+  }
+  return text + fmt::format("  bytes   {} ({} as bf16)\n", StoredBytes(*row), Bf16Bytes(*row));
+}
+
+}  // namespace octavo
