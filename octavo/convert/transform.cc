@@ -11,70 +11,13 @@
 #include <string_view>
 #include <utility>
 
+#include "octavo/convert/bf16_bands.h"
 #include "octavo/formats/bf16.h"
 #include "octavo/formats/bf16_span.h"
 #include "octavo/formats/fp8_block.h"
 
 namespace octavo {
 namespace {
-
-// Rows of a band, the unit of work. A multiple of the block, so that cuts never show in the bytes.
-constexpr int64_t kBandRows = kFp8BlockDim;
-
-template <typename T>
-bool IsAligned(const std::byte* data) {
-  return reinterpret_cast<uintptr_t>(data) % alignof(T) == 0;
-}
-
-// Reads a source of any accepted dtype as BF16, a band at a time. A matrix is its own two extents,
-// any other tensor one column. One thread each; the source is shared and never written.
-class Bf16Bands {
- public:
-  explicit Bf16Bands(const ConstTensorView& source)
-      : source_(source),
-        rows_(source.shape.empty() ? 1 : source.shape[0]),
-        cols_(rows_ == 0 ? 0 : NumElements(source.shape) / rows_) {}
-
-  int64_t num_bands() const { return (rows_ + kBandRows - 1) / kBandRows; }
-  int64_t cols() const { return cols_; }
-  int64_t BandBegin(int64_t band_idx) const { return band_idx * kBandRows; }
-  int64_t BandRows(int64_t band_idx) const {
-    return std::min(kBandRows, rows_ - BandBegin(band_idx));
-  }
-
-  // BF16 bits of the band, [BandRows, cols]: the source itself where it can be read in place, else
-  // scratch that the next call overwrites.
-  std::span<const uint16_t> Read(int64_t band_idx) {
-    const auto count = static_cast<size_t>(BandRows(band_idx) * cols_);
-    const auto elem_bytes = static_cast<size_t>(DTypeBytes(source_.dtype));
-    const std::byte* data =
-        source_.data + static_cast<size_t>(BandBegin(band_idx) * cols_) * elem_bytes;
-    if (source_.dtype == DType::kBf16 && IsAligned<uint16_t>(data)) {
-      return {reinterpret_cast<const uint16_t*>(data), count};
-    }
-    bf16_.resize(count);
-    if (source_.dtype == DType::kF32) {
-      f32_.resize(count);
-      std::memcpy(f32_.data(), data, count * elem_bytes);
-      RoundF32ToBf16(f32_, bf16_);
-    } else if (source_.dtype == DType::kF16) {
-      f16_.resize(count);
-      std::memcpy(f16_.data(), data, count * elem_bytes);
-      RoundF16ToBf16(f16_, bf16_);
-    } else {
-      std::memcpy(bf16_.data(), data, count * elem_bytes);
-    }
-    return bf16_;
-  }
-
- private:
-  const ConstTensorView& source_;
-  int64_t rows_;
-  int64_t cols_;
-  std::vector<uint16_t> bf16_;  // Scratch of one band each.
-  std::vector<uint16_t> f16_;   // An aligned copy: safetensors may begin a tensor anywhere.
-  std::vector<float> f32_;
-};
 
 // "[i, j, ...]" of the element at `elem_idx`.
 std::string IndexString(const Shape& shape, int64_t elem_idx) {
@@ -215,6 +158,15 @@ Status AdoptScales(const StoredTensorSpec& spec, const ConstTensorView& view,
 }
 
 }  // namespace
+
+Status CheckWeight(const PrecisionRow& row, const ConstTensorView& source, ThreadPool* pool) {
+  RETURN_IF_ERROR(CheckSource(row, source));
+  const bool finite =
+      ForEachBand(source, pool, [](int64_t /*band_idx*/, std::span<const uint16_t> values) {
+        return CountNonFinite(values).count == 0;
+      });
+  return finite ? OkStatus() : NonFiniteError(row.name, source);
+}
 
 Result<std::vector<OwnedTensor>> TransformWeight(const PrecisionRow& row,
                                                  const ConstTensorView& source, ThreadPool* pool) {

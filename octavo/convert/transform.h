@@ -32,6 +32,9 @@ struct OwnedTensor {
 Result<std::vector<OwnedTensor>> TransformWeight(const PrecisionRow& row,
                                                  const ConstTensorView& source, ThreadPool* pool);
 
+// The checks of TransformWeight alone: for a weight whose bytes are copied as they are.
+Status CheckWeight(const PrecisionRow& row, const ConstTensorView& source, ThreadPool* pool);
+
 // For a source that already holds `row` in its stored form: checks dtypes, shapes, finite positive
 // scales, no NaN codes, and copies. `stored` has the tensors of StoredTensorsOf(row), in order.
 Result<std::vector<OwnedTensor>> AdoptStored(const PrecisionRow& row,
