@@ -1,0 +1,248 @@
+// Method: promise 5, bit for bit. One request is run alone; then the same request is run in every
+// other way the engine has - in company, after a prefix hit, with other chunk sizes, retracted half
+// way by a full pool and by a swap to equal weights, and as a scored prompt - and tokens and
+// logprobs must have equal bits. Prompt lengths stand around the borders of matrix tiles (16),
+// pages (32), FP8 groups and chunks (128, 512). BF16 and FP8; reference and vector backend.
+
+#include <gtest/gtest.h>
+
+#include "octavo/engine/test_support.h"
+
+namespace octavo {
+namespace {
+
+constexpr int64_t kNewTokens = 40;  // Crosses a page border from every length.
+const int64_t kLengths[] = {15, 16, 17, 31, 32, 33, 127, 128, 129, 511, 512, 513};
+
+struct Variant {
+  bool fp8 = false;
+  bool cpu = false;
+};
+
+std::string VariantName(const testing::TestParamInfo<Variant>& info) {
+  return std::string(info.param.fp8 ? "Fp8" : "Bf16") + (info.param.cpu ? "Cpu" : "Reference");
+}
+
+class Promise5 : public testing::TestWithParam<Variant> {
+ protected:
+  HarnessOptions Options() const {
+    HarnessOptions options;
+    options.weights.fp8 = GetParam().fp8;
+    options.cpu = GetParam().cpu;
+    options.num_threads = 2;
+    return options;
+  }
+
+  // The request under test: sampled at temperature 1, so that its logprobs are those of scoring.
+  static Request Subject(int64_t length) {
+    Request request;
+    request.rid = "subject";
+    request.input_ids = RandomIds(static_cast<uint64_t>(length), length);
+    request.sampling.max_new_tokens = kNewTokens;
+    request.sampling.ignore_eos = true;
+    request.sampling.seed = 7 + length;
+    request.return_logprob = true;
+    return request;
+  }
+
+  static Request Other(uint64_t seed) {
+    Request request;
+    request.input_ids = RandomIds(1000 + seed, 1 + static_cast<int64_t>(seed * 37 % 150));
+    request.sampling.max_new_tokens = 5 + static_cast<int64_t>(seed % 40);
+    request.sampling.ignore_eos = true;
+    request.sampling.seed = static_cast<int64_t>(seed);
+    return request;
+  }
+
+  Collected Alone(int64_t length) const {
+    Harness harness(Options());
+    return harness.Run(Subject(length));
+  }
+};
+
+void ExpectSameBits(const Collected& actual, const Collected& expected, const std::string& what) {
+  EXPECT_EQ(actual.all.new_ids, expected.all.new_ids) << what;
+  EXPECT_EQ(Bits(actual.all.new_logprobs), Bits(expected.all.new_logprobs)) << what;
+}
+
+TEST_P(Promise5, InCompanyAsAlone) {
+  for (const int64_t length : kLengths) {
+    Harness harness(Options());
+    std::vector<std::shared_ptr<RecordingSink>> others;
+    for (uint64_t i = 0; i < 30; ++i) {
+      others.push_back(harness.Add(Other(i)));
+    }
+    const std::shared_ptr<RecordingSink> subject = harness.Add(Subject(length));
+    for (uint64_t i = 30; i < 63; ++i) {
+      others.push_back(harness.Add(Other(i)));
+    }
+    harness.RunAll();
+    ExpectSameBits(subject->Get(), Alone(length), std::to_string(length));
+    for (const auto& other : others) {
+      EXPECT_TRUE(other->finished());
+    }
+  }
+}
+
+TEST_P(Promise5, WithAPrefixHitAsWithout) {
+  for (const int64_t length : kLengths) {
+    const Collected alone = Alone(length);
+    Harness harness(Options());
+    const Collected first = harness.Run(Subject(length));
+    EXPECT_EQ(first.all.cached_tokens, 0);
+    const Collected second = harness.Run(Subject(length));
+    EXPECT_EQ(second.all.cached_tokens, (length - 1) / kPageTokens * kPageTokens);
+    ExpectSameBits(second, alone, std::to_string(length));
+
+    // Without the cache there is no hit, and the same bits.
+    HarnessOptions options = Options();
+    options.engine.prefix_cache = false;
+    Harness plain(options);
+    plain.Run(Subject(length));
+    const Collected uncached = plain.Run(Subject(length));
+    EXPECT_EQ(uncached.all.cached_tokens, 0);
+    ExpectSameBits(uncached, alone, std::to_string(length));
+  }
+}
+
+TEST_P(Promise5, InAnyChunks) {
+  for (const int64_t length : kLengths) {
+    const Collected alone = Alone(length);
+    for (const int64_t chunk_tokens : {int64_t{16}, int64_t{100}, int64_t{512}}) {
+      HarnessOptions options = Options();
+      options.engine.chunk_tokens = chunk_tokens;
+      Harness harness(options);
+      harness.Add(Other(3));
+      const std::shared_ptr<RecordingSink> subject = harness.Add(Subject(length));
+      harness.RunAll();
+      ExpectSameBits(subject->Get(), alone,
+                     std::to_string(length) + " in chunks of " + std::to_string(chunk_tokens));
+    }
+  }
+}
+
+TEST_P(Promise5, RetractedByAFullPool) {
+  for (const int64_t length : kLengths) {
+    HarnessOptions options = Options();
+    // Room for the two prompts and about half of what they will generate.
+    const int64_t tokens = 2 * NumPagesFor(length) * kPageTokens + kPageTokens;
+    options.engine.max_total_tokens =
+        std::max(tokens, NumPagesFor(length + kNewTokens) * kPageTokens);
+    Harness harness(options);
+    Request older = Subject(length);
+    older.rid = "older";
+    older.input_ids = RandomIds(99, length);
+    harness.Add(std::move(older));
+    const std::shared_ptr<RecordingSink> subject = harness.Add(Subject(length));
+    harness.RunAll();
+    ExpectSameBits(subject->Get(), Alone(length), std::to_string(length));
+    EXPECT_GE(harness.core().scheduler().num_retractions(), length > 40 ? 1 : 0) << length;
+  }
+}
+
+TEST_P(Promise5, RetractedBySwapsToEqualWeights) {
+  for (const int64_t length : kLengths) {
+    Harness harness(Options());
+    const std::shared_ptr<RecordingSink> subject = harness.Add(Subject(length));
+    for (int i = 0; i < 8; ++i) {
+      harness.Step();
+    }
+    for (int swap = 0; swap < 3; ++swap) {
+      harness.core().Swap({.weights = harness.NewWeights(Options().weights),
+                           .version = "v" + std::to_string(swap),
+                           .in_flight = InFlight::kRetract,
+                           .done = nullptr});
+      for (int i = 0; i < 9; ++i) {
+        harness.Step();
+      }
+    }
+    harness.RunAll();
+    EXPECT_EQ(subject->Get().all.num_retractions, 3);
+    ExpectSameBits(subject->Get(), Alone(length), std::to_string(length));
+  }
+}
+
+TEST_P(Promise5, GeneratedAsScored) {
+  for (const int64_t length : kLengths) {
+    for (const float temperature : {0.0F, 1.0F}) {
+      Harness harness(Options());
+      Request generate = Subject(length);
+      generate.sampling.temperature = temperature;
+      const Collected generated = harness.Run(std::move(generate));
+
+      Request score;
+      score.input_ids = RandomIds(static_cast<uint64_t>(length), length);
+      score.input_ids.insert(score.input_ids.end(), generated.all.new_ids.begin(),
+                             generated.all.new_ids.end());
+      score.sampling.max_new_tokens = 0;
+      score.return_logprob = true;
+      score.logprob_start_len = length - 1;
+      const Collected scored = harness.Run(std::move(score));
+      ASSERT_EQ(scored.all.input_logprobs.size(), static_cast<size_t>(kNewTokens + 1));
+      EXPECT_FALSE(scored.all.input_logprobs[0].first.has_value());
+      std::vector<TokenLogprob> entries;
+      for (size_t i = 1; i < scored.all.input_logprobs.size(); ++i) {
+        entries.push_back({.logprob = scored.all.input_logprobs[i].first.value(),
+                           .id = scored.all.input_logprobs[i].second});
+      }
+      EXPECT_EQ(Bits(entries), Bits(generated.all.new_logprobs)) << length << " " << temperature;
+    }
+  }
+}
+
+// Below temperature 1, generation reports the tempered distribution; asking for the same ids one
+// step at a time (a fresh prefill each) must give the same bits.
+TEST_P(Promise5, TemperedLogprobsAreThoseOfAFreshPrefill) {
+  for (const int64_t length : {int64_t{17}, int64_t{33}}) {
+    Harness harness(Options());
+    Request generate = Subject(length);
+    generate.sampling.temperature = 0.7F;
+    const Collected generated = harness.Run(std::move(generate));
+    for (const size_t step : {size_t{0}, size_t{1}, size_t{15}, size_t{39}}) {
+      Request one;
+      one.input_ids = RandomIds(static_cast<uint64_t>(length), length);
+      one.input_ids.insert(one.input_ids.end(), generated.all.new_ids.begin(),
+                           generated.all.new_ids.begin() + static_cast<std::ptrdiff_t>(step));
+      one.sampling.max_new_tokens = 1;
+      one.sampling.temperature = 0.7F;
+      one.return_logprob = true;
+      one.logprob_start_len = 0;  // No prefix hit.
+      one.token_ids_logprob = {generated.all.new_ids[step]};
+      const Collected fresh = harness.Run(std::move(one));
+      EXPECT_EQ(Bits(fresh.all.new_ids_logprobs[0]), Bits({generated.all.new_logprobs[step]}));
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Engine, Promise5,
+                         testing::Values(Variant{.fp8 = false, .cpu = false},
+                                         Variant{.fp8 = true, .cpu = false}),
+                         VariantName);
+
+// The negative space: other weights, another seed and another prompt do change the bits.
+TEST(Promise5Negative, OtherWeightsOtherSeedOtherPromptGiveOtherTokens) {
+  Request request;
+  request.input_ids = RandomIds(5, 20);
+  request.sampling.max_new_tokens = 40;
+  request.sampling.ignore_eos = true;
+  request.sampling.seed = 1;
+  const auto run = [](const Request& like, uint64_t weights_seed, int64_t seed) {
+    HarnessOptions options;
+    options.weights.seed = weights_seed;
+    Harness harness(options);
+    Request copy;
+    copy.input_ids = like.input_ids;
+    copy.sampling = like.sampling;
+    copy.sampling.seed = seed;
+    return harness.Run(std::move(copy)).all.new_ids;
+  };
+  const std::vector<int32_t> base = run(request, 1, 1);
+  EXPECT_EQ(run(request, 1, 1), base);
+  EXPECT_NE(run(request, 2, 1), base);
+  EXPECT_NE(run(request, 1, 2), base);
+  request.input_ids[3] ^= 1;
+  EXPECT_NE(run(request, 1, 1), base);
+}
+
+}  // namespace
+}  // namespace octavo
