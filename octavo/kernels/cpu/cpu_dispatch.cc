@@ -1,16 +1,85 @@
-// Which path of this processor runs, and the backend that runs it.
+#include "octavo/kernels/cpu/cpu_dispatch.h"
 
-#include "octavo/kernels/backend.h"
+#include <hwy/targets.h>
+
+#include <array>
+
+#include "octavo/kernels/cpu/amx/amx.h"
 
 namespace octavo {
+namespace cpu {
+namespace {
 
-Isa BestIsa() { return Isa::kScalar; }
+struct TargetInfo {
+  VectorTarget target;
+  std::string_view path_name;
+  std::string_view needs;
+  int64_t highway_target;
+};
+
+constexpr std::array kTargets = {
+    TargetInfo{VectorTarget::kAvx2, "cpu/avx2", "AVX2, FMA and F16C", HWY_AVX2},
+    TargetInfo{VectorTarget::kAvx512, "cpu/avx512", "AVX-512 F, BW, DQ and VL", HWY_AVX3},
+    TargetInfo{VectorTarget::kAvx512Vbmi, "cpu/avx512", "AVX-512 with VBMI (Ice Lake)",
+               HWY_AVX3_DL},
+};
+
+}  // namespace
+
+Result<CpuPath> FindVectorPath(VectorTarget target) {
+  const TargetInfo& info = kTargets[static_cast<size_t>(target)];
+  const MatMulKernel* matmul = FindMatMulKernel(target);
+  const RowKernels* rows = FindRowKernels(target);
+  if (matmul == nullptr || rows == nullptr) {
+    return Unsupported("{}: not in this build", info.path_name);
+  }
+  if ((hwy::SupportedTargets() & info.highway_target) == 0) {
+    return Unsupported("{}: this processor lacks {}", info.path_name, info.needs);
+  }
+  return CpuPath{.name = info.path_name, .matmul = *matmul, .rows = *rows};
+}
+
+Result<CpuPath> FindPath(Isa isa) {
+  switch (isa) {
+    case Isa::kAvx2:
+      return FindVectorPath(VectorTarget::kAvx2);
+    case Isa::kAvx512: {
+      Result<CpuPath> with_vbmi = FindVectorPath(VectorTarget::kAvx512Vbmi);
+      return with_vbmi.has_value() ? std::move(with_vbmi) : FindVectorPath(VectorTarget::kAvx512);
+    }
+    case Isa::kAmx: {
+      RETURN_IF_ERROR(PrepareAmx());
+      ASSIGN_OR_RETURN(CpuPath path, FindPath(Isa::kAvx512));
+      path.name = "cpu/amx";
+      path.matmul = AmxMatMulKernel();
+      return path;
+    }
+    case Isa::kScalar:
+      break;
+  }
+  return Unsupported("isa {}: has no vector path", IsaName(isa));
+}
+
+}  // namespace cpu
+
+Isa BestIsa() {
+  for (const Isa isa : {Isa::kAmx, Isa::kAvx512, Isa::kAvx2}) {
+    if (cpu::FindPath(isa).has_value()) {
+      return isa;
+    }
+  }
+  return Isa::kScalar;
+}
 
 Result<std::unique_ptr<Backend>> MakeCpuBackend(Isa isa, int num_threads) {
   if (isa == Isa::kScalar) {
     return MakeReferenceBackend(Recipe::kServing, num_threads);
   }
-  return Unsupported("isa {}: this build has no vector kernels", IsaName(isa));
+  Result<cpu::CpuPath> path = cpu::FindPath(isa);
+  if (!path.has_value()) {
+    return path.error().WithContext(fmt::format("isa {}", IsaName(isa)));
+  }
+  return cpu::MakeBackendOfPath(*path, num_threads);
 }
 
 }  // namespace octavo

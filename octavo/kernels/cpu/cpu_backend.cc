@@ -1,0 +1,169 @@
+// The CPU backend: argument checks, subnormal mode, and which rows go to which thread. Arithmetic
+// is in the path's kernels.
+
+#include <memory>
+
+#include "octavo/kernels/check_args.h"
+#include "octavo/kernels/cpu/cpu_path.h"
+#include "octavo/kernels/cpu/layout.h"
+
+namespace octavo::cpu {
+namespace {
+
+// Below this many elements, waking the pool costs more than the work.
+constexpr int64_t kParallelElems = 32768;
+
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(const CpuPath& path, int num_threads)
+      : path_(path),
+        pool_(num_threads, /*flush_subnormals=*/true),
+        linear_(path_, &pool_),
+        attention_(path_, &pool_) {}
+
+  std::string_view name() const override { return path_.name; }
+  std::string_view recipe() const override { return "serving-1"; }
+  DType activation_dtype() const override { return DType::kBf16; }
+  ThreadPool& pool() override { return pool_; }
+
+  Status Reserve(const Limits& limits) override {
+    RETURN_IF_ERROR(linear_.Reserve(limits.max_tokens, limits.max_width));
+    return attention_.Reserve(limits.max_context, limits.max_heads, limits.max_head_dim);
+  }
+
+  Status Pack(const CanonicalMatrix& canonical, PackedMatrix* packed) const override {
+    return PackPanels(canonical, packed);
+  }
+  Status UnpackCodes(const PackedMatrix& packed, int64_t first_row, int64_t num_rows,
+                     std::span<std::byte> codes) const override {
+    UnpackPanels(packed, first_row, num_rows, codes);
+    return OkStatus();
+  }
+  Status UnpackScales(const PackedMatrix& packed, std::span<float> scales) const override {
+    const std::span<const float> stored = packed.scales.As<float>();
+    CHECK(scales.size() == stored.size());
+    std::copy(stored.begin(), stored.end(), scales.begin());
+    return OkStatus();
+  }
+
+  int64_t KvPageBytes(int64_t num_kv_heads, int64_t head_dim) const override {
+    return num_kv_heads * KvLayout{head_dim}.HeadElems() * int64_t{sizeof(uint16_t)};
+  }
+
+  Status Embed(const EmbedArgs& args) override {
+    CheckArgs(args, DType::kBf16);
+    ForRows(args.y.rows, args.y.cols, [&](int64_t t) {
+      UnpackRow(*args.table, args.ids[static_cast<size_t>(t)], Bf16Row(args.y, t));
+    });
+    return OkStatus();
+  }
+
+  Status RmsNorm(const RmsNormArgs& args) override {
+    CheckArgs(args, DType::kBf16);
+    const auto* weight = reinterpret_cast<const uint16_t*>(args.weight->codes.data());
+    ForRows(args.x.rows, args.x.cols, [&](int64_t r) {
+      path_.rows.rms_norm(Bf16Row(args.x, r), weight, args.x.cols, args.eps, Bf16Row(args.y, r));
+    });
+    return OkStatus();
+  }
+
+  Status Add(const AddArgs& args) override {
+    CheckArgs(args, DType::kBf16);
+    ForRows(args.x.rows, args.x.cols, [&](int64_t r) {
+      path_.rows.add(Bf16Row(args.delta, r), args.x.cols, Bf16Row(args.x, r));
+    });
+    return OkStatus();
+  }
+
+  Status Linear(const LinearArgs& args) override {
+    CheckArgs(args, DType::kBf16);
+    const ScopedFlushSubnormals flush;
+    return args.x.rows == 0 ? OkStatus() : linear_.Run(args);
+  }
+
+  Status Rope(const RopeArgs& args) override {
+    CheckArgs(args, DType::kBf16);
+    const int64_t half = args.head_dim / 2;
+    ForRows(args.x.rows, args.x.cols, [&](int64_t t) {
+      const int64_t first = args.positions[static_cast<size_t>(t)] * half;
+      for (int64_t h = 0; h < args.num_heads; ++h) {
+        path_.rows.rope(args.cos.data() + first, args.sin.data() + first, args.head_dim,
+                        Bf16Row(args.x, t) + h * args.head_dim);
+      }
+    });
+    return OkStatus();
+  }
+
+  Status SiluMul(const SiluMulArgs& args) override {
+    CheckArgs(args, DType::kBf16);
+    ForRows(args.y.rows, args.y.cols, [&](int64_t r) {
+      path_.rows.silu_mul(Bf16Row(args.gate, r), Bf16Row(args.up, r), args.y.cols,
+                          Bf16Row(args.y, r));
+    });
+    return OkStatus();
+  }
+
+  Status GatherRows(const GatherRowsArgs& args) override {
+    CheckArgs(args, DType::kBf16);
+    ForRows(args.y.rows, args.y.cols, [&](int64_t i) {
+      std::memcpy(Bf16Row(args.y, i), Bf16Row(args.x, args.rows[static_cast<size_t>(i)]),
+                  static_cast<size_t>(args.y.cols) * sizeof(uint16_t));
+    });
+    return OkStatus();
+  }
+
+  Status KvStore(const KvStoreArgs& args) override {
+    CheckArgs(args, DType::kBf16);
+    CHECK(args.kv.page_bytes == KvPageBytes(args.kv.num_kv_heads, args.kv.head_dim));
+    attention_.Store(args);
+    return OkStatus();
+  }
+
+  Status Attention(const AttentionArgs& args) override {
+    CheckArgs(args, DType::kBf16);
+    CHECK(args.kv.page_bytes == KvPageBytes(args.kv.num_kv_heads, args.kv.head_dim));
+    const ScopedFlushSubnormals flush;
+    return attention_.Run(args);
+  }
+
+  Status SoftmaxStats(const SoftmaxStatsArgs& args) override {
+    CheckArgs(args);
+    ForRows(args.x.rows, args.x.cols, [&](int64_t r) {
+      const float* x = reinterpret_cast<const float*>(args.x.data) + r * args.x.stride;
+      const float max = path_.rows.max(x, args.x.cols);
+      args.max[static_cast<size_t>(r)] = max;
+      args.sum[static_cast<size_t>(r)] = path_.rows.exp_sum(x, args.x.cols, max);
+    });
+    return OkStatus();
+  }
+
+ private:
+  // Calls body(row) for every row, by the pool when there is enough to do.
+  template <typename Body>
+  void ForRows(int64_t rows, int64_t cols, Body body) {
+    const ScopedFlushSubnormals flush;
+    const auto range = [&](int64_t begin, int64_t end, int /*worker*/) {
+      for (int64_t r = begin; r < end; ++r) {
+        body(r);
+      }
+    };
+    if (rows * cols < kParallelElems) {
+      range(0, rows, 0);
+    } else {
+      pool_.ParallelFor(rows, range);
+    }
+  }
+
+  CpuPath path_;
+  ThreadPool pool_;
+  LinearOp linear_;
+  AttentionOp attention_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> MakeBackendOfPath(const CpuPath& path, int num_threads) {
+  return std::make_unique<CpuBackend>(path, num_threads);
+}
+
+}  // namespace octavo::cpu

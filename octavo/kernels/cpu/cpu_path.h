@@ -1,0 +1,157 @@
+#pragma once
+// A path: one matmul kernel with the row kernels that feed it. And the scratch memory of an op.
+
+#include <cstring>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "octavo/base/buffer.h"
+#include "octavo/base/check.h"
+#include "octavo/base/float_env.h"
+#include "octavo/base/thread_pool.h"
+#include "octavo/kernels/backend.h"
+#include "octavo/kernels/cpu/kernel_table.h"
+
+namespace octavo::cpu {
+
+struct CpuPath {
+  std::string_view name;  // "cpu/avx512".
+  MatMulKernel matmul;
+  RowKernels rows;
+
+  // The A elements of x.
+  void LoadA(const uint16_t* x, int64_t n, std::byte* a) const {
+    if (matmul.a_elem_bytes == 4) {
+      rows.load_a32(x, n, reinterpret_cast<float*>(a));
+    } else {
+      std::memcpy(a, x, static_cast<size_t>(n) * 2);
+    }
+  }
+  float QuantizeA(const uint16_t* x, int64_t n, std::byte* a) const {
+    return matmul.a_elem_bytes == 4 ? rows.quantize_a32(x, n, reinterpret_cast<float*>(a))
+                                    : rows.quantize_a16(x, n, reinterpret_cast<uint16_t*>(a));
+  }
+  float ExpSumToA(float max, int64_t n, int64_t padded, float* x) const {
+    return matmul.a_elem_bytes == 4 ? rows.exp_sum_a32(max, n, padded, x)
+                                    : rows.exp_sum_a16(max, n, padded, x);
+  }
+};
+
+// Lives on a thread's stack while it runs matmuls of one op.
+class MatMulScope {
+ public:
+  explicit MatMulScope(const MatMulKernel& kernel) : end_(kernel.end) { kernel.begin(); }
+  ~MatMulScope() { end_(); }
+  MatMulScope(const MatMulScope&) = delete;
+  MatMulScope& operator=(const MatMulScope&) = delete;
+
+ private:
+  void (*end_)();
+};
+
+// Memory that only grows; contents do not survive growth.
+class Scratch {
+ public:
+  // At least `num_bytes`, 64-byte aligned. Errors: kExhausted.
+  Status Ensure(int64_t num_bytes) {
+    if (buffer_.num_bytes() >= num_bytes) {
+      return OkStatus();
+    }
+    ASSIGN_OR_RETURN(buffer_, Buffer::AllocateHost(num_bytes));
+    return OkStatus();
+  }
+  // Const: the scratch is a place, what lies there is not part of its owner's state.
+  std::byte* data() const { return const_cast<std::byte*>(buffer_.data()); }
+  float* floats() const { return reinterpret_cast<float*>(data()); }
+
+ private:
+  Buffer buffer_;
+};
+
+// A BF16 row of an activation matrix.
+inline uint16_t* Bf16Row(const Activations& x, int64_t row) {
+  DCHECK(x.dtype == DType::kBf16);
+  return reinterpret_cast<uint16_t*>(x.data) + row * x.stride;
+}
+
+// --- pack.cc
+// --------------------------------------------------------------------------------------
+
+// Canonical to panels and back (layout.h). A BF16 matrix of one row (a norm weight) stays as it is.
+Status PackPanels(const CanonicalMatrix& canonical, PackedMatrix* packed);
+void UnpackPanels(const PackedMatrix& packed, int64_t first_row, int64_t num_rows,
+                  std::span<std::byte> codes);
+// One row of a BF16 matrix: y [cols].
+void UnpackRow(const PackedMatrix& packed, int64_t row, uint16_t* y);
+
+// --- linear.cc
+// ------------------------------------------------------------------------------------
+
+// LinearArgs of ops.h. One thread.
+class LinearOp {
+ public:
+  LinearOp(const CpuPath& path, ThreadPool* pool);
+  Status Reserve(int64_t max_tokens, int64_t max_width);
+  Status Run(const LinearArgs& args);
+
+ private:
+  struct WorkerScratch {
+    Scratch sums;    // C or acc: [chunk rows, group columns].
+    Scratch blocks;  // FP8: P of some rows, then the decoded codes of a group and block.
+  };
+  struct Group;
+
+  Status Ensure(int64_t tokens, int64_t width);
+  void LoadInput(const Activations& x, bool has_bf16, bool has_fp8);
+  void RunGroup(const LinearArgs& args, const Group& group, WorkerScratch* scratch);
+  void SumBf16(const Group& group, int64_t depth, WorkerScratch* scratch) const;
+  void SumFp8(const Group& group, int64_t cols, WorkerScratch* scratch) const;
+  void StoreSums(const Group& group, WorkerScratch* scratch) const;
+
+  const CpuPath& path_;
+  ThreadPool* pool_;
+  int64_t a_stride_ = 0;  // Elements from row to row of the inputs below.
+  Scratch input_;         // A elements of x.
+  Scratch codes_;         // A elements of the quantized x.
+  Scratch scales_;        // FP32 [tokens, blocks].
+  std::vector<WorkerScratch> workers_;
+};
+
+// --- attention.cc
+// ---------------------------------------------------------------------------------
+
+// KvStoreArgs and AttentionArgs of ops.h. One thread.
+class AttentionOp {
+ public:
+  AttentionOp(const CpuPath& path, ThreadPool* pool);
+  Status Reserve(int64_t max_context, int64_t max_heads, int64_t max_head_dim);
+  Status Run(const AttentionArgs& args);
+  void Store(const KvStoreArgs& args);
+
+ private:
+  struct WorkerScratch {
+    Scratch queries;  // A elements [block rows, padded head_dim].
+    Scratch scores;   // FP32 [block rows, context], then P as A elements.
+    Scratch outputs;  // FP32 [block rows, padded head_dim].
+  };
+  struct Block;
+
+  Status Ensure(int64_t context, int64_t group, int64_t head_dim);
+  int64_t BlockRows(int64_t group) const;
+  void RunBlock(const AttentionArgs& args, const Block& block, WorkerScratch* scratch) const;
+
+  const CpuPath& path_;
+  ThreadPool* pool_;
+  int64_t scores_stride_ = 0;
+  std::vector<WorkerScratch> workers_;
+};
+
+// --- cpu_backend.cc
+// -------------------------------------------------------------------------------
+
+// A backend over any path; MakeCpuBackend (backend.h) picks one of this processor's.
+std::unique_ptr<Backend> MakeBackendOfPath(const CpuPath& path, int num_threads);
+
+}  // namespace octavo::cpu

@@ -1,0 +1,77 @@
+#pragma once
+// What a vector path has to provide. Each path (AVX2, AVX-512, AVX-512 with VBMI; AMX over one of
+// them) is a table of plain functions, so that paths can live side by side in one process and be
+// compared. All tables give the same bits; where an operand lies is decided above (linear.cc,
+// attention.cc), what is computed with it here.
+
+#include <cstddef>
+#include <cstdint>
+
+namespace octavo::cpu {
+
+// Rows of A times panels of B (layout.h):
+//   c[r, 16 p + n] (+)= sum over tiles of MatMul(a[r, 32 tile ..], panel p, column n), ops.h order.
+struct MatMulArgs {
+  const std::byte* a = nullptr;  // [rows, 32 * tiles] A elements.
+  int64_t a_stride = 0;          // In elements.
+  int64_t num_rows = 0;
+  const uint16_t* b = nullptr;  // Panel p at b + p * panel_stride; tiles are contiguous.
+  int64_t panel_stride = 0;     // In elements.
+  int64_t num_panels = 0;
+  int64_t num_tiles = 0;
+  float* c = nullptr;  // [rows, 16 * panels].
+  int64_t c_stride = 0;
+  bool from_zero = false;  // c is overwritten; otherwise it is added to.
+};
+
+// The product of rows with panels, and the form of its left operand.
+struct MatMulKernel {
+  // Bytes of an A element: 4 (FP32 holding a BF16 value) or 2 (BF16 bits).
+  int64_t a_elem_bytes = 4;
+  // matmul may read and write whole multiples of this many rows; what lies there is not used.
+  int64_t row_step = 1;
+  // Rows of one block of attention: a multiple of what the kernel keeps in registers.
+  int64_t attention_rows = 24;
+  // Called by every thread before its first and after its last matmul of an op.
+  void (*begin)() = nullptr;
+  void (*end)() = nullptr;
+  void (*matmul)(const MatMulArgs& args) = nullptr;
+};
+
+// Functions on rows. All counts are elements; pointers need no alignment.
+struct RowKernels {
+  // a[i] = x[i] as A elements of 4 or 2 bytes.
+  void (*load_a32)(const uint16_t* x, int64_t n, float* a);
+  // One FP8 group of n <= 128: a = exact values of the codes, without the scale, which is returned.
+  float (*quantize_a32)(const uint16_t* x, int64_t n, float* a);
+  float (*quantize_a16)(const uint16_t* x, int64_t n, uint16_t* a);
+  // acc[i] = fma(p[i], scale, acc[i]), where acc counts as +0 if `from_zero`.
+  void (*scale_add)(const float* p, float scale, int64_t n, bool from_zero, float* acc);
+  // `num_codes` FP8 codes of a panel (a multiple of 64, in the order of layout.h) to BF16 pairs.
+  void (*decode_fp8)(const uint8_t* codes, int64_t num_codes, uint16_t* pairs);
+  // y[i] = BF16(c[i]).
+  void (*store_bf16)(const float* c, int64_t n, uint16_t* y);
+  // The formulas of ops.h on one row.
+  void (*rms_norm)(const uint16_t* x, const uint16_t* weight, int64_t n, float eps, uint16_t* y);
+  void (*add)(const uint16_t* delta, int64_t n, uint16_t* x);
+  void (*silu_mul)(const uint16_t* gate, const uint16_t* up, int64_t n, uint16_t* y);
+  void (*rope)(const float* cos, const float* sin, int64_t head_dim, uint16_t* x);
+  // s[i] = scale * s[i]; returns the largest.
+  float (*scale_max)(float scale, int64_t n, float* s);
+  float (*max)(const float* x, int64_t n);
+  // Lane sum of p[i] = Exp(x[i] - max); the A forms replace x by BF16(p), zeros from n to `padded`.
+  float (*exp_sum)(const float* x, int64_t n, float max);
+  float (*exp_sum_a32)(float max, int64_t n, int64_t padded, float* x);
+  float (*exp_sum_a16)(float max, int64_t n, int64_t padded, float* x);
+  // y[i] = BF16(o[i] / sum + 0.0).
+  void (*divide)(const float* o, float sum, int64_t n, uint16_t* y);
+};
+
+// The vector instructions that a table needs.
+enum class VectorTarget { kAvx2, kAvx512, kAvx512Vbmi };
+
+// Null when this build was compiled without the target; does not ask the processor.
+const MatMulKernel* FindMatMulKernel(VectorTarget target);
+const RowKernels* FindRowKernels(VectorTarget target);
+
+}  // namespace octavo::cpu

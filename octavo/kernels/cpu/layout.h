@@ -1,0 +1,59 @@
+#pragma once
+// Packed layouts of the CPU backend.
+//
+// A panel holds 16 columns of W^T (16 rows of W): for each pair of depths (2i, 2i + 1) the 16
+// columns' pairs, 64 bytes of BF16. So 32 depths of a panel are one AMX B tile (16 rows of 64
+// bytes, "VNNI" order) and one vector load per pair of depths on AVX-512. Depth is zero-padded to
+// tiles of 32, columns to whole panels.
+//
+//   BF16: [panels][depth / 2][16 columns][2]
+//   FP8:  the same order in bytes, except that each 64 codes (two pairs of depths, A then B) are
+//         stored as four 16-byte lanes, lane j = A[8j, 8j + 8), B[8j, 8j + 8): interleaving the low
+//         and high result bytes of a 16-byte table lookup within lanes then yields A and B whole.
+//
+// Source: the tile and VNNI layouts of the Intel 64 SDM, chapter "Intel AMX".
+
+#include <cstdint>
+
+namespace octavo::cpu {
+
+inline constexpr int64_t kPanelCols = 16;
+inline constexpr int64_t kTileDepth = 32;
+inline constexpr int64_t kTileElems = kPanelCols * kTileDepth;
+
+inline constexpr int64_t RoundUp(int64_t value, int64_t step) {
+  return (value + step - 1) / step * step;
+}
+inline constexpr int64_t NumPanels(int64_t cols) { return RoundUp(cols, kPanelCols) / kPanelCols; }
+
+// Element index, within a panel, of depth k of column n.
+inline constexpr int64_t PanelElem(int64_t k, int64_t n) {
+  return (k / 2) * (2 * kPanelCols) + n * 2 + k % 2;
+}
+
+// Byte index, within an FP8 panel, of depth k of column n.
+inline constexpr int64_t Fp8PanelByte(int64_t k, int64_t n) {
+  return (k / 4) * 64 + (n / 4) * 16 + (k / 2 % 2) * 8 + (n % 4) * 2 + k % 2;
+}
+
+// The KV cache of one kv head in one page of 32 tokens, BF16:
+//   K: two panels of 16 keys over head_dim (keys are the columns of QK^T)
+//   V: panels of 16 dims over the 32 tokens (tokens are the depth of PV: one tile)
+struct KvLayout {
+  int64_t head_dim = 0;
+
+  constexpr int64_t KeyDepth() const { return RoundUp(head_dim, kTileDepth); }
+  constexpr int64_t KeyPanelElems() const { return KeyDepth() * kPanelCols; }
+  constexpr int64_t NumValuePanels() const { return NumPanels(head_dim); }
+  constexpr int64_t ValuesOffset() const { return 2 * KeyPanelElems(); }
+  constexpr int64_t HeadElems() const { return ValuesOffset() + NumValuePanels() * kTileElems; }
+  // Where dim d of token t (0..31 within the page) lies.
+  constexpr int64_t KeyElem(int64_t t, int64_t d) const {
+    return (t / kPanelCols) * KeyPanelElems() + PanelElem(d, t % kPanelCols);
+  }
+  constexpr int64_t ValueElem(int64_t t, int64_t d) const {
+    return ValuesOffset() + (d / kPanelCols) * kTileElems + PanelElem(t, d % kPanelCols);
+  }
+};
+
+}  // namespace octavo::cpu

@@ -1,0 +1,415 @@
+// Everything that works on rows: rounding, norms, rope, softmax, FP8 codes.
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "octavo/kernels/cpu/rows_simd.cc"
+#ifndef HWY_WANT_AVX3_DL
+#define HWY_WANT_AVX3_DL
+#endif
+#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
+
+#include <hwy/cache_control.h>
+#include <hwy/foreach_target.h>  // IWYU pragma: keep
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "octavo/formats/e4m3.h"
+#include "octavo/kernels/cpu/kernel_table.h"
+#include "octavo/kernels/cpu/layout.h"
+#include "octavo/kernels/cpu/vec-inl.h"
+#include "octavo/kernels/fp8_activation.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace octavo::cpu::HWY_NAMESPACE {
+
+#if OCTAVO_CPU_TARGET
+
+// An A element is FP32 (AVX paths) or BF16 bits (AMX); `v` already holds a BF16 value.
+HWY_INLINE void StoreA(VF v, int64_t count, float* a) { StoreF32(v, count, a); }
+HWY_INLINE void StoreA(VF v, int64_t count, uint16_t* a) {
+  StoreU16(UpperHalves(hn::BitCast(DU32(), v)), count, a);
+}
+
+void LoadA32(const uint16_t* x, int64_t n, float* a) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    StoreA(LoadBf16(x + i, n - i), n - i, a + i);
+  }
+}
+
+// --- FP8 activations --------------------------------------------------------------------------
+
+// The E4M3 value nearest to v, |v| <= 448 (1 + 2^-23): what E4m3ToFloat(FloatToE4m3(v)) gives.
+HWY_INLINE VF RoundToE4m3(VF v) {
+  const DF d;
+  const DU32 du;
+  const VF magnitude = hn::Min(hn::Abs(v), hn::Set(d, kE4m3Max));
+  // Normal codes keep 3 of 23 mantissa bits; below 2^-6 the quantum is 2^-9, that of FP32 at 2^14.
+  const VU32 bits = hn::BitCast(du, magnitude);
+  const VU32 tie = hn::And(hn::ShiftRight<20>(bits), hn::Set(du, 1));
+  const VU32 rounded =
+      hn::And(hn::Add(bits, hn::Add(tie, hn::Set(du, 0x7FFFFU))), hn::Set(du, 0xFFF00000U));
+  const VF rounder = hn::Set(d, 0x1p14F);
+  const VF tiny = hn::Sub(hn::Add(magnitude, rounder), rounder);
+  const VF value =
+      hn::IfThenElse(hn::Lt(magnitude, hn::Set(d, 0x1p-6F)), tiny, hn::BitCast(d, rounded));
+  return hn::CopySign(value, v);
+}
+
+template <typename A>
+float QuantizeGroup(const uint16_t* x, int64_t n, A* a) {
+  const DI32 di;
+  const auto magnitude_mask = hn::Set(di, 0x7FFFFFFF);
+  auto largest = hn::Zero(di);  // Magnitudes order like their bits; NaN and Inf come out on top.
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const auto bits = hn::BitCast(di, LoadBf16(x + i, n - i));
+    largest = hn::Max(largest, hn::And(bits, magnitude_mask));
+  }
+  const float amax = std::bit_cast<float>(hn::GetLane(hn::MaxOfLanes(di, largest)));
+  if (!std::isfinite(amax)) {
+    std::memset(a, 0, static_cast<size_t>(n) * sizeof(A));
+    return std::numeric_limits<float>::quiet_NaN();
+  }
+  const float scale = std::max(amax, kActivationAmaxFloor) / kE4m3Max;
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const VF code = hn::Div(LoadBf16(x + i, n - i), hn::Set(DF(), scale));
+    StoreA(RoundToE4m3(code), n - i, a + i);
+  }
+  return scale;
+}
+
+void ScaleAdd(const float* p, float scale, int64_t n, bool from_zero, float* acc) {
+  const DF d;
+  const VF s = hn::Set(d, scale);
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const VF before = from_zero ? hn::Zero(d) : LoadF32(acc + i, n - i);
+    StoreF32(hn::MulAdd(LoadF32(p + i, n - i), s, before), n - i, acc + i);
+  }
+}
+
+// --- FP8 weight codes ---------------------------------------------------------------------------
+
+#if HWY_TARGET == HWY_AVX3_DL
+
+// The low or high byte of the BF16 of each code without its sign.
+struct DecodeTable {
+  alignas(64) uint8_t low[128];
+  alignas(64) uint8_t high[128];
+};
+
+constexpr DecodeTable MakeDecodeTable() {
+  DecodeTable table = {};
+  for (int code = 0; code < 128; ++code) {
+    const auto bits = std::bit_cast<uint32_t>(E4m3ToFloat(static_cast<uint8_t>(code)));
+    table.low[code] = static_cast<uint8_t>(bits >> 16);
+    table.high[code] = static_cast<uint8_t>(bits >> 24);
+  }
+  return table;
+}
+constexpr DecodeTable kDecodeTable = MakeDecodeTable();
+
+void DecodeFp8(const uint8_t* codes, int64_t num_codes, uint16_t* pairs) {
+  const hn::Full512<uint8_t> d;
+  const auto low0 = hn::Load(d, kDecodeTable.low);
+  const auto low1 = hn::Load(d, kDecodeTable.low + 64);
+  const auto high0 = hn::Load(d, kDecodeTable.high);
+  const auto high1 = hn::Load(d, kDecodeTable.high + 64);
+  const auto sign_mask = hn::Set(d, 0x80);
+  for (int64_t i = 0; i < num_codes; i += 64) {
+    hwy::Prefetch(codes + i + 2048);
+    const auto code = hn::LoadU(d, codes + i);
+    // Indices are the low 7 bits: the sign does not take part.
+    const hn::Vec<decltype(d)> low{_mm512_permutex2var_epi8(low0.raw, code.raw, low1.raw)};
+    const hn::Vec<decltype(d)> high{_mm512_permutex2var_epi8(high0.raw, code.raw, high1.raw)};
+    const auto signed_high = hn::Or(high, hn::And(code, sign_mask));
+    auto* to = reinterpret_cast<uint8_t*>(pairs + i);
+    hn::StoreU(hn::InterleaveLower(d, low, signed_high), d, to);
+    hn::StoreU(hn::InterleaveUpper(d, low, signed_high), d, to + 64);
+  }
+}
+
+#else
+
+// With c = S EEEE MMM = high nibble H, low nibble L, the BF16 of a normal code has the bytes
+// low = L << 4 and high = S | (60 + (H & 7)), since 127 - 7 = 120 is even. The eight codes with
+// EEEE = 0 (H & 7 == 0, L < 8) are M * 2^-9; NaN (0x7F) needs its exponent filled.
+constexpr uint8_t SubnormalByte(int m, int shift) {
+  return static_cast<uint8_t>(std::bit_cast<uint32_t>(static_cast<float>(m) * 0x1p-9F) >> shift);
+}
+
+void DecodeFp8(const uint8_t* codes, int64_t num_codes, uint16_t* pairs) {
+  const hn::ScalableTag<uint8_t> d;
+  constexpr int64_t kBytes = static_cast<int64_t>(HWY_LANES(uint8_t));
+  alignas(16) static constexpr uint8_t kSmallLow[16] = {SubnormalByte(0, 16),
+                                                        SubnormalByte(1, 16),
+                                                        SubnormalByte(2, 16),
+                                                        SubnormalByte(3, 16),
+                                                        SubnormalByte(4, 16),
+                                                        SubnormalByte(5, 16),
+                                                        SubnormalByte(6, 16),
+                                                        SubnormalByte(7, 16),
+                                                        0x80,
+                                                        0x90,
+                                                        0xA0,
+                                                        0xB0,
+                                                        0xC0,
+                                                        0xD0,
+                                                        0xE0,
+                                                        0xF0};
+  alignas(16) static constexpr uint8_t kSmallHigh[16] = {SubnormalByte(0, 24),
+                                                         SubnormalByte(1, 24),
+                                                         SubnormalByte(2, 24),
+                                                         SubnormalByte(3, 24),
+                                                         SubnormalByte(4, 24),
+                                                         SubnormalByte(5, 24),
+                                                         SubnormalByte(6, 24),
+                                                         SubnormalByte(7, 24),
+                                                         60,
+                                                         60,
+                                                         60,
+                                                         60,
+                                                         60,
+                                                         60,
+                                                         60,
+                                                         60};
+  const auto small_low = hn::LoadDup128(d, kSmallLow);
+  const auto small_high = hn::LoadDup128(d, kSmallHigh);
+  const auto low_nibble = hn::Set(d, 0x0F);
+  const auto exponent_high = hn::Set(d, 0x70);
+  const auto magnitude_mask = hn::Set(d, 0x7F);
+  const auto sign_mask = hn::Set(d, 0x80);
+  const hn::Repartition<uint16_t, decltype(d)> d16;
+  for (int64_t i = 0; i < num_codes; i += kBytes) {
+    hwy::Prefetch(codes + i + 2048);
+    const auto code = hn::LoadU(d, codes + i);
+    const auto low4 = hn::And(code, low_nibble);
+    const auto high3 = hn::And(code, exponent_high);
+    const auto is_small = hn::Eq(high3, hn::Zero(d));
+    // Shifts of 16-bit lanes: what crosses between bytes is masked off.
+    const auto normal_low = hn::BitCast(d, hn::ShiftLeft<4>(hn::BitCast(d16, low4)));
+    const auto normal_high =
+        hn::Add(hn::And(hn::BitCast(d, hn::ShiftRight<4>(hn::BitCast(d16, high3))), low_nibble),
+                hn::Set(d, 60));
+    const auto low = hn::IfThenElse(is_small, hn::TableLookupBytes(small_low, low4), normal_low);
+    const auto high = hn::IfThenElse(is_small, hn::TableLookupBytes(small_high, low4), normal_high);
+    const auto is_nan = hn::Eq(hn::And(code, magnitude_mask), magnitude_mask);
+    const auto with_nan = hn::IfThenElse(is_nan, magnitude_mask, high);
+    const auto signed_high = hn::Or(with_nan, hn::And(code, sign_mask));
+    // On 256 bits, half of a 64-code group: its two lanes hold A[0, 16) and B[0, 16).
+    auto* to = reinterpret_cast<uint8_t*>(pairs + i / 64 * 64) + i % 64;
+    hn::StoreU(hn::InterleaveLower(d, low, signed_high), d, to);
+    hn::StoreU(hn::InterleaveUpper(d, low, signed_high), d, to + 64);
+  }
+}
+
+#endif  // HWY_AVX3_DL
+
+// --- Rows of activations ------------------------------------------------------------------------
+
+void StoreRowBf16(const float* c, int64_t n, uint16_t* y) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    StoreBf16(LoadF32(c + i, n - i), n - i, y + i);
+  }
+}
+
+void RmsNorm(const uint16_t* x, const uint16_t* weight, int64_t n, float eps, uint16_t* y) {
+  const DF d;
+  VF sums[kVecs];
+  for (VF& sum : sums) {
+    sum = hn::Zero(d);
+  }
+  for (int64_t i = 0; i < n; i += 16) {
+    for (int64_t v = 0; v < kVecs; ++v) {
+      const int64_t at = i + v * kLanes;
+      const VF value = LoadBf16(x + at, n - at);
+      sums[v] = hn::MulAdd(value, value, sums[v]);
+    }
+  }
+  const float mean = AddLanes(sums) / static_cast<float>(n);
+  const VF inv_rms = hn::Set(d, 1.0F / std::sqrt(mean + eps));
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const VF normed = RoundToBf16(hn::Mul(LoadBf16(x + i, n - i), inv_rms));
+    StoreBf16(hn::Mul(LoadBf16(weight + i, n - i), normed), n - i, y + i);
+  }
+}
+
+void Add(const uint16_t* delta, int64_t n, uint16_t* x) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    StoreBf16(hn::Add(LoadBf16(x + i, n - i), LoadBf16(delta + i, n - i)), n - i, x + i);
+  }
+}
+
+void SiluMul(const uint16_t* gate, const uint16_t* up, int64_t n, uint16_t* y) {
+  const DF d;
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const VF g = LoadBf16(gate + i, n - i);
+    const VF silu = RoundToBf16(hn::Div(g, hn::Add(hn::Set(d, 1.0F), Exp(hn::Neg(g)))));
+    StoreBf16(hn::Mul(silu, LoadBf16(up + i, n - i)), n - i, y + i);
+  }
+}
+
+void Rope(const float* cos, const float* sin, int64_t head_dim, uint16_t* x) {
+  const int64_t half = head_dim / 2;
+  for (int64_t i = 0; i < half; i += kLanes) {
+    const VF low = LoadBf16(x + i, half - i);
+    const VF high = LoadBf16(x + half + i, half - i);
+    const VF c = LoadF32(cos + i, half - i);
+    const VF s = LoadF32(sin + i, half - i);
+    StoreBf16(hn::MulSub(low, c, hn::Mul(high, s)), half - i, x + i);
+    StoreBf16(hn::MulAdd(high, c, hn::Mul(low, s)), half - i, x + half + i);
+  }
+}
+
+// --- Softmax
+// --------------------------------------------------------------------------------------
+
+// Of max(a, b) = a > b ? a : b only: a NaN among x does not survive, as in the reference.
+HWY_INLINE VF Larger(VF x, VF max) { return hn::IfThenElse(hn::Gt(x, max), x, max); }
+
+HWY_INLINE float LargestLane(VF v) {
+  float lanes[kLanes];
+  hn::StoreU(v, DF(), lanes);
+  return *std::max_element(lanes, lanes + kLanes) + 0.0F;
+}
+
+float ScaleMax(float scale, int64_t n, float* s) {
+  const DF d;
+  const VF factor = hn::Set(d, scale);
+  const VF lowest = hn::Neg(hn::Inf(d));
+  VF max = lowest;
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const VF value = hn::Mul(factor, LoadF32(s + i, n - i));
+    StoreF32(value, n - i, s + i);
+    const auto valid = hn::FirstN(d, static_cast<size_t>(std::min(n - i, kLanes)));
+    max = Larger(hn::IfThenElse(valid, value, lowest), max);
+  }
+  return LargestLane(max);
+}
+
+float Max(const float* x, int64_t n) {
+  const DF d;
+  const VF lowest = hn::Neg(hn::Inf(d));
+  VF max[4] = {lowest, lowest, lowest, lowest};
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    for (int64_t v = 0; v < 4; ++v) {
+      max[v] = Larger(hn::LoadU(d, x + i + v * kLanes), max[v]);
+    }
+  }
+  for (; i < n; i += kLanes) {
+    const auto valid = hn::FirstN(d, static_cast<size_t>(std::min(n - i, kLanes)));
+    max[0] = Larger(hn::IfThenElse(valid, LoadF32(x + i, n - i), lowest), max[0]);
+  }
+  return LargestLane(Larger(Larger(max[0], max[1]), Larger(max[2], max[3])));
+}
+
+// Exp(x[at + lane] - max), zero from element n on.
+HWY_INLINE VF ExpLanes(const float* x, int64_t at, int64_t n, VF max) {
+  const DF d;
+  const VF p = Exp(hn::Sub(LoadF32(x + at, n - at), max));
+  if (HWY_LIKELY(n - at >= kLanes)) {
+    return p;
+  }
+  return hn::IfThenElseZero(hn::FirstN(d, static_cast<size_t>(std::max<int64_t>(n - at, 0))), p);
+}
+
+float ExpSum(const float* x, int64_t n, float max) {
+  const DF d;
+  VF sums[kVecs];
+  for (VF& sum : sums) {
+    sum = hn::Zero(d);
+  }
+  for (int64_t i = 0; i < n; i += 16) {
+    for (int64_t v = 0; v < kVecs; ++v) {
+      sums[v] = hn::Add(sums[v], ExpLanes(x, i + v * kLanes, n, hn::Set(d, max)));
+    }
+  }
+  return AddLanes(sums);
+}
+
+// In place: the A elements are no larger than the FP32 values that they replace, and are written
+// behind the reads.
+template <typename A>
+float ExpSumToA(float max, int64_t n, int64_t padded, float* x) {
+  const DF d;
+  auto* a = reinterpret_cast<A*>(x);
+  VF sums[kVecs];
+  for (VF& sum : sums) {
+    sum = hn::Zero(d);
+  }
+  for (int64_t i = 0; i < n; i += 16) {
+    for (int64_t v = 0; v < kVecs; ++v) {
+      const int64_t at = i + v * kLanes;
+      const VF p = ExpLanes(x, at, n, hn::Set(d, max));
+      sums[v] = hn::Add(sums[v], p);
+      StoreA(RoundToBf16(p), padded - at, a + at);
+    }
+  }
+  for (int64_t i = RoundUp(n, 16); i < padded; i += kLanes) {
+    StoreA(hn::Zero(d), padded - i, a + i);
+  }
+  return AddLanes(sums);
+}
+
+void Divide(const float* o, float sum, int64_t n, uint16_t* y) {
+  const DF d;
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const VF quotient = hn::Div(LoadF32(o + i, n - i), hn::Set(d, sum));
+    StoreBf16(hn::Add(quotient, hn::Zero(d)), n - i, y + i);
+  }
+}
+
+constexpr RowKernels kRowKernels = {.load_a32 = LoadA32,
+                                    .quantize_a32 = QuantizeGroup<float>,
+                                    .quantize_a16 = QuantizeGroup<uint16_t>,
+                                    .scale_add = ScaleAdd,
+                                    .decode_fp8 = DecodeFp8,
+                                    .store_bf16 = StoreRowBf16,
+                                    .rms_norm = RmsNorm,
+                                    .add = Add,
+                                    .silu_mul = SiluMul,
+                                    .rope = Rope,
+                                    .scale_max = ScaleMax,
+                                    .max = Max,
+                                    .exp_sum = ExpSum,
+                                    .exp_sum_a32 = ExpSumToA<float>,
+                                    .exp_sum_a16 = ExpSumToA<uint16_t>,
+                                    .divide = Divide};
+
+#endif  // OCTAVO_CPU_TARGET
+
+}  // namespace octavo::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace octavo::cpu {
+
+const RowKernels* FindRowKernels(VectorTarget target) {
+  switch (target) {
+    case VectorTarget::kAvx2:
+#if HWY_TARGETS & HWY_AVX2
+      return &N_AVX2::kRowKernels;
+#else
+      return nullptr;
+#endif
+    case VectorTarget::kAvx512:
+#if HWY_TARGETS & HWY_AVX3
+      return &N_AVX3::kRowKernels;
+#else
+      return nullptr;
+#endif
+    case VectorTarget::kAvx512Vbmi:
+#if HWY_TARGETS & HWY_AVX3_DL
+      return &N_AVX3_DL::kRowKernels;
+#else
+      return nullptr;
+#endif
+  }
+  return nullptr;
+}
+
+}  // namespace octavo::cpu
+#endif  // HWY_ONCE

@@ -1,0 +1,18 @@
+// MakeCpuBackend of a build without vector kernels (CMake option OCTAVO_REFERENCE_ONLY): compiled
+// instead of cpu/.
+
+#include "octavo/kernels/backend.h"
+
+namespace octavo {
+
+Isa BestIsa() { return Isa::kScalar; }
+
+Result<std::unique_ptr<Backend>> MakeCpuBackend(Isa isa, int num_threads) {
+  if (isa == Isa::kScalar) {
+    return MakeReferenceBackend(Recipe::kServing, num_threads);
+  }
+  return Unsupported("isa {}: this build has no vector kernels (OCTAVO_REFERENCE_ONLY)",
+                     IsaName(isa));
+}
+
+}  // namespace octavo
