@@ -100,11 +100,16 @@ Result<std::vector<Member>> FindMembers(std::string_view text, std::string_view 
 std::string Reassemble(std::string_view text, const std::vector<Member>& members,
                        const std::vector<std::string>& pieces) {
   if (members.empty()) {
-    std::string joined = "{";
-    for (const std::string& piece : pieces) {
-      joined += (&piece == pieces.data() ? "\n  " : ",\n  ") + piece;
+    if (pieces.empty()) {
+      return std::string(text);
     }
-    return joined + (pieces.empty() ? "}" : "\n}");
+    std::string result(text.substr(0, text.find('{') + 1));
+    for (const std::string& piece : pieces) {
+      result += (&piece == pieces.data() ? "\n  " : ",\n  ") + piece;
+    }
+    result += '\n';
+    result += text.substr(text.rfind('}'));
+    return result;
   }
   const std::string_view head = text.substr(0, members.front().begin);
   const std::string_view lead = head.substr(head.find('{') + 1);

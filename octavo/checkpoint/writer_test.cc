@@ -214,7 +214,7 @@ TEST(ConfigJsonWithQuantization, AppendsWhereThereWasNone) {
   EXPECT_EQ(ConfigJsonWithQuantization("{\n \"a\": 1\n}\n", R"({"b":2})").value(),
             "{\n \"a\": 1,\n \"quantization_config\": {\n    \"b\": 2\n  }\n}\n");
   EXPECT_EQ(ConfigJsonWithQuantization(" { } ", R"({"b":2})").value(),
-            "{\n  \"quantization_config\": {\n    \"b\": 2\n  }\n}");
+            " {\n  \"quantization_config\": {\n    \"b\": 2\n  }\n} ");
 }
 
 TEST(ConfigJsonWithQuantization, RemovesTheKeyForAnEmptyText) {
@@ -222,6 +222,14 @@ TEST(ConfigJsonWithQuantization, RemovesTheKeyForAnEmptyText) {
             R"({"a":1,"b":2})");
   EXPECT_EQ(ConfigJsonWithQuantization(R"({"quantization_config":{}})", "").value(), "{}");
   EXPECT_EQ(ConfigJsonWithQuantization("{}", "").value(), "{}");
+}
+
+// Found by the fuzzer: an edit that has nothing to do once changed the spaces of an empty object.
+TEST(ConfigJsonWithQuantization, RepeatsWithoutAnotherChange) {
+  const std::string once =
+      ConfigJsonWithQuantization("{ \"quantization_config\" : 1}\n", "").value();
+  EXPECT_EQ(once, "{ }\n");
+  EXPECT_EQ(ConfigJsonWithQuantization(once, "").value(), once);
 }
 
 // A key may be spelled with escapes; what counts is what it says.
