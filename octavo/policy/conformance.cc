@@ -26,9 +26,9 @@ std::string Dump(const Json& json) {
 
 // The value at `key`, null when there is none.
 const Json& At(const Json& object, std::string_view key) {
-  static const Json kNull;
+  static const Json null;
   const auto found = object.find(key);
-  return found == object.end() ? kNull : *found;
+  return found == object.end() ? null : *found;
 }
 
 Result<std::string> Text(const Json& object, std::string_view key) {

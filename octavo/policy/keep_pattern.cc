@@ -13,6 +13,8 @@ namespace octavo {
 namespace {
 
 constexpr std::string_view kModelPrefix = "model.";
+// A pattern longer than any name is no misspelling, and its distances would cost time.
+constexpr size_t kPatternBytesMax = 256;
 
 // True when the components of `entry` are the first ones of `path`.
 bool IsDottedStart(std::string_view entry, std::string_view path) {
@@ -52,16 +54,19 @@ void AddUnique(std::string_view text, std::vector<std::string>* out) {
   }
 }
 
-// Every run of components that ends a module's path, without layer numbers standing first: what
-// people write as a pattern.
+// Every run of whole components of a module's path: what people write as a pattern.
 std::vector<std::string> PathCandidates(const ModelSpec& spec) {
   std::vector<std::string> out;
   for (const WeightSpec& weight : spec.weights) {
-    std::string_view rest = ModuleOfWeight(weight.name);
-    out.emplace_back(rest);
-    for (size_t dot = rest.find('.'); dot != std::string_view::npos; dot = rest.find('.')) {
-      rest.remove_prefix(dot + 1);
-      out.emplace_back(rest);
+    const std::string_view module = ModuleOfWeight(weight.name);
+    for (size_t begin = 0; begin < module.size();) {
+      size_t end = begin;
+      while (end < module.size()) {
+        end = std::min(module.find('.', end + 1), module.size());
+        out.emplace_back(module.substr(begin, end - begin));
+      }
+      const size_t dot = module.find('.', begin);
+      begin = dot == std::string_view::npos ? module.size() : dot + 1;
     }
   }
   std::ranges::sort(out);
@@ -154,8 +159,6 @@ std::vector<std::string> NearestNames(std::string_view text,
 }
 
 std::vector<std::string> SuggestKeeps(const ModelSpec& spec, std::string_view pattern, size_t max) {
-  // A pattern longer than any name is no misspelling, and its distances would cost time.
-  constexpr size_t kPatternBytesMax = 256;
   if (pattern.size() > kPatternBytesMax) {
     return {};
   }

@@ -76,9 +76,10 @@ std::vector<IgnoreEntry> RenameAll(const WeightsMapper& mapper, std::vector<Igno
   return renamed;
 }
 
+constexpr std::string_view kBlanks = " \t\n\r\f\v";
+
 // Python's str.strip for ASCII.
 std::string_view TrimBlanks(std::string_view text) {
-  constexpr std::string_view kBlanks = " \t\n\r\f\v";
   const size_t first = text.find_first_not_of(kBlanks);
   if (first == std::string_view::npos) {
     return {};

@@ -8,15 +8,18 @@
 namespace octavo {
 namespace {
 
+constexpr std::string_view kGateUp = "gate_up_proj";
+constexpr std::string_view kExperts = "experts";
+
 // The two names that SGLang knows as fused when the model class declares no mapping for them.
 const std::vector<std::string>* FallbackShards(std::string_view fused) {
-  static const std::vector<std::string> kQkv = {"q_proj", "k_proj", "v_proj"};
-  static const std::vector<std::string> kGateUp = {"gate_proj", "up_proj"};
+  static const std::vector<std::string> qkv_shards = {"q_proj", "k_proj", "v_proj"};
+  static const std::vector<std::string> gate_up_shards = {"gate_proj", "up_proj"};
   if (fused == "qkv_proj") {
-    return &kQkv;
+    return &qkv_shards;
   }
-  if (fused == "gate_up_proj") {
-    return &kGateUp;
+  if (fused == kGateUp) {
+    return &gate_up_shards;
   }
   return nullptr;
 }
@@ -165,8 +168,6 @@ MatchResult SglangMatch(std::span<const IgnoreEntry> entries, std::string_view m
   if (const IgnoreEntry* hit = FirstDotted(entries, module)) {
     return Skipped(MatchRule::kPath, *hit);
   }
-  constexpr std::string_view kGateUp = "gate_up_proj";
-  constexpr std::string_view kExperts = "experts";
   if (module.find(kGateUp) != std::string_view::npos) {
     const IgnoreEntry* gate = FirstEqual(entries, ReplaceAll(module, kGateUp, "gate_proj"));
     const IgnoreEntry* up = FirstEqual(entries, ReplaceAll(module, kGateUp, "up_proj"));

@@ -15,6 +15,7 @@ namespace {
 
 constexpr std::string_view kModelPrefix = "model.";
 constexpr std::string_view kWeightSuffix = ".weight";
+constexpr const char* kUnits[] = {"KiB", "MiB", "GiB", "TiB"};
 constexpr size_t kMaxNearest = 3;
 constexpr size_t kNearNameBytesMax = 256;  // A longer text is no misspelling.
 
@@ -159,7 +160,6 @@ std::vector<std::string> NearRows(const PrecisionTable& table, std::string_view 
 }  // namespace
 
 std::string BytesText(int64_t num_bytes) {
-  constexpr const char* kUnits[] = {"KiB", "MiB", "GiB", "TiB"};
   if (num_bytes < 1024) {
     return fmt::format("{} B", num_bytes);
   }

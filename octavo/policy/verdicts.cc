@@ -158,13 +158,14 @@ void CheckEntries(std::span<const EngineModule> modules, std::span<const FusedMa
   }
 }
 
+constexpr std::string_view kRestoreCure =
+    "convert again, or restore the list: other engines would serve another model";
+
 void CompareWithList(const ModelSpec& spec, const PrecisionTable& table, const SglangFp8List& list,
                      std::vector<PolicyFinding>* findings) {
-  constexpr std::string_view kCure =
-      "convert again, or restore the list: other engines would serve another model";
   const Result<PrecisionTable> meant = TableFromSglangFp8List(spec, list);
   if (!meant) {
-    findings->push_back(Error("list-differs", list.key, meant.error().message(), kCure));
+    findings->push_back(Error("list-differs", list.key, meant.error().message(), kRestoreCure));
     return;
   }
   for (size_t i = 0; i < table.rows.size(); ++i) {
@@ -175,7 +176,7 @@ void CompareWithList(const ModelSpec& spec, const PrecisionTable& table, const S
                 fmt::format("{}: expected {} by the stored table, got {} by the list ({})",
                             row.name, WeightFormatName(row.format),
                             WeightFormatName(meant->rows[i].format), meant->rows[i].rule),
-                kCure));
+                kRestoreCure));
     }
   }
 }

@@ -7,6 +7,8 @@
 namespace octavo {
 namespace {
 
+constexpr std::string_view kWeightSuffix = ".weight";
+
 // The fused module of a member, such as "…self_attn.qkv_proj" for "…self_attn.k_proj"; empty for a
 // role that is never fused.
 std::string FusedModuleOf(const WeightSpec& weight) {
@@ -85,9 +87,8 @@ int FindWeight(const ModelSpec& spec, std::string_view name) {
 }
 
 std::string_view ModuleOfWeight(std::string_view weight_name) {
-  constexpr std::string_view kSuffix = ".weight";
-  if (weight_name.ends_with(kSuffix)) {
-    weight_name.remove_suffix(kSuffix.size());
+  if (weight_name.ends_with(kWeightSuffix)) {
+    weight_name.remove_suffix(kWeightSuffix.size());
   }
   return weight_name;
 }
