@@ -1,13 +1,22 @@
 #include "octavo/checkpoint/checkpoint.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <optional>
+#include <span>
+#include <string>
+#include <string_view>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include "octavo/base/file.h"
+#include "octavo/base/status.h"
 #include "octavo/checkpoint/folder.h"
+#include "octavo/checkpoint/hf_config.h"
 #include "octavo/checkpoint/safetensors.h"
 #include "octavo/checkpoint/shard_index.h"
 

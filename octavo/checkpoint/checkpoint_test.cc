@@ -7,10 +7,18 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
+#include "octavo/base/file.h"
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
 #include "octavo/checkpoint/test_folder.h"
 #include "octavo/checkpoint/writer.h"
 

@@ -4,10 +4,15 @@
 #include <simdjson.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
+#include "octavo/base/status.h"
 #include "octavo/checkpoint/unique_keys.h"
 #include "octavo/checkpoint/writer.h"
 

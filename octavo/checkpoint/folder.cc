@@ -3,9 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <string>
+#include <string_view>
 #include <system_error>
+#include <vector>
 
 #include "octavo/base/file.h"
+#include "octavo/base/status.h"
 #include "octavo/checkpoint/shard_index.h"
 
 namespace octavo {

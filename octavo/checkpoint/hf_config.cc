@@ -2,11 +2,17 @@
 
 #include <simdjson.h>
 
-#include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <optional>
 #include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
+#include "octavo/base/status.h"
 #include "octavo/checkpoint/unique_keys.h"
 
 namespace octavo {

@@ -4,9 +4,19 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
+#include <optional>
+#include <span>
+#include <string_view>
 #include <tuple>
+#include <utility>
+#include <vector>
 
+#include "octavo/base/file.h"
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
 #include "octavo/checkpoint/unique_keys.h"
 
 namespace octavo {

@@ -6,10 +6,18 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <limits>
+#include <optional>
+#include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
 #include "octavo/checkpoint/test_folder.h"
 
 namespace octavo {

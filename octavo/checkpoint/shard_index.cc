@@ -4,8 +4,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
+#include "octavo/base/status.h"
 #include "octavo/checkpoint/unique_keys.h"
 
 namespace octavo {

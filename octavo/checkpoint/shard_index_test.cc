@@ -6,8 +6,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <string>
 #include <string_view>
+
+#include "octavo/base/status.h"
 
 namespace octavo {
 namespace {

@@ -1,6 +1,9 @@
 #include "octavo/checkpoint/unique_keys.h"
 
 #include <algorithm>
+#include <optional>
+#include <string_view>
+#include <vector>
 
 namespace octavo {
 

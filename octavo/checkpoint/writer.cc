@@ -2,13 +2,23 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <span>
+#include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
+#include "octavo/base/file.h"
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/checkpoint/checkpoint.h"
 #include "octavo/checkpoint/folder.h"
 #include "octavo/checkpoint/safetensors.h"
 #include "octavo/checkpoint/shard_index.h"

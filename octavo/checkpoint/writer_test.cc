@@ -6,9 +6,15 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <map>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "octavo/base/file.h"
+#include "octavo/base/tensor.h"
 #include "octavo/checkpoint/safetensors.h"
 #include "octavo/checkpoint/shard_index.h"
 #include "octavo/checkpoint/test_folder.h"
