@@ -1,0 +1,142 @@
+#include "octavo/server/application.h"
+
+#include <algorithm>
+#include <random>
+#include <utility>
+
+namespace octavo {
+namespace {
+
+uint64_t DrawSeed() {
+  std::random_device device;
+  return (uint64_t{device()} << 32) | device();
+}
+
+// Longest text that can still be a prompt of `context_length` tokens: normalization to NFC shrinks
+// UTF-8 by at most three times.
+int64_t MaxTextBytes(const Tokenizer* tokenizer, int64_t context_length) {
+  if (tokenizer == nullptr) {
+    return 0;
+  }
+  int64_t longest = 1;
+  for (int32_t id = 0; id < tokenizer->vocab_size(); ++id) {
+    longest = std::max(longest, static_cast<int64_t>(tokenizer->TokenBytes(id, false).size()));
+  }
+  return 3 * longest * context_length;
+}
+
+}  // namespace
+
+Application::Application(const ServerOptions& options, Serving* serving, const Tokenizer* tokenizer,
+                         std::shared_ptr<Reactor> reactor)
+    : options_(options),
+      serving_(serving),
+      tokenizer_(tokenizer),
+      reactor_(std::move(reactor)),
+      rids_(DrawSeed()),
+      max_text_bytes_(MaxTextBytes(tokenizer, serving->engine->Stats().context_length)),
+      created_unix_s_(std::chrono::duration_cast<std::chrono::seconds>(
+                          std::chrono::system_clock::now().time_since_epoch())
+                          .count()) {}
+
+InfoContext Application::Info() const {
+  return {.options = &options_,
+          .serving = serving_,
+          .stats = serving_->engine->Stats(),
+          .has_tokenizer = tokenizer_ != nullptr,
+          .draining = draining_,
+          .created_unix_s = created_unix_s_,
+          .live_prompt_tokens = live_prompt_tokens_,
+          .num_clamped_logprobs = num_clamped_logprobs_};
+}
+
+void Application::Handle(HttpRequest request, const WriterPtr& writer) {
+  const RouteMatch match = MatchRoute(request.method, request.path);
+  const ApiKeys keys = {options_.api_key, options_.admin_api_key};
+  if (!IsAuthorized(match.access, request.authorization, keys)) {
+    writer->Send(JsonResponse(R"({"error":"Unauthorized"})", 401));
+  } else if (match.status == 404) {
+    writer->Send(DetailError("Not Found", 404));
+  } else if (match.status == 405) {
+    HttpResponse response = DetailError("Method Not Allowed", 405);
+    response.allow = match.allow;
+    writer->Send(std::move(response));
+  } else {
+    Dispatch(match, request, writer);
+  }
+}
+
+void Application::Dispatch(const RouteMatch& match, HttpRequest& request, const WriterPtr& writer) {
+  switch (match.endpoint) {
+    case Endpoint::kHealth:
+    case Endpoint::kHealthGenerate:
+      return Health(writer);
+    case Endpoint::kPing:
+      return writer->Send(TextResponse("Octavo is running"));
+    case Endpoint::kGenerate:
+      return Generate(request, writer);
+    case Endpoint::kModelInfo:
+      return writer->Send(JsonResponse(ModelInfoJson(Info())));
+    case Endpoint::kServerInfo:
+      return writer->Send(JsonResponse(ServerInfoJson(Info())));
+    case Endpoint::kModels:
+      return writer->Send(JsonResponse(ModelsJson(Info())));
+    case Endpoint::kModel:
+      return Model(match.suffix, writer);
+    case Endpoint::kLoads:
+      return Loads(request, writer);
+    case Endpoint::kWeightVersion:
+      return WeightVersion(writer);
+    case Endpoint::kAbortRequest:
+      return AbortRequest(request, writer);
+    case Endpoint::kFlushCache:
+      return Flush(request, writer);
+    case Endpoint::kPauseGeneration:
+      return Pause(request, writer);
+    case Endpoint::kContinueGeneration:
+      return Continue(request, writer);
+    case Endpoint::kUpdateFromDisk:
+      return UpdateFromDisk(request, writer);
+    case Endpoint::kUpdateWeightVersion:
+      return UpdateWeightVersion(request, writer);
+    case Endpoint::kUpdateStatus:
+      return UpdateStatus(writer);
+    case Endpoint::kUpdateBegin:
+      return UpdateBegin(request, writer);
+    case Endpoint::kUpdatePut:
+      return UpdatePut(request, writer);
+    case Endpoint::kUpdateSeal:
+      return UpdateSeal(request, writer);
+    case Endpoint::kUpdateCommit:
+      return UpdateCommit(request, writer);
+    case Endpoint::kUpdateAbort:
+      return UpdateAbort(request, writer);
+    case Endpoint::kDigest:
+      return Digest(writer);
+    case Endpoint::kPolicy:
+      return Policy(writer);
+  }
+}
+
+void Application::AnswerFromWorker(const WriterPtr& writer, std::function<HttpResponse()> work,
+                                   std::function<void(const HttpResponse&)> finish) {
+  const bool accepted =
+      reactor_->RunBlocking([reactor = reactor_, writer, work = std::move(work), finish] {
+        reactor->Post([writer, finish, response = work()] {
+          if (finish) {
+            finish(response);
+          }
+          writer->Send(response);
+        });
+      });
+  if (!accepted) {
+    const HttpResponse response =
+        ObjectError("too many weight calls are waiting for their turn", 503);
+    if (finish) {
+      finish(response);
+    }
+    writer->Send(response);
+  }
+}
+
+}  // namespace octavo

@@ -1,0 +1,110 @@
+#pragma once
+// Application: every endpoint of the server, over plain requests and responses.
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "octavo/base/hash.h"
+#include "octavo/server/generate_session.h"
+#include "octavo/server/http.h"
+#include "octavo/server/info.h"
+#include "octavo/server/parse_generate.h"
+#include "octavo/server/reactor.h"
+#include "octavo/server/router.h"
+#include "octavo/server/server.h"
+
+namespace octavo {
+
+// One thread: the io thread. What blocks runs on the reactor's worker with pointers to the
+// Serving's thread-safe members.
+class Application {
+ public:
+  // The pointers must outlive the application; the reactor must have stopped running tasks before
+  // it is destroyed.
+  Application(const ServerOptions& options, Serving* serving, const Tokenizer* tokenizer,
+              std::shared_ptr<Reactor> reactor);
+
+  // Answers through `writer`, now or later.
+  void Handle(HttpRequest request, const WriterPtr& writer);
+
+  // From here on /health is 503 and new generation requests are refused with 503.
+  void StartDraining() { draining_ = true; }
+
+ private:
+  // The update that a native client has open. The updater decides; this remembers who it was.
+  struct OpenUpdate {
+    std::string id = {};
+    std::string version = {};
+    std::string holder = {};  // Peer that began it.
+    std::chrono::steady_clock::time_point last_touched = {};
+    int64_t num_busy = 0;  // Calls on the worker.
+    // Buckets that are staged, by sequence number: a repeated one is answered from here.
+    std::map<int64_t, std::pair<Hash128, std::string>> done = {};
+  };
+
+  void Dispatch(const RouteMatch& match, HttpRequest& request, const WriterPtr& writer);
+
+  // handlers_generate.cc
+  void Generate(const HttpRequest& request, const WriterPtr& writer);
+  Status SubmitAll(std::vector<GenerateItem> items,
+                   const std::shared_ptr<GenerateSession>& session);
+  void AbortRequest(const HttpRequest& request, const WriterPtr& writer);
+
+  // handlers_control.cc
+  void Health(const WriterPtr& writer);
+  void Model(std::string_view id, const WriterPtr& writer);
+  void WeightVersion(const WriterPtr& writer);
+  void Loads(const HttpRequest& request, const WriterPtr& writer);
+  void Flush(const HttpRequest& request, const WriterPtr& writer);
+  void Pause(const HttpRequest& request, const WriterPtr& writer);
+  void Continue(const HttpRequest& request, const WriterPtr& writer);
+  void UpdateWeightVersion(const HttpRequest& request, const WriterPtr& writer);
+  void UpdateFromDisk(const HttpRequest& request, const WriterPtr& writer);
+
+  // handlers_update.cc
+  void UpdateStatus(const WriterPtr& writer);
+  void UpdateBegin(const HttpRequest& request, const WriterPtr& writer);
+  void UpdatePut(HttpRequest& request, const WriterPtr& writer);
+  void UpdateSeal(const HttpRequest& request, const WriterPtr& writer);
+  void UpdateCommit(const HttpRequest& request, const WriterPtr& writer);
+  void UpdateAbort(const HttpRequest& request, const WriterPtr& writer);
+  void Digest(const WriterPtr& writer);
+  void Policy(const WriterPtr& writer);
+  void BeginOnWorker(const std::string& version, const std::string& displaced,
+                     const std::string& peer, const WriterPtr& writer);
+  Status WithHolder(const Status& status) const;
+  void WatchIdle(const std::string& id);
+  // Runs `work` on the worker and sends what it returns; `finish` runs first, on the io thread.
+  void AnswerFromWorker(const WriterPtr& writer, std::function<HttpResponse()> work,
+                        std::function<void(const HttpResponse&)> finish = nullptr);
+  // The open update if it has this id, with one more busy call; null after having answered 404.
+  OpenUpdate* TouchUpdate(const std::string& id, const WriterPtr& writer);
+  void ReleaseUpdate(const std::string& id);
+
+  InfoContext Info() const;
+
+  const ServerOptions options_;
+  Serving* const serving_;
+  const Tokenizer* const tokenizer_;
+  const std::shared_ptr<Reactor> reactor_;
+  RidSource rids_;
+  int64_t max_text_bytes_ = 0;
+  int64_t created_unix_s_ = 0;
+
+  bool draining_ = false;
+  bool flush_waits_ = false;
+  int64_t num_clamped_logprobs_ = 0;
+  int64_t live_prompt_tokens_ = 0;
+  std::unordered_map<std::string, std::vector<std::string>> batch_rids_;
+  std::optional<OpenUpdate> update_;
+};
+
+}  // namespace octavo

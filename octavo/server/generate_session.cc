@@ -1,0 +1,137 @@
+#include "octavo/server/generate_session.h"
+
+#include <utility>
+
+namespace octavo {
+namespace {
+
+// A stream whose reader is this far behind gets no further chunk until it has caught up: the next
+// one repeats or continues what was left out, so nothing is lost but its pace.
+constexpr int64_t kCongestedBytes = int64_t{1} << 20;
+
+class SessionSink final : public RequestSink {
+ public:
+  SessionSink(std::shared_ptr<GenerateSession> session, size_t seq_idx,
+              std::shared_ptr<Reactor> reactor)
+      : session_(std::move(session)), seq_idx_(seq_idx), reactor_(std::move(reactor)) {}
+
+  void OnOutput(RequestOutput output) override {
+    reactor_->Post([session = session_, seq_idx = seq_idx_, output = std::move(output)] {
+      session->OnOutput(seq_idx, output);
+    });
+  }
+
+ private:
+  std::shared_ptr<GenerateSession> session_;
+  size_t seq_idx_;
+  std::shared_ptr<Reactor> reactor_;
+};
+
+std::string StreamError(std::string_view message, int code) {
+  JsonWriter json;
+  json.BeginObject().Key("error").BeginObject().Field("message", message);
+  json.Field("type", code == 400 ? "invalid_request_error" : "internal_error");
+  json.Field("code", code).Field("retryable", code == 503).EndObject().EndObject();
+  return SseEvent(json.Take());
+}
+
+}  // namespace
+
+GenerateSession::GenerateSession(SessionOptions options, WriterPtr writer)
+    : options_(std::move(options)), writer_(std::move(writer)) {
+  sequences_.reserve(options_.sequences.size());
+  for (RenderOptions& sequence : options_.sequences) {
+    sequences_.emplace_back(std::move(sequence));
+  }
+}
+
+std::shared_ptr<RequestSink> GenerateSession::MakeSink(size_t seq_idx,
+                                                       std::shared_ptr<Reactor> reactor) {
+  return std::make_shared<SessionSink>(shared_from_this(), seq_idx, std::move(reactor));
+}
+
+void GenerateSession::Start() {
+  writer_->OnPeerGone([weak = weak_from_this()] {
+    if (const std::shared_ptr<GenerateSession> session = weak.lock()) {
+      session->answered_ = true;
+      session->AbortRunning();
+    }
+  });
+  if (options_.stream && !answered_) {
+    writer_->StartStream();
+  }
+}
+
+void GenerateSession::AbortRunning() {
+  for (size_t i = 0; i < sequences_.size(); ++i) {
+    if (!sequences_[i].finished()) {
+      options_.abort(options_.rids[i]);
+    }
+  }
+}
+
+void GenerateSession::Fail(const HttpResponse& response) {
+  if (!answered_) {
+    answered_ = true;
+    writer_->Send(response);
+  }
+  AbortRunning();
+}
+
+void GenerateSession::OnOutput(size_t seq_idx, const RequestOutput& output) {
+  SequenceRenderer& sequence = sequences_[seq_idx];
+  if (sequence.finished()) {
+    return;
+  }
+  sequence.Append(output);
+  num_finished_ += sequence.finished() ? 1 : 0;
+  if (!answered_) {
+    if (options_.stream) {
+      StreamChunk(seq_idx);
+    } else if (sequence.finish().type == FinishType::kError) {
+      Fail(ObjectError(sequence.finish().message, 500));
+    } else if (num_finished_ == sequences_.size()) {
+      AnswerWhole();
+    }
+  }
+  if (num_finished_ == sequences_.size() && options_.done) {
+    int64_t num_clamped = 0;
+    for (const SequenceRenderer& each : sequences_) {
+      num_clamped += each.num_clamped();
+    }
+    std::exchange(options_.done, nullptr)(num_clamped);
+  }
+}
+
+void GenerateSession::StreamChunk(size_t seq_idx) {
+  SequenceRenderer& sequence = sequences_[seq_idx];
+  if (sequence.finish().type == FinishType::kError) {
+    writer_->Write(StreamError(sequence.finish().message, 500));
+  } else if (sequence.finished() || (sequence.HasNews() && !sequence.HoldsBack() &&
+                                     writer_->PendingBytes() < kCongestedBytes)) {
+    const int64_t index = options_.is_list ? static_cast<int64_t>(seq_idx) : -1;
+    writer_->Write(SseEvent(sequence.Render(index)));
+  }
+  if (num_finished_ == sequences_.size()) {
+    answered_ = true;
+    writer_->Write(SseEvent("[DONE]"));
+    writer_->Finish();
+  }
+}
+
+void GenerateSession::AnswerWhole() {
+  answered_ = true;
+  if (!options_.is_list) {
+    writer_->Send(JsonResponse(sequences_.front().Render()));
+    return;
+  }
+  std::string body = "[";
+  for (SequenceRenderer& sequence : sequences_) {
+    body += body.size() > 1 ? "," : "";
+    body += sequence.Render();
+  }
+  body += ']';
+  writer_->Send(JsonResponse(std::move(body)));
+}
+
+}  // namespace octavo

@@ -1,0 +1,361 @@
+// The native weight update: /octavo/v1/update/{begin,put,seal,commit,abort}, and what proves it:
+// /octavo/v1/{digest,policy}. docs/design/0003-weight-updates.md.
+
+#include <charconv>
+#include <utility>
+
+#include "octavo/base/log.h"
+#include "octavo/policy/table_json.h"
+#include "octavo/server/application.h"
+#include "octavo/server/json.h"
+#include "octavo/server/json_writer.h"
+#include "octavo/server/weight_bucket.h"
+
+namespace octavo {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+Result<std::string> ParseUpdateId(const JsonValue& body) {
+  ASSIGN_OR_RETURN(std::string id, StringField(body, "update_id", ""));
+  if (id.empty()) {
+    return Corrupt("update_id: expected the id that begin gave, got none");
+  }
+  return id;
+}
+
+Result<InFlight> ParseInFlight(const JsonValue& body) {
+  ASSIGN_OR_RETURN(const std::string name, StringField(body, "in_flight", "retract"));
+  if (name == "retract") {
+    return InFlight::kRetract;
+  }
+  if (name == "drain") {
+    return InFlight::kDrain;
+  }
+  if (name == "abort") {
+    return InFlight::kAbort;
+  }
+  if (name == "in_place") {
+    return InFlight::kInPlace;
+  }
+  return InvalidArgument("in_flight: expected retract, drain, abort or in_place, got \"{}\"", name);
+}
+
+struct PutQuery {
+  std::string update_id;
+  int64_t sequence = 0;
+};
+
+Result<PutQuery> ParsePutQuery(std::string_view query) {
+  PutQuery put;
+  put.update_id = QueryValue(query, "update_id").value_or("");
+  if (put.update_id.empty()) {
+    return InvalidArgument("update_id: expected it in the query, got none");
+  }
+  const std::string sequence = QueryValue(query, "sequence").value_or("");
+  const char* end = sequence.data() + sequence.size();
+  const auto [stop, error] = std::from_chars(sequence.data(), end, put.sequence);
+  if (error != std::errc() || stop != end || put.sequence < 0) {
+    return InvalidArgument("sequence: expected the bucket's number, 0 or more, got \"{}\"",
+                           sequence);
+  }
+  return put;
+}
+
+// Stages a bucket. The container is checked as a whole before its first tensor is staged.
+HttpResponse StageBucket(WeightUpdater* updater, const PutQuery& put, std::string_view body) {
+  const Result<std::vector<BucketTensor>> tensors = ParseBucket(body);
+  if (!tensors.has_value()) {
+    return NativeError(tensors.error().WithContext(fmt::format("bucket {}", put.sequence)));
+  }
+  int64_t num_bytes = 0;
+  for (const BucketTensor& tensor : *tensors) {
+    if (const Status status = updater->Put(put.update_id, tensor.name, tensor.view); !status.ok()) {
+      return NativeError(status);
+    }
+    num_bytes += tensor.view.NumBytes();
+  }
+  JsonWriter json;
+  json.BeginObject().Field("success", true).Field("sequence", put.sequence);
+  json.Field("tensors", static_cast<int64_t>(tensors->size())).Field("bytes", num_bytes);
+  json.EndObject();
+  return JsonResponse(json.Take());
+}
+
+HttpResponse CommitAndDigest(WeightUpdater* updater, const std::string& id, InFlight in_flight,
+                             bool with_digest) {
+  const Result<CommitReport> report = updater->Commit(id, in_flight);
+  if (!report.has_value()) {
+    return NativeError(report.error());
+  }
+  JsonWriter json;
+  json.BeginObject().Field("success", true).Field("version", report->version);
+  json.Field("in_flight", report->swap.in_flight).Field("retracted", report->swap.retracted);
+  json.Field("aborted", report->swap.aborted).Field("pause_ms", report->swap.pause_ms);
+  json.Field("tensors", report->num_tensors).Field("bytes_in", report->bytes_in);
+  json.Field("bytes_staged", report->bytes_staged).Field("put_seconds", report->put_seconds);
+  json.Field("seal_seconds", report->seal_seconds);
+  json.Field("commit_seconds", report->commit_seconds);
+  if (with_digest) {
+    const Result<ModelDigest> digest = updater->LiveDigest();
+    if (!digest.has_value()) {
+      return NativeError(digest.error().WithContext(
+          fmt::format("version {} is live, but its digest", report->version)));
+    }
+    json.Field("digest", digest->hex);
+  }
+  json.EndObject();
+  return JsonResponse(json.Take());
+}
+
+HttpResponse ReadDigest(Serving* serving) {
+  const Result<ModelDigest> digest = serving->updater->LiveDigest();
+  if (!digest.has_value()) {
+    return NativeError(digest.error());
+  }
+  JsonWriter json;
+  json.BeginObject().Field("digest", digest->hex);
+  json.Field("weight_version", serving->engine->Stats().weight_version);
+  json.Key("tensors").BeginObject();
+  for (const TensorDigestLine& tensor : digest->tensors) {
+    json.Field(tensor.name, tensor.hex);
+  }
+  json.EndObject().EndObject();
+  return JsonResponse(json.Take());
+}
+
+double SecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+HttpResponse SuccessTrue(std::string_view message) {
+  JsonWriter json;
+  json.BeginObject().Field("success", true).Field("message", message).EndObject();
+  return JsonResponse(json.Take());
+}
+
+}  // namespace
+
+// --- Who has an update open ---
+
+Application::OpenUpdate* Application::TouchUpdate(const std::string& id, const WriterPtr& writer) {
+  if (!update_.has_value() || update_->id != id) {
+    writer->Send(NativeError(NotFound("weight update {}: not open; {}", id,
+                                      update_.has_value()
+                                          ? fmt::format("{} of {} is", update_->id, update_->holder)
+                                          : std::string("none is"))));
+    return nullptr;
+  }
+  ++update_->num_busy;
+  update_->last_touched = Clock::now();
+  return &*update_;
+}
+
+void Application::ReleaseUpdate(const std::string& id) {
+  if (update_.has_value() && update_->id == id) {
+    --update_->num_busy;
+    update_->last_touched = Clock::now();
+  }
+}
+
+// Drops the staging of a sender that has been gone for too long: its memory is worth more than the
+// hope that it comes back.
+void Application::WatchIdle(const std::string& id) {
+  if (!update_.has_value() || update_->id != id) {
+    return;
+  }
+  const double idle_s = update_->num_busy > 0 ? 0.0 : SecondsSince(update_->last_touched);
+  if (idle_s >= options_.update_idle_seconds) {
+    LOG(WARNING, "weight update dropped id={} holder={} idle_s={:.1f}", id, update_->holder,
+        idle_s);
+    update_.reset();
+    const bool queued =
+        reactor_->RunBlocking([updater = serving_->updater.get(), id] { updater->Abort(id); });
+    if (queued) {
+      return;
+    }
+  }
+  reactor_->PostAfter(std::max(options_.update_idle_seconds - idle_s, 0.05),
+                      [this, id] { WatchIdle(id); });
+}
+
+void Application::UpdateStatus(const WriterPtr& writer) {
+  JsonWriter json;
+  json.BeginObject().Field("weight_version", serving_->engine->Stats().weight_version);
+  json.Field("open", update_.has_value());
+  if (update_.has_value()) {
+    json.Field("update_id", update_->id).Field("target_version", update_->version);
+    json.Field("holder", update_->holder);
+    json.Field("idle_seconds", update_->num_busy > 0 ? 0.0 : SecondsSince(update_->last_touched));
+    json.Field("buckets", static_cast<int64_t>(update_->done.size()));
+  }
+  json.EndObject();
+  writer->Send(JsonResponse(json.Take()));
+}
+
+// --- The calls ---
+
+void Application::UpdateBegin(const HttpRequest& request, const WriterPtr& writer) {
+  const Result<JsonValue> body = ParseJsonBody(request.body);
+  if (!body.has_value()) {
+    return writer->Send(RequestError(body.error()));
+  }
+  const Result<std::string> version = StringField(*body, "weight_version", "");
+  const Result<bool> takeover = BoolField(*body, "takeover", false);
+  if (!version.has_value() || !takeover.has_value()) {
+    return writer->Send(RequestError(!version.has_value() ? version.error() : takeover.error()));
+  }
+  if (draining_) {
+    return writer->Send(NativeError(Unavailable("the server is stopping")));
+  }
+  std::string displaced;
+  if (*takeover && update_.has_value()) {
+    if (update_->num_busy > 0) {
+      return writer->Send(NativeError(Unavailable(
+          "weight update {} of {}: a call is working on it; repeat the takeover when it is done",
+          update_->id, update_->holder)));
+    }
+    LOG(WARNING, "weight update taken over id={} holder={} by={}", update_->id, update_->holder,
+        request.peer);
+    displaced = update_->id;
+    update_.reset();
+  }
+  BeginOnWorker(*version, displaced, request.peer, writer);
+}
+
+// The updater knows that an update is open; we know whose it is.
+Status Application::WithHolder(const Status& status) const {
+  if (status.code() != StatusCode::kUnavailable || !update_.has_value()) {
+    return status;
+  }
+  return Unavailable("{}; it was begun by {}; begin with \"takeover\": true to displace it",
+                     status.message(), update_->holder);
+}
+
+void Application::BeginOnWorker(const std::string& version, const std::string& displaced,
+                                const std::string& peer, const WriterPtr& writer) {
+  const bool accepted = reactor_->RunBlocking([this, version, displaced, peer, writer] {
+    if (!displaced.empty()) {
+      serving_->updater->Abort(displaced);
+    }
+    const Result<std::string> id = serving_->updater->Begin(version);
+    reactor_->Post([this, id, version, peer, writer] {
+      if (!id.has_value()) {
+        return writer->Send(NativeError(WithHolder(id.error())));
+      }
+      update_ = OpenUpdate{.id = *id, .version = version.empty() ? "(the next one)" : version};
+      update_->holder = peer;
+      update_->last_touched = Clock::now();
+      WatchIdle(*id);
+      JsonWriter json;
+      json.BeginObject().Field("success", true).Field("update_id", *id).EndObject();
+      writer->Send(JsonResponse(json.Take()));
+    });
+  });
+  if (!accepted) {
+    writer->Send(NativeError(Exhausted("too many weight calls are waiting for their turn")));
+  }
+}
+
+void Application::UpdatePut(HttpRequest& request, const WriterPtr& writer) {
+  const Result<PutQuery> put = ParsePutQuery(request.query);
+  if (!put.has_value()) {
+    return writer->Send(NativeError(put.error()));
+  }
+  OpenUpdate* update = TouchUpdate(put->update_id, writer);
+  if (update == nullptr) {
+    return;
+  }
+  const auto body = std::make_shared<const std::string>(std::move(request.body));
+  const Hash128 hash = HashText(*body);
+  if (const auto known = update->done.find(put->sequence); known != update->done.end()) {
+    ReleaseUpdate(put->update_id);
+    const bool same = known->second.first == hash;
+    return writer->Send(same ? JsonResponse(known->second.second)
+                             : NativeError(InvalidArgument(
+                                   "bucket {}: a bucket of this number and other content is staged",
+                                   put->sequence)));
+  }
+  AnswerFromWorker(
+      writer,
+      [updater = serving_->updater.get(), put = *put, body] {
+        return StageBucket(updater, put, *body);
+      },
+      [this, put = *put, hash](const HttpResponse& response) {
+        ReleaseUpdate(put.update_id);
+        if (response.status == 200 && update_.has_value() && update_->id == put.update_id) {
+          update_->done.emplace(put.sequence, std::pair(hash, response.body));
+        }
+      });
+}
+
+void Application::UpdateSeal(const HttpRequest& request, const WriterPtr& writer) {
+  const Result<JsonValue> body = ParseJsonBody(request.body);
+  const Result<std::string> id = body.has_value() ? ParseUpdateId(*body) : body.error();
+  if (!id.has_value()) {
+    return writer->Send(RequestError(id.error()));
+  }
+  if (TouchUpdate(*id, writer) == nullptr) {
+    return;
+  }
+  AnswerFromWorker(
+      writer,
+      [updater = serving_->updater.get(), id = *id] {
+        const Status status = updater->Seal(id);
+        return status.ok() ? SuccessTrue("every weight is staged") : NativeError(status);
+      },
+      [this, id = *id](const HttpResponse&) { ReleaseUpdate(id); });
+}
+
+void Application::UpdateCommit(const HttpRequest& request, const WriterPtr& writer) {
+  const Result<JsonValue> body = ParseJsonBody(request.body);
+  const Result<std::string> id = body.has_value() ? ParseUpdateId(*body) : body.error();
+  if (!id.has_value()) {
+    return writer->Send(RequestError(id.error()));
+  }
+  const Result<InFlight> in_flight = ParseInFlight(*body);
+  const Result<bool> with_digest = BoolField(*body, "digest", true);
+  if (!in_flight.has_value() || !with_digest.has_value()) {
+    return writer->Send(
+        NativeError(!in_flight.has_value() ? in_flight.error() : with_digest.error()));
+  }
+  if (TouchUpdate(*id, writer) == nullptr) {
+    return;
+  }
+  AnswerFromWorker(
+      writer,
+      [updater = serving_->updater.get(), id = *id, in_flight = *in_flight,
+       with_digest = *with_digest] { return CommitAndDigest(updater, id, in_flight, with_digest); },
+      [this, id = *id](const HttpResponse& response) {
+        ReleaseUpdate(id);
+        if (response.status == 200 && update_.has_value() && update_->id == id) {
+          update_.reset();
+        }
+      });
+}
+
+void Application::UpdateAbort(const HttpRequest& request, const WriterPtr& writer) {
+  const Result<JsonValue> body = ParseJsonBody(request.body);
+  const Result<std::string> id = body.has_value() ? ParseUpdateId(*body) : body.error();
+  if (!id.has_value()) {
+    return writer->Send(RequestError(id.error()));
+  }
+  if (update_.has_value() && update_->id == *id) {
+    update_.reset();
+  }
+  // Succeeds for an update that is not open: a repeated abort is as good as the first.
+  AnswerFromWorker(writer, [updater = serving_->updater.get(), id = *id] {
+    updater->Abort(id);
+    return SuccessTrue(fmt::format("weight update {} is not open", id));
+  });
+}
+
+void Application::Digest(const WriterPtr& writer) {
+  AnswerFromWorker(writer, [serving = serving_] { return ReadDigest(serving); });
+}
+
+void Application::Policy(const WriterPtr& writer) {
+  writer->Send(JsonResponse(TableToJson(serving_->table)));
+}
+
+}  // namespace octavo

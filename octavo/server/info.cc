@@ -1,0 +1,258 @@
+#include "octavo/server/info.h"
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "octavo/server/json_writer.h"
+
+namespace octavo {
+namespace {
+
+std::string UtcNow() {
+  const auto now = std::chrono::system_clock::now();
+  const auto micros =
+      std::chrono::duration_cast<std::chrono::microseconds>(now.time_since_epoch()).count();
+  return fmt::format("{:%Y-%m-%dT%H:%M:%S}.{:06d}Z",
+                     fmt::gmtime(std::chrono::system_clock::to_time_t(now)), micros % 1'000'000);
+}
+
+double Ratio(int64_t part, int64_t whole) {
+  return whole > 0 ? static_cast<double>(part) / static_cast<double>(whole) : 0.0;
+}
+
+// The figures of /v1/loads, derived once for both of its forms.
+struct Load {
+  int64_t waiting = 0;
+  int64_t waiting_uncached_tokens = 0;  // Prompt tokens in flight that the pool does not hold yet.
+  int64_t total_tokens = 0;
+  double token_usage = 0.0;
+  double cache_hit_rate = 0.0;
+  double utilization = 0.0;
+};
+
+Load LoadOf(const InfoContext& info) {
+  const EngineStats& stats = info.stats;
+  Load load;
+  load.waiting = stats.num_queued + stats.num_paused;
+  if (load.waiting > 0) {
+    load.waiting_uncached_tokens =
+        std::max<int64_t>(info.live_prompt_tokens - stats.used_tokens, 0);
+  }
+  load.total_tokens = stats.used_tokens + load.waiting_uncached_tokens;
+  load.token_usage = Ratio(stats.used_tokens, stats.max_total_tokens);
+  load.cache_hit_rate = Ratio(stats.cached_tokens_total, stats.prompt_tokens_total);
+  load.utilization = Ratio(stats.num_running, stats.max_running_requests);
+  return load;
+}
+
+std::string_view FormatOf(const Serving& serving) { return WeightFormatName(serving.table.format); }
+
+void WriteSections(JsonWriter& json, const InfoContext& info, const LoadSections& sections) {
+  const EngineStats& stats = info.stats;
+  if (sections.memory) {
+    json.Key("memory").BeginObject();
+    json.Field("weight_gb", static_cast<double>(info.serving->weight_bytes) / (1 << 30));
+    json.Field("token_capacity", stats.max_total_tokens).EndObject();
+  }
+  if (sections.spec) {
+    json.Key("spec").Null();
+  }
+  if (sections.lora) {
+    json.Key("lora").Null();
+  }
+  if (sections.disagg) {
+    json.Key("disagg").BeginObject().Field("mode", "null").EndObject();
+  }
+  if (sections.queues) {
+    json.Key("queues").BeginObject().Field("waiting", stats.num_queued);
+    json.Field("paused", stats.num_paused).EndObject();
+  }
+}
+
+void WriteParallelism(JsonWriter& json) {
+  for (const std::string_view key : {"tp_size", "pp_size", "dp_size", "ep_size", "moe_dp_size",
+                                     "num_gpus", "nnodes", "gpu_id_step"}) {
+    json.Field(key, 1);
+  }
+  json.Field("node_rank", 0).Field("base_gpu_id", 0);
+  json.Field("load_balance_method", "round_robin");
+  json.Field("disaggregation_mode", "null").Field("disaggregation_bootstrap_port", 8998);
+  json.Field("encoder_only", false).Field("enable_memory_saver", false);
+  json.Field("enable_return_routed_experts", false);
+}
+
+void WriteInternalState(JsonWriter& json, const InfoContext& info) {
+  const EngineStats& stats = info.stats;
+  json.Key("internal_states").BeginArray().BeginObject();
+  json.Field("last_gen_throughput", stats.gen_tokens_per_s);
+  json.Field("avg_spec_accept_length", 1.0);  // No speculation: one token a step.
+  json.Field("num_running_reqs", stats.num_running).Field("num_waiting_reqs", stats.num_queued);
+  json.Field("num_paused_reqs", stats.num_paused).Field("paused", stats.paused);
+  json.Field("num_retractions_total", stats.num_retractions_total);
+  json.Field("num_aborted_total", stats.num_aborted_total);
+  json.Field("num_requests_total", stats.num_requests_total);
+  json.Field("prompt_tokens_total", stats.prompt_tokens_total);
+  json.Field("cached_tokens_total", stats.cached_tokens_total);
+  json.Field("generation_tokens_total", stats.generated_tokens_total);
+  json.Field("num_clamped_logprobs_total", info.num_clamped_logprobs);
+  json.Field("heartbeat_age_s", stats.heartbeat_age_s);
+  json.EndObject().EndArray();
+}
+
+}  // namespace
+
+std::string ServedModelName(const InfoContext& info) {
+  const std::string& name = info.options->served_model_name;
+  return name.empty() ? info.serving->model_dir : name;
+}
+
+std::string ModelInfoJson(const InfoContext& info) {
+  const Serving& serving = *info.serving;
+  JsonWriter json;
+  json.BeginObject().Field("model_path", serving.model_dir);
+  json.Key("tokenizer_path");
+  if (info.has_tokenizer) {
+    json.Value(serving.model_dir);
+  } else {
+    json.Null();
+  }
+  json.Field("is_generation", true).Key("preferred_sampling_params").Null();
+  json.Field("weight_version", info.stats.weight_version);
+  json.Field("has_image_understanding", false).Field("has_audio_understanding", false);
+  json.Field("model_type", serving.config.model_type);
+  json.Key("architectures").BeginArray().Value(serving.config.architecture).EndArray();
+  json.EndObject();
+  return json.Take();
+}
+
+std::string ServerInfoJson(const InfoContext& info) {
+  const Serving& serving = *info.serving;
+  const ServerOptions& options = *info.options;
+  const EngineStats& stats = info.stats;
+  const int64_t longest = std::min(stats.context_length, stats.max_total_tokens);
+  JsonWriter json;
+  json.BeginObject().Field("model_path", serving.model_dir);
+  json.Field("tokenizer_path", info.has_tokenizer ? serving.model_dir : std::string());
+  json.Field("served_model_name", ServedModelName(info));
+  json.Field("host", options.host).Field("port", options.port);
+  json.Field("status", info.draining ? "stopping" : "ready");
+  json.Field("device", "cpu").Field("dtype", "bfloat16");
+  json.Key("quantization");
+  if (serving.table.format == WeightFormat::kBf16) {
+    json.Null();
+  } else {
+    json.Value(FormatOf(serving));
+  }
+  WriteParallelism(json);
+  json.Field("context_length", stats.context_length);
+  json.Field("max_running_requests", stats.max_running_requests);
+  json.Field("max_total_tokens", stats.max_total_tokens);
+  json.Field("max_total_num_tokens", stats.max_total_tokens);
+  json.Field("max_prefill_tokens", stats.max_total_tokens);
+  json.Field("max_req_input_len", longest - 1);
+  json.Field("stream_interval", options.stream_interval);
+  json.Field("incremental_streaming_output", options.incremental_streaming_output);
+  json.Field("allow_auto_truncate", options.allow_auto_truncate);
+  json.Field("weight_version", stats.weight_version);
+  json.Field("vocab_size", serving.spec.vocab_size);
+  json.Field("backend", serving.backend_name).Field("recipe", serving.recipe);
+  json.Field("num_threads", serving.num_threads);
+  json.Field("weight_format", FormatOf(serving)).Field("policy_hash", serving.table.Hash());
+  json.Field("weight_bytes", serving.weight_bytes).Field("load_seconds", serving.load_seconds);
+  json.Field("version", kServerVersion).Key("kv_events").Null();
+  WriteInternalState(json, info);
+  json.EndObject();
+  return json.Take();
+}
+
+std::string ModelCardJson(const InfoContext& info) {
+  JsonWriter json;
+  json.BeginObject().Field("id", ServedModelName(info)).Field("object", "model");
+  json.Field("created", info.created_unix_s).Field("owned_by", "octavo");
+  json.Field("root", info.serving->model_dir).Key("parent").Null();
+  json.Field("max_model_len", info.stats.context_length).EndObject();
+  return json.Take();
+}
+
+std::string ModelsJson(const InfoContext& info) {
+  JsonWriter json;
+  json.BeginObject().Field("object", "list").Key("data").BeginArray();
+  json.Raw(ModelCardJson(info)).EndArray().EndObject();
+  return json.Take();
+}
+
+Result<LoadSections> ParseLoadSections(std::string_view include) {
+  LoadSections sections;
+  while (!include.empty()) {
+    const size_t comma = include.find(',');
+    const std::string_view name = include.substr(0, comma);
+    include = comma == std::string_view::npos ? std::string_view() : include.substr(comma + 1);
+    if (name == "all") {
+      sections = {true, true, true, true, true};
+    } else if (name == "memory") {
+      sections.memory = true;
+    } else if (name == "spec") {
+      sections.spec = true;
+    } else if (name == "lora") {
+      sections.lora = true;
+    } else if (name == "disagg") {
+      sections.disagg = true;
+    } else if (name == "queues") {
+      sections.queues = true;
+    } else if (name != "core") {
+      return InvalidArgument(
+          "include: expected core, memory, spec, lora, disagg, queues or all, got \"{}\"", name);
+    }
+  }
+  return sections;
+}
+
+std::string LoadsJson(const InfoContext& info, const LoadSections& sections) {
+  const EngineStats& stats = info.stats;
+  const Load load = LoadOf(info);
+  const std::string now = UtcNow();
+  JsonWriter json;
+  json.BeginObject().Field("timestamp", now).Field("version", kServerVersion);
+  json.Key("loads").BeginArray().BeginObject();
+  json.Field("timestamp", now).Field("dp_rank", 0);
+  json.Field("num_running_reqs", stats.num_running).Field("num_waiting_reqs", load.waiting);
+  json.Field("num_waiting_uncached_tokens", load.waiting_uncached_tokens);
+  json.Field("num_used_tokens", stats.used_tokens).Field("num_total_tokens", load.total_tokens);
+  json.Field("max_total_num_tokens", stats.max_total_tokens);
+  json.Field("max_running_requests", stats.max_running_requests);
+  json.Field("token_usage", load.token_usage).Field("gen_throughput", stats.gen_tokens_per_s);
+  json.Field("cache_hit_rate", load.cache_hit_rate).Field("utilization", load.utilization);
+  WriteSections(json, info, sections);
+  json.EndObject().EndArray();
+  json.Key("aggregate").BeginObject().Field("total_tokens", load.total_tokens);
+  json.Field("total_reqs", stats.num_running + load.waiting);
+  json.Field("total_running_reqs", stats.num_running);
+  json.Field("total_waiting_reqs", load.waiting).EndObject().EndObject();
+  return json.Take();
+}
+
+std::string LoadsPrometheus(const InfoContext& info) {
+  const EngineStats& stats = info.stats;
+  const Load load = LoadOf(info);
+  std::string model;  // A label value escapes as JSON does.
+  AppendJsonString(model, ServedModelName(info));
+  const std::string labels =
+      fmt::format("{{model_name={},engine_type=\"unified\",dp_rank=\"0\"}}", model);
+  std::string text;
+  const auto gauge = [&](std::string_view name, double value) {
+    text += fmt::format("# TYPE sglang:{0} gauge\nsglang:{0}{1} {2}\n", name, labels, value);
+  };
+  gauge("num_running_reqs", static_cast<double>(stats.num_running));
+  gauge("num_queue_reqs", static_cast<double>(load.waiting));
+  gauge("num_used_tokens", static_cast<double>(stats.used_tokens));
+  gauge("max_total_num_tokens", static_cast<double>(stats.max_total_tokens));
+  gauge("token_usage", load.token_usage);
+  gauge("gen_throughput", stats.gen_tokens_per_s);
+  gauge("cache_hit_rate", load.cache_hit_rate);
+  return text;
+}
+
+}  // namespace octavo

@@ -1,0 +1,152 @@
+#include "octavo/server/io_loop.h"
+
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <chrono>
+#include <condition_variable>
+#include <csignal>
+#include <deque>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <utility>
+
+namespace octavo {
+namespace {
+
+namespace asio = boost::asio;
+
+// Weight calls that may wait for the worker; each can hold a body of hundreds of MiB.
+constexpr size_t kBlockingTasksMax = 32;
+
+}  // namespace
+
+struct IoLoop::Impl {
+  void WorkerLoop();
+  void AwaitSignal(const std::shared_ptr<std::function<void()>>& handler);
+
+  // Guards io against being destroyed while others post to it. Recursive use does not occur: tasks
+  // run without it.
+  std::mutex io_mutex;
+  std::unique_ptr<asio::io_context> io = std::make_unique<asio::io_context>(1);
+  std::optional<asio::executor_work_guard<asio::io_context::executor_type>> guard;
+  std::unique_ptr<asio::signal_set> signals;
+  std::thread io_thread;
+
+  std::mutex worker_mutex;  // Guards tasks and stopping.
+  std::condition_variable worker_wake;
+  std::deque<std::function<void()>> tasks;
+  bool stopping = false;
+  std::thread worker;
+};
+
+void IoLoop::Impl::WorkerLoop() {
+  while (true) {
+    std::function<void()> task;
+    {
+      std::unique_lock lock(worker_mutex);
+      worker_wake.wait(lock, [this] { return stopping || !tasks.empty(); });
+      if (stopping) {
+        return;
+      }
+      task = std::move(tasks.front());
+      tasks.pop_front();
+    }
+    task();
+  }
+}
+
+IoLoop::IoLoop() : impl_(std::make_unique<Impl>()) {
+  impl_->guard.emplace(impl_->io->get_executor());
+}
+
+IoLoop::~IoLoop() { Stop(); }
+
+asio::io_context& IoLoop::context() { return *impl_->io; }
+
+void IoLoop::Start() {
+  impl_->io_thread = std::thread([this] { impl_->io->run(); });
+  impl_->worker = std::thread([this] { impl_->WorkerLoop(); });
+}
+
+void IoLoop::Post(std::function<void()> task) {
+  const std::lock_guard lock(impl_->io_mutex);
+  if (impl_->io != nullptr) {
+    asio::post(*impl_->io, std::move(task));
+  }
+}
+
+void IoLoop::PostAfter(double seconds, std::function<void()> task) {
+  const std::lock_guard lock(impl_->io_mutex);
+  if (impl_->io == nullptr) {
+    return;
+  }
+  const auto timer = std::make_shared<asio::steady_timer>(
+      *impl_->io, std::chrono::microseconds(static_cast<int64_t>(seconds * 1e6)));
+  timer->async_wait([timer, task = std::move(task)](const boost::system::error_code& error) {
+    if (!error) {
+      task();
+    }
+  });
+}
+
+bool IoLoop::RunBlocking(std::function<void()> task) {
+  const std::lock_guard lock(impl_->worker_mutex);
+  if (impl_->stopping || impl_->tasks.size() >= kBlockingTasksMax) {
+    return false;
+  }
+  impl_->tasks.push_back(std::move(task));
+  impl_->worker_wake.notify_one();
+  return true;
+}
+
+void IoLoop::Impl::AwaitSignal(const std::shared_ptr<std::function<void()>>& handler) {
+  signals->async_wait([this, handler](const boost::system::error_code& error, int) {
+    if (!error) {
+      (*handler)();
+      AwaitSignal(handler);
+    }
+  });
+}
+
+void IoLoop::WatchSignals(std::function<void()> handler) {
+  const auto shared = std::make_shared<std::function<void()>>(std::move(handler));
+  const std::lock_guard lock(impl_->io_mutex);
+  if (impl_->io == nullptr) {
+    return;
+  }
+  // Registered here, not on the io thread: a signal that comes right after this call is ours.
+  impl_->signals = std::make_unique<asio::signal_set>(*impl_->io, SIGTERM, SIGINT);
+  asio::post(*impl_->io, [this, shared] { impl_->AwaitSignal(shared); });
+}
+
+void IoLoop::Stop() {
+  {
+    const std::lock_guard lock(impl_->worker_mutex);
+    impl_->stopping = true;
+    impl_->worker_wake.notify_one();
+  }
+  if (impl_->worker.joinable()) {
+    impl_->worker.join();
+  }
+  impl_->tasks.clear();
+  if (impl_->io != nullptr) {
+    impl_->io->stop();
+  }
+  if (impl_->io_thread.joinable()) {
+    impl_->io_thread.join();
+  }
+  std::unique_ptr<asio::io_context> io;
+  {
+    const std::lock_guard lock(impl_->io_mutex);
+    impl_->signals.reset();
+    impl_->guard.reset();
+    io = std::move(impl_->io);
+  }
+  io.reset();  // Destroys sockets, coroutines and tasks, none of which may find the mutex held.
+}
+
+}  // namespace octavo

@@ -1,0 +1,87 @@
+#pragma once
+// JSON as the server reads it: a small tree of our own, so that no library's type leaves json.cc,
+// and the coercions that clients rely on.
+//
+// Numbers may come as decimal strings and booleans as "true"/"false"/0/1, because launchers build
+// their bodies from command lines; token ids are integers only. A type error has the code kCorrupt
+// and names the field; a refused value is the caller's business.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "octavo/base/status.h"
+
+namespace octavo {
+
+class JsonValue;
+struct JsonMember;
+using JsonArray = std::vector<JsonValue>;
+using JsonObject = std::vector<JsonMember>;  // In the order of the text; keys may repeat.
+
+// One node. Move-only; const is thread-safe. 16 bytes, for prompts are arrays of 10^5 numbers.
+class JsonValue {
+ public:
+  JsonValue();  // null
+  explicit JsonValue(bool value);
+  explicit JsonValue(int64_t value);
+  explicit JsonValue(double value);
+  explicit JsonValue(std::string_view value);
+  explicit JsonValue(JsonArray value);
+  explicit JsonValue(JsonObject value);
+  JsonValue(JsonValue&&) noexcept;
+  JsonValue& operator=(JsonValue&&) noexcept;
+  ~JsonValue();
+
+  bool is_null() const { return std::holds_alternative<std::monostate>(value_); }
+  // Null unless the node is of that kind.
+  const bool* boolean() const { return std::get_if<bool>(&value_); }
+  const int64_t* integer() const { return std::get_if<int64_t>(&value_); }
+  const double* real() const { return std::get_if<double>(&value_); }
+  const std::string* string() const;
+  const JsonArray* array() const;
+  const JsonObject* object() const;
+
+  // "null", "a boolean", "a number", "a string", "an array", "an object".
+  std::string_view KindName() const;
+
+  // The last member `key` of an object that is not null; nullptr when there is none, or when this
+  // is no object. So null equals absent.
+  const JsonValue* Find(std::string_view key) const;
+
+ private:
+  std::variant<std::monostate, bool, int64_t, double, std::unique_ptr<std::string>,
+               std::unique_ptr<JsonArray>, std::unique_ptr<JsonObject>>
+      value_;
+};
+
+struct JsonMember {
+  std::string key;
+  JsonValue value;
+};
+
+// Errors: kCorrupt for text that is not JSON or not UTF-8, and for nesting beyond 256 levels.
+Result<JsonValue> ParseJson(std::string_view text);
+
+// The same, for a request body that must be an object; an empty body is {}.
+Result<JsonValue> ParseJsonBody(std::string_view text);
+
+// Values with the coercions above; `name` is for the message. Errors: kCorrupt.
+Result<bool> AsBool(const JsonValue& value, std::string_view name);
+Result<int64_t> AsInt(const JsonValue& value, std::string_view name);
+Result<double> AsDouble(const JsonValue& value, std::string_view name);
+Result<std::string> AsString(const JsonValue& value, std::string_view name);
+// Integers that fit int32, no coercion; null entries are skipped when `skip_null`.
+Result<std::vector<int32_t>> AsTokenIds(const JsonValue& value, std::string_view name,
+                                        bool skip_null = false);
+
+// Optional members of an object: the default when absent or null.
+Result<bool> BoolField(const JsonValue& object, std::string_view key, bool absent);
+Result<int64_t> IntField(const JsonValue& object, std::string_view key, int64_t absent);
+Result<std::string> StringField(const JsonValue& object, std::string_view key,
+                                std::string_view absent);
+
+}  // namespace octavo

@@ -1,0 +1,278 @@
+#include "octavo/server/render_sequence.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+#include <utility>
+
+#include "octavo/server/stop_strings.h"
+
+namespace octavo {
+namespace {
+
+// What the engine says of a request that was aborted before it had a first token. Clients look for
+// this beginning.
+constexpr std::string_view kQueueAbortPrefix = "Abort before prefill";
+
+void Separate(std::string& list) {
+  if (!list.empty()) {
+    list += ',';
+  }
+}
+
+std::string Bracketed(std::string_view contents) {
+  std::string array;
+  array.reserve(contents.size() + 2);
+  array += '[';
+  array += contents;
+  array += ']';
+  return array;
+}
+
+}  // namespace
+
+std::string FinishReasonJson(const FinishReason& finish, int64_t max_new_tokens) {
+  JsonWriter json;
+  switch (finish.type) {
+    case FinishType::kNone:
+      return "null";
+    case FinishType::kStopToken:
+      json.BeginObject().Field("type", "stop");
+      json.Field("matched", int64_t{finish.matched_token}).EndObject();
+      break;
+    case FinishType::kStopString:
+      json.BeginObject().Field("type", "stop").Field("matched", finish.matched_string).EndObject();
+      break;
+    case FinishType::kLength:
+      json.BeginObject().Field("type", "length").Field("length", max_new_tokens).EndObject();
+      break;
+    case FinishType::kAbort:
+      json.BeginObject().Field("type", "abort").Field("message", finish.message);
+      if (!finish.message.starts_with(kQueueAbortPrefix)) {
+        json.Key("status_code").Null().Key("err_type").Null();
+      }
+      json.EndObject();
+      break;
+    case FinishType::kError:
+      json.BeginObject().Field("type", "abort").Field("message", finish.message);
+      json.Field("status_code", 500).Field("err_type", "InternalServerError").EndObject();
+      break;
+  }
+  return json.Take();
+}
+
+SequenceRenderer::SequenceRenderer(RenderOptions options) : options_(std::move(options)) {
+  if (options_.tokenizer != nullptr) {
+    decoder_ =
+        std::make_unique<IncrementalDecoder>(options_.tokenizer, options_.skip_special_tokens);
+  }
+}
+
+void SequenceRenderer::Append(const RequestOutput& output) {
+  // The id that matched a stop id is an output like any other, but no part of the text.
+  const bool hides_last = output.finish.type == FinishType::kStopToken && !options_.no_stop_trim;
+  for (size_t i = 0; i < output.new_ids.size(); ++i) {
+    const int32_t id = output.new_ids[i];
+    Separate(ids_);
+    fmt::format_to(std::back_inserter(ids_), "{}", id);
+    if (decoder_ != nullptr && !(hides_last && i + 1 == output.new_ids.size())) {
+      decoder_->Append(id);
+    }
+  }
+  num_new_ += static_cast<int64_t>(output.new_ids.size());
+  if (options_.return_logprob) {
+    AppendLogprobs(output);
+    AppendInputLogprobs(output);
+  }
+  last_.rid = output.rid;
+  last_.finish = output.finish;
+  last_.prompt_tokens = output.prompt_tokens;
+  last_.completion_tokens = output.completion_tokens;
+  last_.cached_tokens = output.cached_tokens;
+  last_.num_retractions = output.num_retractions;
+  last_.seed = output.seed;
+  last_.versions = output.versions;
+  last_.weight_version = output.weight_version;
+  last_.queue_seconds = output.queue_seconds;
+  last_.e2e_seconds = output.e2e_seconds;
+}
+
+void SequenceRenderer::AppendIdAndText(std::string& list, int32_t id) {
+  fmt::format_to(std::back_inserter(list), ",{},", id);
+  if (options_.text_in_logprobs && options_.tokenizer != nullptr) {
+    const int32_t ids[] = {id};
+    AppendJsonString(list, options_.tokenizer->Decode(ids, /*skip_special_tokens=*/false));
+  } else {
+    list += "null";
+  }
+  list += ']';
+}
+
+void SequenceRenderer::AppendEntry(std::string& list, float logprob, int32_t id) {
+  if (!(logprob >= -1e30F) || std::isinf(logprob)) {
+    ++num_clamped_;
+    logprob = -1e30F;
+  }
+  Separate(list);
+  list += '[';
+  AppendJsonFloat(list, logprob);
+  AppendIdAndText(list, id);
+}
+
+void SequenceRenderer::AppendEntryList(std::string& list,
+                                       const std::vector<TokenLogprob>& entries) {
+  std::string inner;
+  for (const TokenLogprob& entry : entries) {
+    AppendEntry(inner, entry.logprob, entry.id);
+  }
+  Separate(list);
+  list += Bracketed(inner);
+}
+
+void SequenceRenderer::AppendLogprobs(const RequestOutput& output) {
+  for (const TokenLogprob& entry : output.new_logprobs) {
+    AppendEntry(output_logprobs_, entry.logprob, entry.id);
+    ++num_logprobs_;
+  }
+  for (const std::vector<TokenLogprob>& entries : output.new_top_logprobs) {
+    AppendEntryList(output_top_, entries);
+  }
+  for (const std::vector<TokenLogprob>& entries : output.new_ids_logprobs) {
+    AppendEntryList(output_ids_logprobs_, entries);
+  }
+}
+
+void SequenceRenderer::AppendInputLogprobs(const RequestOutput& output) {
+  for (const auto& [logprob, id] : output.input_logprobs) {
+    if (logprob.has_value()) {
+      AppendEntry(input_logprobs_, *logprob, id);
+    } else {
+      Separate(input_logprobs_);
+      input_logprobs_ += "[null";
+      AppendIdAndText(input_logprobs_, id);
+    }
+  }
+  const auto append_lists = [this](std::string& list,
+                                   const std::vector<std::vector<TokenLogprob>>& positions) {
+    for (size_t i = 0; i < positions.size(); ++i) {
+      if (i == 0 && list.empty() && positions[i].empty()) {
+        list += "null";  // The first position has no prediction.
+      } else {
+        AppendEntryList(list, positions[i]);
+      }
+    }
+  };
+  append_lists(input_top_, output.input_top_logprobs);
+  append_lists(input_ids_logprobs_, output.input_ids_logprobs);
+}
+
+// What a client may see now. `storage` holds it when it is not a view of the decoder's own text.
+std::string_view SequenceRenderer::VisibleText(std::string& storage) const {
+  if (decoder_ == nullptr) {
+    return {};
+  }
+  if (!finished()) {
+    return decoder_->text();
+  }
+  storage = decoder_->Finished();
+  std::string_view text = storage;
+  if (last_.finish.type == FinishType::kStopString && !options_.no_stop_trim) {
+    text = text.substr(0, text.find(last_.finish.matched_string));
+  }
+  return text;
+}
+
+bool SequenceRenderer::HoldsBack() const {
+  if (finished() || decoder_ == nullptr || options_.no_stop_trim) {
+    return false;
+  }
+  return EndsInStopPrefix(decoder_->text(), options_.stop);
+}
+
+void SequenceRenderer::WriteLogprobs(JsonWriter& json) const {
+  if (!options_.incremental || !inputs_sent_ || finished()) {
+    json.Key("input_token_logprobs").Raw(Bracketed(input_logprobs_));
+    if (options_.top_logprobs) {
+      json.Key("input_top_logprobs").Raw(Bracketed(input_top_));
+    }
+    if (options_.ids_logprobs) {
+      json.Key("input_token_ids_logprobs").Raw(Bracketed(input_ids_logprobs_));
+    }
+  }
+  json.Key("output_token_logprobs").Raw(Bracketed(output_logprobs_));
+  json.Field("output_token_logprobs_length", num_logprobs_);
+  if (options_.top_logprobs) {
+    json.Key("output_top_logprobs").Raw(Bracketed(output_top_));
+  }
+  if (options_.ids_logprobs) {
+    json.Key("output_token_ids_logprobs").Raw(Bracketed(output_ids_logprobs_));
+  }
+}
+
+void SequenceRenderer::WriteMeta(JsonWriter& json) const {
+  json.BeginObject().Field("id", last_.rid);
+  json.Key("finish_reason").Raw(FinishReasonJson(last_.finish, options_.max_new_tokens));
+  json.Field("prompt_tokens", last_.prompt_tokens);
+  json.Field("completion_tokens", last_.completion_tokens);
+  json.Field("cached_tokens", last_.cached_tokens);
+  json.Field("reasoning_tokens", 0);
+  json.Field("weight_version", last_.weight_version);
+  json.Key("weight_versions").BeginArray();
+  for (const VersionSpan& span : last_.versions) {
+    json.BeginObject().Field("version", span.version).Field("tokens", span.num_tokens).EndObject();
+  }
+  json.EndArray();
+  json.Field("num_retractions", last_.num_retractions);
+  json.Field("dp_rank", 0);
+  json.Field("queue_time", last_.queue_seconds);
+  json.Field("seed", last_.seed).Field("recipe", options_.recipe);
+  if (finished()) {
+    json.Field("e2e_latency", last_.e2e_seconds);
+  }
+  if (options_.return_logprob) {
+    WriteLogprobs(json);
+  }
+  json.EndObject();
+}
+
+std::string SequenceRenderer::Render(int64_t index) {
+  std::string storage;
+  const std::string_view text = VisibleText(storage);
+  // Text that has streamed is never taken back: what could become a stop string was held back.
+  const size_t from = options_.incremental ? std::min(sent_bytes_, text.size()) : 0;
+  JsonWriter json;
+  json.BeginObject().Field("text", text.substr(from));
+  json.Key("output_ids").Raw(Bracketed(ids_));
+  json.Key("meta_info");
+  WriteMeta(json);
+  if (options_.return_prompt_token_ids) {
+    json.Key("prompt_token_ids").BeginArray();
+    for (const int32_t id : options_.prompt_token_ids) {
+      json.Value(int64_t{id});
+    }
+    json.EndArray();
+  }
+  if (index >= 0) {
+    json.Field("index", index);
+  }
+  json.EndObject();
+  num_new_ = 0;
+  inputs_sent_ = true;
+  if (options_.incremental) {
+    StartNextDelta(text.size());
+  }
+  return json.Take();
+}
+
+void SequenceRenderer::StartNextDelta(size_t text_bytes) {
+  sent_bytes_ = std::max(sent_bytes_, text_bytes);
+  ids_.clear();
+  output_logprobs_.clear();
+  output_top_.clear();
+  output_ids_logprobs_.clear();
+  num_logprobs_ = 0;
+}
+
+}  // namespace octavo

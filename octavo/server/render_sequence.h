@@ -1,0 +1,92 @@
+#pragma once
+// SequenceRenderer: from the engine's snapshots of one sequence to the JSON object of /generate.
+//
+// Lists are kept as JSON text that only grows, so a cumulative chunk costs a copy of what came
+// before, not a second rendering of it.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "octavo/engine/request.h"
+#include "octavo/server/json_writer.h"
+#include "octavo/text/tokenizer.h"
+
+namespace octavo {
+
+struct RenderOptions {
+  const Tokenizer* tokenizer = nullptr;  // Null: every text is "".
+  std::string recipe = {};               // Backend recipe, reported for replay.
+  std::vector<std::string> stop = {};
+  bool no_stop_trim = false;
+  bool skip_special_tokens = true;
+  bool incremental = false;  // Chunks are deltas.
+  bool text_in_logprobs = false;
+  bool return_logprob = false;
+  bool top_logprobs = false;
+  bool ids_logprobs = false;
+  int64_t max_new_tokens = 0;
+  bool return_prompt_token_ids = false;
+  std::vector<int32_t> prompt_token_ids = {};  // Set when return_prompt_token_ids.
+};
+
+// One thread. The tokenizer must outlive it.
+class SequenceRenderer {
+ public:
+  explicit SequenceRenderer(RenderOptions options);
+
+  // Takes the next snapshot; its lists are appended to what is known.
+  void Append(const RequestOutput& output);
+  bool finished() const { return last_.finish.type != FinishType::kNone; }
+  const FinishReason& finish() const { return last_.finish; }
+
+  // True while a chunk must wait: its text could be the beginning of a stop string.
+  bool HoldsBack() const;
+  // True when there are tokens that no chunk has shown.
+  bool HasNews() const { return num_new_ > 0; }
+
+  // The object of 3.4: {"text", "output_ids", "meta_info", ...}. `index` >= 0 adds "index". In
+  // incremental mode it starts the next delta.
+  std::string Render(int64_t index = -1);
+
+  // Logprobs that were not finite and were written as -1e30.
+  int64_t num_clamped() const { return num_clamped_; }
+
+ private:
+  void AppendLogprobs(const RequestOutput& output);
+  void AppendInputLogprobs(const RequestOutput& output);
+  void AppendEntry(std::string& list, float logprob, int32_t id);
+  void AppendEntryList(std::string& list, const std::vector<TokenLogprob>& entries);
+  void AppendIdAndText(std::string& list, int32_t id);
+  std::string_view VisibleText(std::string& storage) const;
+  void WriteMeta(JsonWriter& json) const;
+  void WriteLogprobs(JsonWriter& json) const;
+  void StartNextDelta(size_t text_bytes);
+
+  RenderOptions options_;
+  std::unique_ptr<IncrementalDecoder> decoder_;  // Null without a tokenizer.
+  RequestOutput last_;                           // The last snapshot, its lists emptied.
+
+  // Contents of JSON arrays, without their brackets.
+  std::string ids_;
+  std::string output_logprobs_;
+  std::string output_top_;
+  std::string output_ids_logprobs_;
+  std::string input_logprobs_;
+  std::string input_top_;
+  std::string input_ids_logprobs_;
+
+  int64_t num_logprobs_ = 0;  // Entries of output_logprobs_.
+  int64_t num_new_ = 0;       // Tokens since the last Render.
+  size_t sent_bytes_ = 0;     // Of the text, in incremental mode.
+  bool inputs_sent_ = false;
+  int64_t num_clamped_ = 0;
+};
+
+// The finish_reason object of 3.5; "null" for kNone.
+std::string FinishReasonJson(const FinishReason& finish, int64_t max_new_tokens);
+
+}  // namespace octavo

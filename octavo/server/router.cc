@@ -1,0 +1,122 @@
+#include "octavo/server/router.h"
+
+namespace octavo {
+namespace {
+
+constexpr uint8_t kGet = 1;
+constexpr uint8_t kPost = 2;
+constexpr uint8_t kPut = 4;
+
+struct Route {
+  std::string_view path;
+  uint8_t methods;
+  Access access;
+  Endpoint endpoint;
+};
+
+constexpr Route kRoutes[] = {
+    {"/health", kGet, Access::kOpen, Endpoint::kHealth},
+    {"/health_generate", kGet, Access::kOpen, Endpoint::kHealthGenerate},
+    {"/ping", kGet, Access::kUser, Endpoint::kPing},
+    {"/", kGet, Access::kUser, Endpoint::kPing},
+    {"/generate", kPost | kPut, Access::kUser, Endpoint::kGenerate},
+    {"/model_info", kGet, Access::kUser, Endpoint::kModelInfo},
+    {"/get_model_info", kGet, Access::kUser, Endpoint::kModelInfo},
+    {"/server_info", kGet, Access::kUser, Endpoint::kServerInfo},
+    {"/get_server_info", kGet, Access::kUser, Endpoint::kServerInfo},
+    {"/v1/models", kGet, Access::kUser, Endpoint::kModels},
+    {"/v1/loads", kGet, Access::kUser, Endpoint::kLoads},
+    {"/weight_version", kGet, Access::kUser, Endpoint::kWeightVersion},
+    {"/get_weight_version", kGet, Access::kUser, Endpoint::kWeightVersion},
+    {"/abort_request", kPost, Access::kControl, Endpoint::kAbortRequest},
+    {"/flush_cache", kGet | kPost, Access::kControl, Endpoint::kFlushCache},
+    {"/pause_generation", kPost, Access::kControl, Endpoint::kPauseGeneration},
+    {"/continue_generation", kPost, Access::kControl, Endpoint::kContinueGeneration},
+    {"/update_weights_from_disk", kPost, Access::kControl, Endpoint::kUpdateFromDisk},
+    {"/update_weight_version", kPost, Access::kControl, Endpoint::kUpdateWeightVersion},
+    {"/octavo/v1/update", kGet, Access::kUser, Endpoint::kUpdateStatus},
+    {"/octavo/v1/update/begin", kPost, Access::kControl, Endpoint::kUpdateBegin},
+    {"/octavo/v1/update/put", kPost, Access::kControl, Endpoint::kUpdatePut},
+    {"/octavo/v1/update/seal", kPost, Access::kControl, Endpoint::kUpdateSeal},
+    {"/octavo/v1/update/commit", kPost, Access::kControl, Endpoint::kUpdateCommit},
+    {"/octavo/v1/update/abort", kPost, Access::kControl, Endpoint::kUpdateAbort},
+    {"/octavo/v1/digest", kGet, Access::kUser, Endpoint::kDigest},
+    {"/octavo/v1/policy", kGet, Access::kUser, Endpoint::kPolicy},
+};
+
+constexpr std::string_view kModelPrefix = "/v1/models/";
+constexpr Route kModelRoute = {kModelPrefix, kGet, Access::kUser, Endpoint::kModel};
+
+uint8_t MethodBit(HttpMethod method) {
+  switch (method) {
+    case HttpMethod::kGet:
+      return kGet;
+    case HttpMethod::kPost:
+      return kPost;
+    case HttpMethod::kPut:
+      return kPut;
+    case HttpMethod::kOther:
+      return 0;
+  }
+  return 0;
+}
+
+const Route* FindRoute(std::string_view path) {
+  for (const Route& route : kRoutes) {
+    if (route.path == path) {
+      return &route;
+    }
+  }
+  const bool is_model = path.starts_with(kModelPrefix) && path.size() > kModelPrefix.size();
+  return is_model ? &kModelRoute : nullptr;
+}
+
+std::string AllowHeader(uint8_t methods) {
+  std::string allow;
+  for (const auto& [bit, name] : {std::pair(kGet, "GET"), {kPost, "POST"}, {kPut, "PUT"}}) {
+    if ((methods & bit) != 0) {
+      allow += allow.empty() ? "" : ", ";
+      allow += name;
+    }
+  }
+  return allow;
+}
+
+bool EqualsInConstantTime(std::string_view given, std::string_view expected) {
+  unsigned difference = given.size() == expected.size() ? 0 : 1;
+  for (size_t i = 0; i < given.size(); ++i) {
+    const char other = expected.empty() ? '\0' : expected[i % expected.size()];
+    difference |= static_cast<unsigned char>(given[i] ^ other);
+  }
+  return difference == 0;
+}
+
+}  // namespace
+
+RouteMatch MatchRoute(HttpMethod method, std::string_view path) {
+  const Route* route = FindRoute(path);
+  if (route == nullptr) {
+    return {.status = 404};
+  }
+  if ((route->methods & MethodBit(method)) == 0) {
+    return {.status = 405, .access = route->access, .allow = AllowHeader(route->methods)};
+  }
+  RouteMatch match{.endpoint = route->endpoint, .access = route->access};
+  if (route->endpoint == Endpoint::kModel) {
+    match.suffix = path.substr(kModelPrefix.size());
+  }
+  return match;
+}
+
+bool IsAuthorized(Access access, std::string_view authorization, const ApiKeys& keys) {
+  const bool wants_admin = access == Access::kControl && !keys.admin_api_key.empty();
+  const std::string& expected = wants_admin ? keys.admin_api_key : keys.api_key;
+  if (access == Access::kOpen || expected.empty()) {
+    return true;
+  }
+  constexpr std::string_view kScheme = "Bearer ";
+  return authorization.starts_with(kScheme) &&
+         EqualsInConstantTime(authorization.substr(kScheme.size()), expected);
+}
+
+}  // namespace octavo

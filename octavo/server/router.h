@@ -1,0 +1,64 @@
+#pragma once
+// Which endpoint a request is for, and who may call it.
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "octavo/server/http.h"
+
+namespace octavo {
+
+enum class Endpoint {
+  kHealth,
+  kHealthGenerate,
+  kPing,
+  kGenerate,
+  kModelInfo,
+  kServerInfo,
+  kModels,
+  kModel,  // /v1/models/{id}
+  kLoads,
+  kWeightVersion,
+  kAbortRequest,
+  kFlushCache,
+  kPauseGeneration,
+  kContinueGeneration,
+  kUpdateFromDisk,
+  kUpdateWeightVersion,
+  kUpdateStatus,  // The native calls: /octavo/v1/...
+  kUpdateBegin,
+  kUpdatePut,
+  kUpdateSeal,
+  kUpdateCommit,
+  kUpdateAbort,
+  kDigest,
+  kPolicy,
+};
+
+enum class Access : uint8_t {
+  kOpen,     // Never asks for a key.
+  kUser,     // Asks for the API key when one is set.
+  kControl,  // Asks for the admin key when one is set, else for the API key.
+};
+
+struct RouteMatch {
+  int status = 200;  // 404 and 405 match no endpoint.
+  Endpoint endpoint = Endpoint::kHealth;
+  Access access = Access::kUser;
+  std::string allow = {};   // For 405: "GET, POST".
+  std::string suffix = {};  // The {id} of kModel.
+};
+
+RouteMatch MatchRoute(HttpMethod method, std::string_view path);
+
+struct ApiKeys {
+  std::string api_key;        // Empty: none is asked for.
+  std::string admin_api_key;  // Empty: control endpoints take the API key.
+};
+
+// `authorization` is the header's value. The time it takes does not depend on where a wrong key
+// differs.
+bool IsAuthorized(Access access, std::string_view authorization, const ApiKeys& keys);
+
+}  // namespace octavo

@@ -1,0 +1,127 @@
+#include "octavo/server/server.h"
+
+#include <algorithm>
+#include <atomic>
+#include <future>
+#include <utility>
+
+#include "octavo/base/log.h"
+#include "octavo/server/application.h"
+#include "octavo/server/http_listener.h"
+#include "octavo/server/io_loop.h"
+
+namespace octavo {
+namespace {
+
+// Between the engine's last output and the end of the loop: time for the last bytes to leave.
+constexpr double kFlushSeconds = 10.0;
+constexpr double kPollSeconds = 0.02;
+
+}  // namespace
+
+struct Server::Impl {
+  void BeginDrain();
+  void OnSignal();
+  void AwaitLastBytes(double seconds_left);
+  void Finish();
+
+  ServerOptions options;
+  Serving* serving = nullptr;
+  std::shared_ptr<IoLoop> loop = std::make_shared<IoLoop>();
+  std::unique_ptr<Application> application;
+  std::unique_ptr<HttpListener> listener;
+
+  bool draining = false;  // Io thread.
+  bool finished = false;  // Io thread.
+  std::promise<void> stopped_promise;
+  std::shared_future<void> stopped = stopped_promise.get_future().share();
+};
+
+void Server::Impl::Finish() {
+  if (!std::exchange(finished, true)) {
+    stopped_promise.set_value();
+  }
+}
+
+void Server::Impl::AwaitLastBytes(double seconds_left) {
+  if (listener->num_busy() == 0 || seconds_left <= 0.0) {
+    return Finish();
+  }
+  loop->PostAfter(kPollSeconds,
+                  [this, seconds_left] { AwaitLastBytes(seconds_left - kPollSeconds); });
+}
+
+void Server::Impl::BeginDrain() {
+  draining = true;
+  LOG(INFO, "server draining requests_in_flight={} deadline_s={:.0f}", listener->num_busy(),
+      options.drain_seconds);
+  application->StartDraining();
+  listener->StopAccepting();
+  serving->engine->Drain(
+      [this, loop_ref = loop] { loop_ref->Post([this] { AwaitLastBytes(kFlushSeconds); }); });
+  loop->PostAfter(options.drain_seconds, [this] {
+    LOG(WARNING, "server drain deadline reached, aborting requests_in_flight={}",
+        listener->num_busy());
+    serving->engine->AbortAll();
+    AwaitLastBytes(kFlushSeconds);
+  });
+}
+
+void Server::Impl::OnSignal() {
+  if (!draining) {
+    return BeginDrain();
+  }
+  LOG(WARNING, "server stopping at once on a second signal requests_in_flight={}",
+      listener->num_busy());
+  Finish();
+}
+
+Result<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Serving* serving,
+                                              const Tokenizer* tokenizer) {
+  auto impl = std::make_unique<Impl>();
+  impl->options = options;
+  impl->serving = serving;
+  Impl* const raw = impl.get();
+  ASSIGN_OR_RETURN(
+      impl->listener,
+      HttpListener::Open({.host = options.host,
+                          .port = options.port,
+                          .num_connections_max = options.num_connections_max},
+                         impl->loop.get(), [raw](HttpRequest request, const WriterPtr& writer) {
+                           raw->application->Handle(std::move(request), writer);
+                         }));
+  impl->options.port = impl->listener->port();
+  impl->application = std::make_unique<Application>(impl->options, serving, tokenizer, impl->loop);
+  impl->loop->Start();
+  const bool is_v6 = options.host.find(':') != std::string::npos;
+  LOG(INFO, "serving url=http://{}{}{}:{} model={} weights={} backend={}", is_v6 ? "[" : "",
+      options.host, is_v6 ? "]" : "", impl->options.port, serving->model_dir,
+      WeightFormatName(serving->table.format), serving->backend_name);
+  return std::unique_ptr<Server>(new Server(std::move(impl)));
+}
+
+Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+Server::~Server() {
+  impl_->serving->engine->AbortAll();
+  impl_->loop->Stop();
+}
+
+int Server::port() const { return impl_->options.port; }
+
+void Server::RunUntilSignal() {
+  impl_->loop->WatchSignals([impl = impl_.get()] { impl->OnSignal(); });
+  WaitStopped();
+}
+
+void Server::Drain() {
+  impl_->loop->Post([impl = impl_.get()] {
+    if (!impl->draining) {
+      impl->BeginDrain();
+    }
+  });
+}
+
+void Server::WaitStopped() { impl_->stopped.wait(); }
+
+}  // namespace octavo
