@@ -139,6 +139,12 @@ TEST(AtomicFile, CommitsTheWholeFile) {
   EXPECT_EQ(too_long.error().code(), StatusCode::kExhausted);
 }
 
+TEST(ReadTextFile, ReadsFilesWithoutASize) {
+  const auto status = ReadTextFile("/proc/self/status");
+  ASSERT_TRUE(status.has_value());
+  EXPECT_THAT(*status, testing::HasSubstr("VmRSS"));
+}
+
 TEST(MappedFile, NamesAMissingFile) {
   const auto file = MappedFile::Open("/nonexistent/x");
   ASSERT_FALSE(file.has_value());

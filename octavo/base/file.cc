@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -80,12 +81,31 @@ Result<MappedFile> MappedFile::Open(const std::string& path) {
 }
 
 Result<std::string> ReadTextFile(const std::string& path, int64_t max_bytes) {
-  ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Open(path));
-  const std::span<const std::byte> bytes = file.bytes();
-  if (static_cast<int64_t>(bytes.size()) > max_bytes) {
-    return Exhausted("{}: expected at most {} bytes, got {}", path, max_bytes, bytes.size());
+  // Read, not mapped: files under /proc have no size.
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) {
+    return ErrnoStatus("could not open", path);
   }
-  return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  std::string text;
+  std::array<char, 65536> piece;
+  ssize_t count = 0;
+  while ((count = read(fd, piece.data(), piece.size())) != 0) {
+    if (count < 0 && errno == EINTR) {
+      continue;
+    }
+    if (count < 0) {
+      const Status status = ErrnoStatus("could not read", path);
+      close(fd);
+      return status;
+    }
+    text.append(piece.data(), static_cast<size_t>(count));
+    if (static_cast<int64_t>(text.size()) > max_bytes) {
+      close(fd);
+      return Exhausted("{}: expected at most {} bytes, got more", path, max_bytes);
+    }
+  }
+  close(fd);
+  return text;
 }
 
 AtomicFile::AtomicFile(AtomicFile&& other) noexcept
