@@ -303,8 +303,9 @@ void EngineCore::Settle(const StepPlan& plan, const Status& status) {
     FinishReason& finish = sequence->output.finish;
     if (!status.ok()) {
       finish = {.type = FinishType::kError, .message = status.message()};
-    } else if (sequence->request.sampling.max_new_tokens == 0 && sequence->num_pending() == 0) {
-      finish.type = FinishType::kLength;
+    } else if (finish.type == FinishType::kNone && sequence->num_pending() == 0 &&
+               sequence->request.sampling.max_new_tokens == 0) {
+      finish.type = FinishType::kLength;  // A prefill without logprobs: no row was wanted.
     }
     if (finish.type != FinishType::kNone) {
       Finish(sequence);

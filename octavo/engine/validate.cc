@@ -1,6 +1,7 @@
 #include "octavo/engine/validate.h"
 
 #include <cmath>
+#include <limits>
 #include <span>
 #include <string_view>
 
