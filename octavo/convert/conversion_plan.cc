@@ -23,6 +23,7 @@ using OrderedJson = nlohmann::ordered_json;
 // Raised when the same plan would give other bytes than before.
 constexpr int kConverterVersion = 1;
 constexpr std::string_view kListKey = "modules_to_not_convert";
+constexpr std::string_view kOwnKey = "octavo";
 constexpr std::string_view kWeightSuffix = ".weight";
 
 // The suffixes under which formats store what belongs to a weight.
@@ -223,13 +224,19 @@ std::string QuantizationConfigFor(const PrecisionTable& table,
   const OrderedJson config = OrderedJson::parse(text, nullptr, /*allow_exceptions=*/false);
   OrderedJson edited = OrderedJson::object();  // The list stands before our own key, or last.
   for (const auto& [key, value] : config.items()) {
-    if (key == "octavo") {
+    if (key == kOwnKey) {
       edited[std::string(kListKey)] = modules;
     }
     edited[key] = key == kListKey ? OrderedJson(modules) : value;
   }
   edited[std::string(kListKey)] = modules;
   return edited.dump(2, ' ', false, OrderedJson::error_handler_t::replace);
+}
+
+bool HasOwnTable(std::string_view quantization_config) {
+  const OrderedJson config =
+      OrderedJson::parse(quantization_config, nullptr, /*allow_exceptions=*/false);
+  return config.is_object() && config.contains(kOwnKey);
 }
 
 std::vector<std::string> ListedModules(std::string_view quantization_config) {

@@ -64,6 +64,9 @@ std::vector<const StoredTensor*> UnknownTensors(const Checkpoint& checkpoint,
 std::string QuantizationConfigFor(const PrecisionTable& table,
                                   std::span<const StoredTensor* const> unknown);
 
+// Whether a quantization_config carries our own table.
+bool HasOwnTable(std::string_view quantization_config);
+
 // modules_to_not_convert of a quantization_config, as it stands there; empty when there is none.
 std::vector<std::string> ListedModules(std::string_view quantization_config);
 

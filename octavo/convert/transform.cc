@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <bit>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -12,22 +10,12 @@
 #include <utility>
 
 #include "octavo/convert/bf16_bands.h"
-#include "octavo/formats/bf16.h"
+#include "octavo/convert/stored_values.h"
 #include "octavo/formats/bf16_span.h"
 #include "octavo/formats/fp8_block.h"
 
 namespace octavo {
 namespace {
-
-// "[i, j, ...]" of the element at `elem_idx`.
-std::string IndexString(const Shape& shape, int64_t elem_idx) {
-  Shape index(shape.size());
-  for (size_t axis = shape.size(); axis-- > 0;) {
-    index[axis] = elem_idx % shape[axis];
-    elem_idx /= shape[axis];
-  }
-  return ShapeString(index);
-}
 
 // The error for a source that some band found NaN or infinite: counts over all of it.
 Status NonFiniteError(std::string_view name, const ConstTensorView& source) {
@@ -136,20 +124,11 @@ Status CheckStored(const StoredTensorSpec& spec, const ConstTensorView& view) {
   return OkStatus();
 }
 
-// Official checkpoints store scales in BF16 here and there; widening is exact.
 Status AdoptScales(const StoredTensorSpec& spec, const ConstTensorView& view,
                    std::span<float> out) {
   for (size_t i = 0; i < out.size(); ++i) {
-    if (view.dtype == DType::kBf16) {
-      uint16_t bits = 0;
-      std::memcpy(&bits, view.data + i * sizeof(bits), sizeof(bits));
-      out[i] = Bf16ToFloat(bits);
-    } else {
-      std::memcpy(&out[i], view.data + i * sizeof(float), sizeof(float));
-    }
-    // Compared as bits: a thread that flushes subnormals must see them too.
-    const auto bits = std::bit_cast<uint32_t>(out[i]);
-    if (bits == 0 || bits >= 0x7F800000U) {
+    out[i] = ScaleAt(view, i);
+    if (!IsUsableScale(out[i])) {
       return InvalidArgument("{}: expected finite positive scales, got {} at {}", spec.name, out[i],
                              IndexString(view.shape, static_cast<int64_t>(i)));
     }
