@@ -88,7 +88,7 @@ TEST(E4m3, RoundsAtEveryMidpointToTheBit) {
   }
 }
 
-// The vectors of docs/formats.md, section 7.
+// The vectors of docs/formats.md, section 8.
 TEST(E4m3, MatchesThePublishedVectors) {
   const float infinity = std::numeric_limits<float>::infinity();
   const float nan = std::numeric_limits<float>::quiet_NaN();

@@ -45,7 +45,7 @@ struct Matrix {
   std::vector<float> scales;
 };
 
-// docs/formats.md, section 7: amax 0.875, so the scale is 2^-9 and each code is E4M3(512 x).
+// docs/formats.md, section 8: amax 0.875, so the scale is 2^-9 and each code is E4M3(512 x).
 TEST(Fp8Block, MatchesThePublishedRow) {
   Matrix m(1, 32);
   m.values = {0x0000, 0x3c00, 0xbc80, 0x3cc0, 0x3d00, 0xbd40, 0x3d80, 0x3dc0,
