@@ -37,7 +37,7 @@ class Mistakes(unittest.TestCase):
         self.refused("convert", DENSE, says="OUT")
 
     def test_policies_that_cannot_be(self):
-        self.refused("plan", DENSE, "--format", "fp8", "--keep-last", "9", says="8 layers")
+        self.refused("plan", DENSE, "--format", "fp8", "--keep-last", "9", says="0 to 8")
         self.refused("plan", DENSE, "--format", "fp8", "--keep", "model.layers.77", says="77")
         self.refused("plan", DENSE, "--format", "fp8", "--keep", "*q_proj*", says="q_proj")
 
