@@ -12,8 +12,17 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
+#include "octavo/base/check.h"
+#include "octavo/base/status.h"
+#include "octavo/formats/format.h"
+#include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/keep_pattern.h"
 #include "octavo/policy/precision_table.h"
 

@@ -5,8 +5,17 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "octavo/base/hash.h"
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/formats/format.h"
+#include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/precision_table.h"
 #include "octavo/policy/random_policy_for_test.h"
 #include "octavo/policy/spec_for_test.h"

@@ -6,7 +6,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <string>
+
 #include "octavo/base/file.h"
+#include "octavo/base/status.h"
 
 namespace octavo {
 namespace {

@@ -1,6 +1,13 @@
 #include "octavo/policy/engine_modules.h"
 
-#include <utility>
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "octavo/base/check.h"
+#include "octavo/model/spec/model_spec.h"
+#include "octavo/policy/sglang_fp8.h"
+#include "octavo/policy/sglang_match.h"
 
 namespace octavo {
 namespace {

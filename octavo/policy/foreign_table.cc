@@ -2,9 +2,19 @@
 
 #include <fmt/core.h>
 
+#include <cstddef>
 #include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
 
+#include "octavo/base/status.h"
+#include "octavo/formats/format.h"
+#include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/engine_modules.h"
+#include "octavo/policy/precision_table.h"
+#include "octavo/policy/sglang_fp8.h"
+#include "octavo/policy/sglang_match.h"
 
 namespace octavo {
 namespace {

@@ -4,9 +4,14 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cstddef>
 #include <numeric>
+#include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
+#include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/sglang_match.h"
 
 namespace octavo {

@@ -6,9 +6,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/spec_for_test.h"
 
 namespace octavo {

@@ -1,6 +1,7 @@
 #include "octavo/policy/natural_order.h"
 
 #include <algorithm>
+#include <string_view>
 
 namespace octavo {
 namespace {

@@ -3,8 +3,14 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <string>
+#include <string_view>
+#include <vector>
 
+#include "octavo/base/check.h"
 #include "octavo/base/hash.h"
+#include "octavo/base/tensor.h"
+#include "octavo/formats/format.h"
 #include "octavo/formats/fp8_block.h"
 
 namespace octavo {

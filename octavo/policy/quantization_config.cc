@@ -4,10 +4,18 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
+#include "octavo/base/status.h"
+#include "octavo/formats/format.h"
 #include "octavo/formats/fp8_block.h"
+#include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/foreign_table.h"
 #include "octavo/policy/natural_order.h"
 #include "octavo/policy/precision_table.h"

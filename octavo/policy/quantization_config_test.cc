@@ -5,8 +5,17 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "octavo/base/status.h"
+#include "octavo/formats/format.h"
+#include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/natural_order.h"
 #include "octavo/policy/precision_table.h"
 #include "octavo/policy/random_policy_for_test.h"

@@ -1,8 +1,16 @@
 #include "octavo/policy/sglang_fp8.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
+#include <string_view>
 #include <utility>
+#include <vector>
+
+#include "octavo/base/status.h"
+#include "octavo/policy/sglang_match.h"
 
 namespace octavo {
 namespace {
@@ -153,7 +161,7 @@ std::vector<IgnoreEntry> SglangFp8Entries(std::span<const std::string> written,
     entries.push_back({std::string(kModelPrefix).append(bare), original});
   }
   AppendEnvironment(options.env_ignored, &entries);
-  return options.mapper.empty() ? entries : RenameAll(options.mapper, std::move(entries));
+  return options.mapper.IsEmpty() ? entries : RenameAll(options.mapper, std::move(entries));
 }
 
 Result<SglangFp8List> ReadSglangFp8List(std::string_view quantization_config,

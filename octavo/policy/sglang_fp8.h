@@ -42,7 +42,7 @@ struct WeightsMapper {
   std::vector<RenameRule> prefix;
   std::vector<RenameRule> suffix;
 
-  bool empty() const { return substr.empty() && prefix.empty() && suffix.empty(); }
+  bool IsEmpty() const { return substr.empty() && prefix.empty() && suffix.empty(); }
 };
 
 struct SglangFp8Options {

@@ -5,8 +5,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <string>
 #include <vector>
+
+#include "octavo/base/status.h"
+#include "octavo/policy/sglang_match.h"
 
 namespace octavo {
 namespace {
@@ -16,6 +20,7 @@ using ::testing::IsEmpty;
 
 std::vector<std::string> Texts(const std::vector<IgnoreEntry>& entries) {
   std::vector<std::string> texts;
+  texts.reserve(entries.size());
   for (const IgnoreEntry& entry : entries) {
     texts.push_back(entry.text);
   }

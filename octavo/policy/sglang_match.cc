@@ -3,7 +3,12 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <utility>
+#include <cstddef>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
 
 namespace octavo {
 namespace {

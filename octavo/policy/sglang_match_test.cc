@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@ using ::testing::HasSubstr;
 
 std::vector<IgnoreEntry> List(const std::vector<std::string>& texts) {
   std::vector<IgnoreEntry> entries;
+  entries.reserve(texts.size());
   for (const std::string& text : texts) {
     entries.push_back({text, text});
   }

@@ -1,7 +1,14 @@
 #include "octavo/policy/table_json.h"
 
+#include <cstdint>
 #include <nlohmann/json.hpp>
+#include <string>
 #include <utility>
+
+#include "octavo/formats/format.h"
+#include "octavo/model/spec/model_spec.h"
+#include "octavo/policy/precision_table.h"
+#include "octavo/policy/table_sizes.h"
 
 namespace octavo {
 namespace {

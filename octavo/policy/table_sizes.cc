@@ -1,5 +1,12 @@
 #include "octavo/policy/table_sizes.h"
 
+#include <cstdint>
+#include <vector>
+
+#include "octavo/base/tensor.h"
+#include "octavo/formats/format.h"
+#include "octavo/policy/precision_table.h"
+
 namespace octavo {
 
 int64_t StoredBytes(const PrecisionRow& row) {

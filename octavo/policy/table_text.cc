@@ -4,9 +4,20 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <iterator>
+#include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/formats/format.h"
+#include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/keep_pattern.h"
+#include "octavo/policy/precision_table.h"
 #include "octavo/policy/sglang_match.h"
 #include "octavo/policy/table_sizes.h"
 

@@ -6,8 +6,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
 
+#include "octavo/base/status.h"
+#include "octavo/formats/format.h"
+#include "octavo/policy/precision_table.h"
 #include "octavo/policy/spec_for_test.h"
 #include "octavo/policy/table_json.h"
 #include "octavo/policy/table_sizes.h"

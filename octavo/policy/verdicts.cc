@@ -4,10 +4,24 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <iterator>
 #include <map>
+#include <span>
+#include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/formats/format.h"
+#include "octavo/model/spec/model_spec.h"
+#include "octavo/policy/engine_modules.h"
 #include "octavo/policy/foreign_table.h"
+#include "octavo/policy/precision_table.h"
+#include "octavo/policy/sglang_fp8.h"
+#include "octavo/policy/sglang_match.h"
 
 namespace octavo {
 namespace {

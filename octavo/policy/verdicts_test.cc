@@ -7,10 +7,19 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
 
-#include "octavo/policy/foreign_table.h"
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/formats/format.h"
+#include "octavo/model/spec/model_spec.h"
+#include "octavo/policy/engine_modules.h"
+#include "octavo/policy/precision_table.h"
 #include "octavo/policy/random_policy_for_test.h"
+#include "octavo/policy/sglang_fp8.h"
 #include "octavo/policy/spec_for_test.h"
 
 namespace octavo {

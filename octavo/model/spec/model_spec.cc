@@ -1,7 +1,13 @@
 #include "octavo/model/spec/model_spec.h"
 
+#include <cstddef>
+#include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
+#include "octavo/base/status.h"
+#include "octavo/checkpoint/hf_config.h"
 #include "octavo/model/spec/qwen3_spec.h"
 
 namespace octavo {

@@ -6,8 +6,15 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <set>
+#include <vector>
+
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/checkpoint/hf_config.h"
 
 namespace octavo {
 namespace {

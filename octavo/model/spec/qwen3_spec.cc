@@ -2,8 +2,14 @@
 
 #include <fmt/core.h>
 
-#include <string>
+#include <cstdint>
+#include <string_view>
 #include <utility>
+
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/checkpoint/hf_config.h"
+#include "octavo/model/spec/model_spec.h"
 
 namespace octavo {
 namespace {
