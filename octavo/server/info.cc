@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "octavo/base/version.h"
 #include "octavo/server/json_writer.h"
 
 namespace octavo {
@@ -162,7 +163,7 @@ std::string ServerInfoJson(const InfoContext& info) {
   json.Field("num_threads", serving.num_threads);
   json.Field("weight_format", FormatOf(serving)).Field("policy_hash", serving.table.Hash());
   json.Field("weight_bytes", serving.weight_bytes).Field("load_seconds", serving.load_seconds);
-  json.Field("version", kServerVersion).Key("kv_events").Null();
+  json.Field("version", Version()).Key("kv_events").Null();
   WriteInternalState(json, info);
   json.EndObject();
   return json.Take();
@@ -215,7 +216,7 @@ std::string LoadsJson(const InfoContext& info, const LoadSections& sections) {
   const Load load = LoadOf(info);
   const std::string now = UtcNow();
   JsonWriter json;
-  json.BeginObject().Field("timestamp", now).Field("version", kServerVersion);
+  json.BeginObject().Field("timestamp", now).Field("version", Version());
   json.Key("loads").BeginArray().BeginObject();
   json.Field("timestamp", now).Field("dp_rank", 0);
   json.Field("num_running_reqs", stats.num_running).Field("num_waiting_reqs", load.waiting);

@@ -11,8 +11,6 @@
 
 namespace octavo {
 
-inline constexpr std::string_view kServerVersion = "0.1.0";
-
 // The pointers outlive the call.
 struct InfoContext {
   const ServerOptions* options = nullptr;

@@ -15,9 +15,9 @@ namespace octavo {
 struct ServerOptions {
   std::string host = "127.0.0.1";             // Name or address to listen on.
   int port = 30000;                           // 0: any free one, see Server::port().
-  std::string api_key;                        // Empty: no key is asked for.
-  std::string admin_api_key;                  // Empty: control endpoints take api_key.
-  std::string served_model_name;              // Empty: the model folder as given.
+  std::string api_key = {};                   // Empty: no key is asked for.
+  std::string admin_api_key = {};             // Empty: control endpoints take api_key.
+  std::string served_model_name = {};         // Empty: the model folder as given.
   bool incremental_streaming_output = false;  // Stream deltas instead of all so far.
   int64_t stream_interval = 1;                // Tokens of a chunk where the request does not say.
   bool allow_auto_truncate = false;  // Cut prompts and budgets to the context, instead of a 400.
