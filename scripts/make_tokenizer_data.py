@@ -183,6 +183,8 @@ def corpus():
         if len(sentence) > 1:
             texts += made_up_words(rng, sentence)
     texts += EMOJI * 12 + CONTRACTIONS * 4
+    # What is no space to HF, such as U+180E, joins its neighbours; a merge makes that visible.
+    texts += [f"={space}=" for space in SPACES] * 30
     return texts
 
 
@@ -349,6 +351,7 @@ def make_lines():
     lines = ["", " ", "\n", "\x00", "a\x00b", "\ufeffBOM", "\U0010ffff", "\ufffd\uffff"]
     lines += SENTENCES + CODE + EMOJI + CONTRACTIONS + SPECIALS
     lines += ["a" + space + "b" + space + space + "c" + space for space in SPACES]
+    lines += [f"={space}=" for space in SPACES]
     lines += [space * count for space in SPACES for count in (1, 2)]
     lines += [chr(c) + "a" + chr(c) + "1" for c in NEW_OTHERS]
     lines += ["e" + chr(c) + "\u0301" + chr(c) for c in NEW_MARKS]

@@ -1,4 +1,4 @@
-// Method: tests/data/text holds 5,452 lines of many scripts, emoji, control characters, malformed
+// Method: tests/data/text holds 5,478 lines of many scripts, emoji, control characters, malformed
 // bytes and added tokens, with the ids and texts that HF `tokenizers` 0.23.3 gives for each by
 // three tokenizers (scripts/make_tokenizer_data.py says how they were made). Every id and every
 // byte must be equal. Texts of 1 MB are kept as a recipe and a hash.
@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -20,12 +21,8 @@
 namespace octavo {
 namespace {
 
-struct Corpus {
-  const char* name;
-  const char* path;
-};
-
-constexpr Corpus kCorpora[] = {
+// Name and tokenizer.
+const std::map<std::string, std::string> kCorpora = {
     {"abacus", "models/abacus-dense/tokenizer.json"},
     {"sample", "tests/data/text/sample_tokenizer.json"},
     {"split", "tests/data/text/split_tokenizer.json"},
@@ -111,15 +108,15 @@ Tokenizer LoadOrDie(const std::string& path) {
   return *std::move(tokenizer);
 }
 
-class HfParity : public testing::TestWithParam<Corpus> {
+class HfParity : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
     lines_ = ReadLines();
-    expected_ = ReadExpected(GetParam().name, lines_);
+    expected_ = ReadExpected(GetParam(), lines_);
     ASSERT_GE(lines_.size(), 5000u);
   }
 
-  Tokenizer tokenizer_ = LoadOrDie(GetParam().path);
+  Tokenizer tokenizer_ = LoadOrDie(kCorpora.at(GetParam()));
   std::vector<std::string> lines_;
   ExpectedCorpus expected_;
 };
@@ -196,8 +193,8 @@ TEST_P(HfParity, GivesTheSameIdsFromManyThreads) {
   EXPECT_EQ(num_different, std::vector<size_t>(4));
 }
 
-INSTANTIATE_TEST_SUITE_P(AllTokenizers, HfParity, testing::ValuesIn(kCorpora),
-                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(AllTokenizers, HfParity, testing::Values("abacus", "sample", "split"),
+                         [](const auto& info) { return info.param; });
 
 uint64_t Fnv1a(const std::vector<int32_t>& ids) {
   uint64_t hash = 0xCBF29CE484222325u;
@@ -235,11 +232,11 @@ TEST(HfParityOfLongRuns, EncodesMegabytesToTheSameIds) {
   const Result<std::string> file = ReadTextFile("tests/data/text/long_runs.txt");
   ASSERT_TRUE(file.has_value()) << file.error().message();
   int num_runs = 0;
-  for (const Corpus& corpus : kCorpora) {
-    const Tokenizer tokenizer = LoadOrDie(corpus.path);
+  for (const auto& [name, path] : kCorpora) {
+    const Tokenizer tokenizer = LoadOrDie(path);
     for (const std::string& line : Words(*file, '\n')) {
       const std::vector<std::string> fields = Words(line, ' ');
-      if (fields.front() != corpus.name) continue;
+      if (fields.front() != name) continue;
       ASSERT_EQ(fields.size(), 6u) << line;
       std::string text;
       for (int i = std::stoi(fields[2]); i > 0; --i) text += FromHex(fields[1]);
