@@ -131,6 +131,7 @@ class Reader {
   Vocabulary vocabulary_;  // As written, in symbols; views into the document.
   std::vector<bool> is_taken_;
   int32_t next_added_id_ = 0;
+  std::unordered_set<std::string_view> added_contents_;
   bool has_template_ = false;
 };
 
@@ -338,11 +339,11 @@ Status Reader::ReadAddedTokens(const array& tokens) {
     const int32_t declared_id = token.id;
     RETURN_IF_ERROR(PlaceAddedToken(std::move(token), declared_id, path));
   }
-  // HF matches contents after normalization; two of the same make it fail or forget one.
+  // HF matches contents after normalization, and fails on two of the same.
   std::unordered_set<std::string_view> contents;
   for (const AddedToken& token : spec_.added_tokens) {
     if (!contents.insert(token.content).second) {
-      return Corrupt("added_tokens: \"{}\" twice", token.content);
+      return Corrupt("added_tokens: \"{}\" twice after normalization", token.content);
     }
   }
   return Status();
@@ -357,6 +358,7 @@ Result<AddedToken> Reader::ReadAddedToken(const object& object, std::string_view
   ASSIGN_OR_RETURN(token.id, AsId(*id, fmt::format("{}.id", path)));
   ASSIGN_OR_RETURN(const std::string_view content, GetString(object, path, "content"));
   if (content.empty()) return Corrupt("{}.content: empty", path);
+  if (!added_contents_.insert(content).second) return Corrupt("{}: \"{}\" twice", path, content);
   token.content = content;
   RETURN_IF_ERROR(CheckOff(object, path, "single_word"));
   ASSIGN_OR_RETURN(token.lstrip, GetBool(object, path, "lstrip", false));
