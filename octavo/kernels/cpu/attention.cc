@@ -116,18 +116,29 @@ void AttentionOp::RunBlock(const AttentionArgs& args, const Block& block,
                 static_cast<size_t>((depth - layout.head_dim) * kernel.a_elem_bytes));
   }
 
-  // Scores, a page at a time.
+  // Scores, a page at a time. Pages lie anywhere, so each fetches its successor: the keys of the
+  // next page, behind the last the values of the first.
+  const auto keys = [&](int64_t page) {
+    return HeadPage(args.kv, *block.segment, page, block.kv_head);
+  };
+  const auto values = [&](int64_t page) { return keys(page) + layout.ValuesOffset(); };
+  const auto bytes_between = [](const uint16_t* from, const uint16_t* to) {
+    return reinterpret_cast<const std::byte*>(to) - reinterpret_cast<const std::byte*>(from);
+  };
   for (int64_t page = 0; page < num_pages; ++page) {
-    kernel.matmul({.a = scratch->queries.data(),
-                   .a_stride = depth,
-                   .num_rows = block.num_rows,
-                   .b = HeadPage(args.kv, *block.segment, page, block.kv_head),
-                   .panel_stride = layout.KeyPanelElems(),
-                   .num_panels = kPageTokens / kPanelCols,
-                   .num_tiles = depth / kTileDepth,
-                   .c = scores + page * kPageTokens,
-                   .c_stride = scores_stride_,
-                   .from_zero = true});
+    const bool is_last = page + 1 == num_pages;
+    kernel.matmul(
+        {.a = scratch->queries.data(),
+         .a_stride = depth,
+         .num_rows = block.num_rows,
+         .b = keys(page),
+         .panel_stride = layout.KeyPanelElems(),
+         .num_panels = kPageTokens / kPanelCols,
+         .num_tiles = depth / kTileDepth,
+         .c = scores + page * kPageTokens,
+         .c_stride = scores_stride_,
+         .from_zero = true,
+         .prefetch_bytes = bytes_between(keys(page), is_last ? values(0) : keys(page + 1))});
   }
 
   // Softmax without its division. P replaces the scores as A elements; keys that a row does not see
@@ -146,13 +157,14 @@ void AttentionOp::RunBlock(const AttentionArgs& args, const Block& block,
         {.a = scratch->scores.data() + page * kPageTokens * kernel.a_elem_bytes,
          .a_stride = p_stride,
          .num_rows = block.num_rows,
-         .b = HeadPage(args.kv, *block.segment, page, block.kv_head) + layout.ValuesOffset(),
+         .b = values(page),
          .panel_stride = kTileElems,
          .num_panels = layout.NumValuePanels(),
          .num_tiles = 1,
          .c = outputs,
          .c_stride = depth,
-         .from_zero = page == 0});
+         .from_zero = page == 0,
+         .prefetch_bytes = bytes_between(values(page), values(std::min(page + 1, num_pages - 1)))});
   }
   for (int64_t r = 0; r < block.num_rows; ++r) {
     const int64_t row = block.segment->first_row + block.Token(r);

@@ -99,7 +99,7 @@ class LinearOp {
  private:
   struct WorkerScratch {
     Scratch sums;    // C or acc: [chunk rows, group columns].
-    Scratch blocks;  // FP8: P of some rows, then the decoded codes of a group and block.
+    Scratch blocks;  // FP8: decoded codes of a group and block, then P of some rows.
   };
   struct Group;
 
@@ -108,6 +108,7 @@ class LinearOp {
   void RunGroup(const LinearArgs& args, const Group& group, WorkerScratch* scratch);
   void SumBf16(const Group& group, int64_t depth, WorkerScratch* scratch) const;
   void SumFp8(const Group& group, int64_t cols, WorkerScratch* scratch) const;
+  void AddScaledBlock(const MatMulArgs& args, WorkerScratch* scratch) const;
   void StoreSums(const Group& group, WorkerScratch* scratch) const;
 
   const CpuPath& path_;

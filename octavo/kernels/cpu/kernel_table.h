@@ -9,8 +9,10 @@
 
 namespace octavo::cpu {
 
-// Rows of A times panels of B (layout.h):
-//   c[r, 16 p + n] (+)= sum over tiles of MatMul(a[r, 32 tile ..], panel p, column n), ops.h order.
+// Rows of A times panels of B (layout.h), in ops.h order:
+//   P = MatMul(a[r, :], panel p, column n) over num_tiles tiles, continued from c unless from_zero;
+//   c[r, 16 p + n] = P.
+// With row_scales, P starts from +0 and c[r, 16 p + n] = fma(P, row_scales[r], c or +0).
 struct MatMulArgs {
   const std::byte* a = nullptr;  // [rows, 32 * tiles] A elements.
   int64_t a_stride = 0;          // In elements.
@@ -21,7 +23,24 @@ struct MatMulArgs {
   int64_t num_tiles = 0;
   float* c = nullptr;  // [rows, 16 * panels].
   int64_t c_stride = 0;
-  bool from_zero = false;  // c is overwritten; otherwise it is added to.
+  bool from_zero = false;             // c is overwritten; otherwise it is added to.
+  const float* row_scales = nullptr;  // [rows] or null.
+  // While a line of B is read, the line this many bytes on is fetched into the cache.
+  int64_t prefetch_bytes = 0;
+};
+
+// FP8 panels times few rows, decoded on the way (no copy in memory): acc of LinearArgs.
+struct Fp8StreamArgs {
+  const std::byte* a = nullptr;  // [rows, depth] A elements: exact activation codes.
+  int64_t a_stride = 0;          // In elements.
+  int64_t num_rows = 0;
+  const uint8_t* codes = nullptr;   // Panel p at codes + p * depth * 16.
+  int64_t num_panels = 0;           // All in one row of weight scales.
+  int64_t depth = 0;                // A multiple of 32.
+  const float* a_scales = nullptr;  // [rows, blocks].
+  const float* b_scales = nullptr;  // [blocks].
+  float* c = nullptr;               // [rows, 16 * panels].
+  int64_t c_stride = 0;
 };
 
 // The product of rows with panels, and the form of its left operand.
@@ -36,6 +55,14 @@ struct MatMulKernel {
   void (*begin)() = nullptr;
   void (*end)() = nullptr;
   void (*matmul)(const MatMulArgs& args) = nullptr;
+  // Whether matmul takes row_scales.
+  bool has_row_scales = false;
+  // For up to this many rows there is stream_fp8.
+  int64_t stream_fp8_rows = 0;
+  void (*stream_fp8)(const Fp8StreamArgs& args) = nullptr;
+  // The multiply-add instruction alone, on registers, `rounds` times some independent ones; returns
+  // the FLOPs done. What matmul is measured against (machine_peaks.h).
+  int64_t (*burn)(int64_t rounds) = nullptr;
 };
 
 // Functions on rows. All counts are elements; pointers need no alignment.

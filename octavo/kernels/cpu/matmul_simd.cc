@@ -18,6 +18,8 @@
 
 #include <algorithm>
 
+#include "octavo/formats/fp8_block.h"
+#include "octavo/kernels/cpu/fp8-inl.h"
 #include "octavo/kernels/cpu/kernel_table.h"
 #include "octavo/kernels/cpu/layout.h"
 #include "octavo/kernels/cpu/vec-inl.h"
@@ -34,111 +36,277 @@ constexpr int kMaxRows = kLanes == 16 ? 6 : 3;
 constexpr int kStreamRows = kLanes == 16 ? 3 : 1;
 constexpr int kStreamPanels = kLanes == 16 ? 4 : 2;
 constexpr int kBlockPanels = kLanes == 16 ? 2 : 1;
-constexpr int64_t kPrefetchBytes = 1024;
 
-// One block of kRows rows and kPanels panels, over all tiles.
-template <int kRows, int kPanels>
-HWY_INLINE void Block(const MatMulArgs& args, const float* HWY_RESTRICT a,
-                      const uint16_t* HWY_RESTRICT b, float* HWY_RESTRICT c) {
-  constexpr int kCols = kPanels * static_cast<int>(kVecs);
-  const DF df;
-  const DU32 du;
-  const VU32 odd_mask = hn::Set(du, 0xFFFF0000U);
-  for (int64_t tile = 0; tile < args.num_tiles; ++tile) {
-    VF e[kRows][kCols];
-    VF o[kRows][kCols];
+HWY_INLINE VF EvenBf16(VU32 pairs) { return hn::BitCast(DF(), hn::ShiftLeft<16>(pairs)); }
+HWY_INLINE VF OddBf16(VU32 pairs) {
+  return hn::BitCast(DF(), hn::And(pairs, hn::Set(DU32(), 0xFFFF0000U)));
+}
+
+// Vectors of a block's columns, and the chains (e, o) or sums of its rows.
+template <int kPanels>
+constexpr int kColVecs = kPanels * static_cast<int>(kVecs);
+
+template <int kRows, int kCols>
+struct Chains {
+  VF e[kRows][kCols];
+  VF o[kRows][kCols];
+
+  HWY_INLINE void Clear() {
     HWY_UNROLL(8)
     for (int r = 0; r < kRows; ++r) {
       HWY_UNROLL(8)
       for (int v = 0; v < kCols; ++v) {
-        e[r][v] = hn::Zero(df);
-        o[r][v] = hn::Zero(df);
+        e[r][v] = hn::Zero(DF());
+        o[r][v] = hn::Zero(DF());
       }
     }
+  }
+  // One pair of depths of all columns: `a` points at the even one of row 0. Rows outside, so that
+  // an input is broadcast once for all columns.
+  HWY_INLINE void MulAdd(const float* a, int64_t a_stride, const VU32 (&pairs)[kCols]) {
+    VF b_even[kCols];
+    VF b_odd[kCols];
+    HWY_UNROLL(8)
+    for (int v = 0; v < kCols; ++v) {
+      b_even[v] = EvenBf16(pairs[v]);
+      b_odd[v] = OddBf16(pairs[v]);
+    }
+    HWY_UNROLL(8)
+    for (int r = 0; r < kRows; ++r) {
+      const VF a_even = hn::Set(DF(), a[r * a_stride]);
+      const VF a_odd = hn::Set(DF(), a[r * a_stride + 1]);
+      HWY_UNROLL(8)
+      for (int v = 0; v < kCols; ++v) {
+        e[r][v] = hn::MulAdd(a_even, b_even[v], e[r][v]);
+        o[r][v] = hn::MulAdd(a_odd, b_odd[v], o[r][v]);
+      }
+    }
+  }
+};
+
+// One block of kRows rows and kPanels panels, over all tiles.
+template <int kRows, int kPanels, bool kScaled>
+HWY_INLINE void Block(const MatMulArgs& args, const float* HWY_RESTRICT a,
+                      const uint16_t* HWY_RESTRICT b, float* HWY_RESTRICT c,
+                      const float* HWY_RESTRICT scales) {
+  constexpr int kCols = kColVecs<kPanels>;
+  const DF df;
+  Chains<kRows, kCols> chains;
+  HWY_ALIGN float partial[kScaled ? kRows * kCols * kLanes : 1];  // P before the last tile.
+  for (int64_t tile = 0; tile < args.num_tiles; ++tile) {
+    chains.Clear();
     const float* a_tile = a + tile * kTileDepth;
     const uint16_t* b_tile = b + tile * kTileElems;
     for (int64_t pair = 0; pair < kTileDepth / 2; ++pair) {
-      VF b_even[kCols];
-      VF b_odd[kCols];
+      VU32 pairs[kCols];
       HWY_UNROLL(8)
       for (int v = 0; v < kCols; ++v) {
         const uint16_t* from =
             b_tile + v / kVecs * args.panel_stride + pair * 2 * kPanelCols + v % kVecs * 2 * kLanes;
-        hwy::Prefetch(reinterpret_cast<const std::byte*>(from) + kPrefetchBytes);
-        const VU32 bits = hn::LoadU(du, reinterpret_cast<const uint32_t*>(from));
-        b_even[v] = hn::BitCast(df, hn::ShiftLeft<16>(bits));
-        b_odd[v] = hn::BitCast(df, hn::And(bits, odd_mask));
+        hwy::Prefetch(reinterpret_cast<const std::byte*>(from) + args.prefetch_bytes);
+        pairs[v] = hn::LoadU(DU32(), reinterpret_cast<const uint32_t*>(from));
       }
-      HWY_UNROLL(8)
-      for (int r = 0; r < kRows; ++r) {
-        const VF a_even = hn::Set(df, a_tile[r * args.a_stride + 2 * pair]);
-        const VF a_odd = hn::Set(df, a_tile[r * args.a_stride + 2 * pair + 1]);
-        HWY_UNROLL(8)
-        for (int v = 0; v < kCols; ++v) {
-          e[r][v] = hn::MulAdd(a_even, b_even[v], e[r][v]);
-          o[r][v] = hn::MulAdd(a_odd, b_odd[v], o[r][v]);
-        }
-      }
+      chains.MulAdd(a_tile + 2 * pair, args.a_stride, pairs);
     }
-    const bool is_first = tile == 0 && args.from_zero;
+    const bool is_last = tile + 1 == args.num_tiles;
+    const bool is_zero = tile == 0 && (kScaled || args.from_zero);
     HWY_UNROLL(8)
     for (int r = 0; r < kRows; ++r) {
       HWY_UNROLL(8)
       for (int v = 0; v < kCols; ++v) {
         float* to = c + r * args.c_stride + v * kLanes;
-        const VF before = is_first ? hn::Zero(df) : hn::LoadU(df, to);
-        hn::StoreU(hn::Add(before, hn::Add(e[r][v], o[r][v])), df, to);
+        float* sum_at = kScaled ? partial + (r * kCols + v) * kLanes : to;
+        const VF before = is_zero ? hn::Zero(df) : hn::LoadU(df, sum_at);
+        const VF sum = hn::Add(before, hn::Add(chains.e[r][v], chains.o[r][v]));
+        if (kScaled && is_last) {
+          const VF acc = args.from_zero ? hn::Zero(df) : hn::LoadU(df, to);
+          hn::StoreU(hn::MulAdd(sum, hn::Set(df, scales[r]), acc), df, to);
+        } else {
+          hn::StoreU(sum, df, sum_at);
+        }
       }
     }
   }
 }
 
 // kRows rows with all panels, kPanels at a time and the rest singly.
-template <int kRows, int kPanels>
-void Rows(const MatMulArgs& args, const float* a, float* c) {
+template <int kRows, int kPanels, bool kScaled>
+void Rows(const MatMulArgs& args, int64_t row) {
+  const auto* a = reinterpret_cast<const float*>(args.a) + row * args.a_stride;
+  float* c = args.c + row * args.c_stride;
+  const float* scales = kScaled ? args.row_scales + row : nullptr;
   int64_t p = 0;
   for (; p + kPanels <= args.num_panels; p += kPanels) {
-    Block<kRows, kPanels>(args, a, args.b + p * args.panel_stride, c + p * kPanelCols);
+    Block<kRows, kPanels, kScaled>(args, a, args.b + p * args.panel_stride, c + p * kPanelCols,
+                                   scales);
   }
   for (; p < args.num_panels; ++p) {
-    Block<kRows, 1>(args, a, args.b + p * args.panel_stride, c + p * kPanelCols);
+    Block<kRows, 1, kScaled>(args, a, args.b + p * args.panel_stride, c + p * kPanelCols, scales);
   }
 }
 
-template <int kRows>
-HWY_INLINE void RowsOfBestShape(const MatMulArgs& args, const float* a, float* c) {
-  Rows<kRows, (kRows <= kStreamRows ? kStreamPanels : kBlockPanels)>(args, a, c);
+template <int kRows, bool kScaled>
+HWY_INLINE void RowsOfBestShape(const MatMulArgs& args, int64_t row) {
+  Rows<kRows, (kRows <= kStreamRows ? kStreamPanels : kBlockPanels), kScaled>(args, row);
 }
 
-void MatMul(const MatMulArgs& args) {
+template <bool kScaled>
+void MatMulRows(const MatMulArgs& args) {
   for (int64_t row = 0; row < args.num_rows;) {
-    const auto* a = reinterpret_cast<const float*>(args.a) + row * args.a_stride;
-    float* c = args.c + row * args.c_stride;
     const int64_t rows = std::min<int64_t>(kMaxRows, args.num_rows - row);
     switch (rows) {
       case 1:
-        RowsOfBestShape<1>(args, a, c);
+        RowsOfBestShape<1, kScaled>(args, row);
         break;
       case 2:
-        RowsOfBestShape<2>(args, a, c);
+        RowsOfBestShape<2, kScaled>(args, row);
         break;
       case 3:
-        RowsOfBestShape<3>(args, a, c);
+        RowsOfBestShape<3, kScaled>(args, row);
         break;
 #if HWY_TARGET != HWY_AVX2  // Where kMaxRows is 3.
       case 4:
-        RowsOfBestShape<4>(args, a, c);
+        RowsOfBestShape<4, kScaled>(args, row);
         break;
       case 5:
-        RowsOfBestShape<5>(args, a, c);
+        RowsOfBestShape<5, kScaled>(args, row);
         break;
       default:
-        RowsOfBestShape<6>(args, a, c);
+        RowsOfBestShape<6, kScaled>(args, row);
         break;
 #endif
     }
     row += rows;
   }
+}
+
+void MatMul(const MatMulArgs& args) {
+  if (args.row_scales != nullptr) {
+    MatMulRows<true>(args);
+  } else {
+    MatMulRows<false>(args);
+  }
+}
+
+// --- FP8 weights that are read once
+// ---------------------------------------------------------------
+
+// kRows rows with kPanels panels over the whole depth; P and acc stay in registers.
+template <int kRows, int kPanels>
+void StreamBlock(const Fp8StreamArgs& args, const uint8_t* HWY_RESTRICT codes,
+                 float* HWY_RESTRICT c) {
+  constexpr int kCols = kColVecs<kPanels>;
+  constexpr int64_t kPrefetchBytes = 1024;
+  const DF df;
+  const Fp8Decoder decoder;
+  const int64_t num_blocks = (args.depth + kFp8BlockDim - 1) / kFp8BlockDim;
+  VF acc[kRows][kCols];
+  VF sums[kRows][kCols];
+  Chains<kRows, kCols> chains;
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kCols; ++v) {
+      acc[r][v] = hn::Zero(df);
+    }
+  }
+  for (int64_t block = 0; block < num_blocks; ++block) {
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < kCols; ++v) {
+        sums[r][v] = hn::Zero(df);
+      }
+    }
+    const int64_t end = std::min((block + 1) * kFp8BlockDim, args.depth);
+    for (int64_t k = block * kFp8BlockDim; k < end; k += kTileDepth) {
+      chains.Clear();
+      const auto* a_tile = reinterpret_cast<const float*>(args.a) + k;
+      for (int64_t i = 0; i < kTileDepth; i += 4) {
+        VU32 first[kCols];
+        VU32 second[kCols];
+        HWY_UNROLL(8)
+        for (int v = 0; v < kCols; ++v) {
+          const uint8_t* from =
+              codes + (v / kVecs * args.depth + k + i) * kPanelCols + v % kVecs * kCodeLanes;
+          hwy::Prefetch(from + kPrefetchBytes);
+          const Fp8Decoder::Pairs pairs = decoder.Decode(from);
+          first[v] = pairs.first;
+          second[v] = pairs.second;
+        }
+        chains.MulAdd(a_tile + i, args.a_stride, first);
+        chains.MulAdd(a_tile + i + 2, args.a_stride, second);
+      }
+      for (int r = 0; r < kRows; ++r) {
+        for (int v = 0; v < kCols; ++v) {
+          sums[r][v] = hn::Add(sums[r][v], hn::Add(chains.e[r][v], chains.o[r][v]));
+        }
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      const float scale = args.a_scales[r * num_blocks + block] * args.b_scales[block];
+      for (int v = 0; v < kCols; ++v) {
+        acc[r][v] = hn::MulAdd(sums[r][v], hn::Set(df, scale), acc[r][v]);
+      }
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kCols; ++v) {
+      hn::StoreU(acc[r][v], df, c + r * args.c_stride + v * kLanes);
+    }
+  }
+}
+
+template <int kRows, int kPanels>
+void StreamRows(const Fp8StreamArgs& args) {
+  int64_t p = 0;
+  for (; p + kPanels <= args.num_panels; p += kPanels) {
+    StreamBlock<kRows, kPanels>(args, args.codes + p * args.depth * kPanelCols,
+                                args.c + p * kPanelCols);
+  }
+  for (; p < args.num_panels; ++p) {
+    StreamBlock<kRows, 1>(args, args.codes + p * args.depth * kPanelCols, args.c + p * kPanelCols);
+  }
+}
+
+constexpr int64_t kStreamFp8Rows = kLanes == 16 ? 3 : 1;
+
+void StreamFp8(const Fp8StreamArgs& args) {
+  switch (args.num_rows) {
+    case 1:
+      StreamRows<1, kStreamPanels>(args);
+      break;
+#if HWY_TARGET != HWY_AVX2  // Where kStreamFp8Rows is 1.
+    case 2:
+      StreamRows<2, 2>(args);
+      break;
+    case 3:
+      StreamRows<3, 2>(args);
+      break;
+#endif
+    default:
+      HWY_ABORT("rows");
+  }
+}
+
+// Chains of FMA in registers, as many as the widest Block has.
+int64_t Burn(int64_t rounds) {
+  constexpr int64_t kChains = 12;
+  const DF df;
+  const VF factor = hn::Set(df, 0.999F);
+  VF sums[kChains];
+  for (VF& sum : sums) {
+    sum = hn::Set(df, 1.0F);
+  }
+  for (int64_t i = 0; i < rounds; ++i) {
+    HWY_UNROLL(12)
+    for (VF& sum : sums) {
+      sum = hn::MulAdd(sum, factor, factor);
+    }
+  }
+  VF total = hn::Zero(df);
+  for (const VF& sum : sums) {
+    total = hn::Add(total, sum);
+  }
+  // Depends on the result, so that the loop stays.
+  const int64_t extra = hn::GetLane(total) < 0.0F ? 1 : 0;
+  return rounds * kChains * kLanes * 2 + extra;
 }
 
 void Nothing() {}
@@ -148,7 +316,11 @@ constexpr MatMulKernel kMatMulKernel = {.a_elem_bytes = 4,
                                         .attention_rows = 24,
                                         .begin = Nothing,
                                         .end = Nothing,
-                                        .matmul = MatMul};
+                                        .matmul = MatMul,
+                                        .has_row_scales = true,
+                                        .stream_fp8_rows = kStreamFp8Rows,
+                                        .stream_fp8 = StreamFp8,
+                                        .burn = Burn};
 
 #endif  // OCTAVO_CPU_TARGET
 
@@ -167,9 +339,14 @@ const MatMulKernel* FindMatMulKernel(VectorTarget target) {
       return nullptr;
 #endif
     case VectorTarget::kAvx512:
-    case VectorTarget::kAvx512Vbmi:  // VBMI is for bytes: nothing in here.
 #if HWY_TARGETS & HWY_AVX3
       return &N_AVX3::kMatMulKernel;
+#else
+      return nullptr;
+#endif
+    case VectorTarget::kAvx512Vbmi:
+#if HWY_TARGETS & HWY_AVX3_DL
+      return &N_AVX3_DL::kMatMulKernel;
 #else
       return nullptr;
 #endif

@@ -18,6 +18,7 @@
 #include <limits>
 
 #include "octavo/formats/e4m3.h"
+#include "octavo/kernels/cpu/fp8-inl.h"
 #include "octavo/kernels/cpu/kernel_table.h"
 #include "octavo/kernels/cpu/layout.h"
 #include "octavo/kernels/cpu/vec-inl.h"
@@ -92,120 +93,17 @@ void ScaleAdd(const float* p, float scale, int64_t n, bool from_zero, float* acc
 
 // --- FP8 weight codes ---------------------------------------------------------------------------
 
-#if HWY_TARGET == HWY_AVX3_DL
-
-// The low or high byte of the BF16 of each code without its sign.
-struct DecodeTable {
-  alignas(64) uint8_t low[128];
-  alignas(64) uint8_t high[128];
-};
-
-constexpr DecodeTable MakeDecodeTable() {
-  DecodeTable table = {};
-  for (int code = 0; code < 128; ++code) {
-    const auto bits = std::bit_cast<uint32_t>(E4m3ToFloat(static_cast<uint8_t>(code)));
-    table.low[code] = static_cast<uint8_t>(bits >> 16);
-    table.high[code] = static_cast<uint8_t>(bits >> 24);
-  }
-  return table;
-}
-constexpr DecodeTable kDecodeTable = MakeDecodeTable();
-
 void DecodeFp8(const uint8_t* codes, int64_t num_codes, uint16_t* pairs) {
-  const hn::Full512<uint8_t> d;
-  const auto low0 = hn::Load(d, kDecodeTable.low);
-  const auto low1 = hn::Load(d, kDecodeTable.low + 64);
-  const auto high0 = hn::Load(d, kDecodeTable.high);
-  const auto high1 = hn::Load(d, kDecodeTable.high + 64);
-  const auto sign_mask = hn::Set(d, 0x80);
-  for (int64_t i = 0; i < num_codes; i += 64) {
+  const Fp8Decoder decoder;
+  for (int64_t i = 0; i < num_codes; i += kCodeLanes) {
     hwy::Prefetch(codes + i + 2048);
-    const auto code = hn::LoadU(d, codes + i);
-    // Indices are the low 7 bits: the sign does not take part.
-    const hn::Vec<decltype(d)> low{_mm512_permutex2var_epi8(low0.raw, code.raw, low1.raw)};
-    const hn::Vec<decltype(d)> high{_mm512_permutex2var_epi8(high0.raw, code.raw, high1.raw)};
-    const auto signed_high = hn::Or(high, hn::And(code, sign_mask));
-    auto* to = reinterpret_cast<uint8_t*>(pairs + i);
-    hn::StoreU(hn::InterleaveLower(d, low, signed_high), d, to);
-    hn::StoreU(hn::InterleaveUpper(d, low, signed_high), d, to + 64);
+    const Fp8Decoder::Pairs decoded = decoder.Decode(codes + i);
+    // kCodeLanes is 64, or 32: then half of a group of 64.
+    auto* to = reinterpret_cast<uint32_t*>(pairs + i / 64 * 64) + i % 64 / 4;
+    hn::StoreU(decoded.first, DU32(), to);
+    hn::StoreU(decoded.second, DU32(), to + kPanelCols);
   }
 }
-
-#else
-
-// With c = S EEEE MMM = high nibble H, low nibble L, the BF16 of a normal code has the bytes
-// low = L << 4 and high = S | (60 + (H & 7)), since 127 - 7 = 120 is even. The eight codes with
-// EEEE = 0 (H & 7 == 0, L < 8) are M * 2^-9; NaN (0x7F) needs its exponent filled.
-constexpr uint8_t SubnormalByte(int m, int shift) {
-  return static_cast<uint8_t>(std::bit_cast<uint32_t>(static_cast<float>(m) * 0x1p-9F) >> shift);
-}
-
-void DecodeFp8(const uint8_t* codes, int64_t num_codes, uint16_t* pairs) {
-  const hn::ScalableTag<uint8_t> d;
-  constexpr int64_t kBytes = static_cast<int64_t>(HWY_LANES(uint8_t));
-  alignas(16) static constexpr uint8_t kSmallLow[16] = {SubnormalByte(0, 16),
-                                                        SubnormalByte(1, 16),
-                                                        SubnormalByte(2, 16),
-                                                        SubnormalByte(3, 16),
-                                                        SubnormalByte(4, 16),
-                                                        SubnormalByte(5, 16),
-                                                        SubnormalByte(6, 16),
-                                                        SubnormalByte(7, 16),
-                                                        0x80,
-                                                        0x90,
-                                                        0xA0,
-                                                        0xB0,
-                                                        0xC0,
-                                                        0xD0,
-                                                        0xE0,
-                                                        0xF0};
-  alignas(16) static constexpr uint8_t kSmallHigh[16] = {SubnormalByte(0, 24),
-                                                         SubnormalByte(1, 24),
-                                                         SubnormalByte(2, 24),
-                                                         SubnormalByte(3, 24),
-                                                         SubnormalByte(4, 24),
-                                                         SubnormalByte(5, 24),
-                                                         SubnormalByte(6, 24),
-                                                         SubnormalByte(7, 24),
-                                                         60,
-                                                         60,
-                                                         60,
-                                                         60,
-                                                         60,
-                                                         60,
-                                                         60,
-                                                         60};
-  const auto small_low = hn::LoadDup128(d, kSmallLow);
-  const auto small_high = hn::LoadDup128(d, kSmallHigh);
-  const auto low_nibble = hn::Set(d, 0x0F);
-  const auto exponent_high = hn::Set(d, 0x70);
-  const auto magnitude_mask = hn::Set(d, 0x7F);
-  const auto sign_mask = hn::Set(d, 0x80);
-  const hn::Repartition<uint16_t, decltype(d)> d16;
-  for (int64_t i = 0; i < num_codes; i += kBytes) {
-    hwy::Prefetch(codes + i + 2048);
-    const auto code = hn::LoadU(d, codes + i);
-    const auto low4 = hn::And(code, low_nibble);
-    const auto high3 = hn::And(code, exponent_high);
-    const auto is_small = hn::Eq(high3, hn::Zero(d));
-    // Shifts of 16-bit lanes: what crosses between bytes is masked off.
-    const auto normal_low = hn::BitCast(d, hn::ShiftLeft<4>(hn::BitCast(d16, low4)));
-    const auto normal_high =
-        hn::Add(hn::And(hn::BitCast(d, hn::ShiftRight<4>(hn::BitCast(d16, high3))), low_nibble),
-                hn::Set(d, 60));
-    const auto low = hn::IfThenElse(is_small, hn::TableLookupBytes(small_low, low4), normal_low);
-    const auto high = hn::IfThenElse(is_small, hn::TableLookupBytes(small_high, low4), normal_high);
-    const auto is_nan = hn::Eq(hn::And(code, magnitude_mask), magnitude_mask);
-    const auto with_nan = hn::IfThenElse(is_nan, magnitude_mask, high);
-    const auto signed_high = hn::Or(with_nan, hn::And(code, sign_mask));
-    // On 256 bits, half of a 64-code group: its two lanes hold A[0, 16) and B[0, 16).
-    auto* to = reinterpret_cast<uint8_t*>(pairs + i / 64 * 64) + i % 64;
-    hn::StoreU(hn::InterleaveLower(d, low, signed_high), d, to);
-    hn::StoreU(hn::InterleaveUpper(d, low, signed_high), d, to + 64);
-  }
-}
-
-#endif  // HWY_AVX3_DL
 
 // --- Rows of activations ------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 // instead of cpu/.
 
 #include "octavo/kernels/backend.h"
+#include "octavo/kernels/machine_peaks.h"
 
 namespace octavo {
 
@@ -13,6 +14,10 @@ Result<std::unique_ptr<Backend>> MakeCpuBackend(Isa isa, int num_threads) {
   }
   return Unsupported("isa {}: this build has no vector kernels (OCTAVO_REFERENCE_ONLY)",
                      IsaName(isa));
+}
+
+Result<double> MeasureMatrixPeak(Isa isa, ThreadPool* /*pool*/, double /*seconds*/) {
+  return Unsupported("matrix peak of isa {}: this build has no vector kernels", IsaName(isa));
 }
 
 }  // namespace octavo

@@ -109,7 +109,8 @@ MatMulKernel AmxMatMulKernel() {
           .attention_rows = 2 * kTileRows,
           .begin = Begin,
           .end = End,
-          .matmul = MatMulOnTiles<HardwareTiles>};
+          .matmul = MatMulOnTiles<HardwareTiles>,
+          .burn = BurnTiles<HardwareTiles>};
 }
 
 }  // namespace octavo::cpu

@@ -70,7 +70,8 @@ MatMulKernel AmxModelMatMulKernel() {
           .attention_rows = 2 * kTileRows,
           .begin = Nothing,
           .end = Nothing,
-          .matmul = MatMulOnTiles<ModelTiles>};
+          .matmul = MatMulOnTiles<ModelTiles>,
+          .burn = BurnTiles<ModelTiles>};
 }
 
 }  // namespace octavo::cpu
