@@ -1,0 +1,41 @@
+#include <memory>
+
+#include "octavo/base/thread_pool.h"
+#include "octavo/cli/cli.h"
+#include "octavo/cli/commands.h"
+#include "octavo/convert/audit.h"
+
+namespace octavo {
+namespace {
+
+struct AuditFlags {
+  std::string model;
+  std::string against;
+  bool json = false;
+};
+
+Result<bool> RunAuditCommand(const AuditFlags& flags) {
+  ThreadPool pool(NumUsableThreads());
+  ASSIGN_OR_RETURN(const AuditReport report, AuditFolder(flags.model, flags.against, &pool));
+  PrintLine(flags.json ? AuditJson(report) : AuditText(report));
+  return report.Passed();
+}
+
+}  // namespace
+
+void AddAuditCommand(CLI::App& app, int* exit_code) {
+  CLI::App* command =
+      app.add_subcommand("audit", "Judges a checkpoint: does it hold what its configuration says?");
+  const auto flags = std::make_shared<AuditFlags>();
+  command->add_option("MODEL", flags->model, "Model folder in HF layout")->required();
+  command->add_option("--against", flags->against,
+                      "The checkpoint that it was converted from: every byte is compared");
+  command->add_flag("--json", flags->json, "Print one JSON object");
+  AddExamples(*command, "  octavo audit out/abacus-fp8 --against models/abacus-dense");
+  command->callback([flags, exit_code] {
+    const Result<bool> passed = RunAuditCommand(*flags);
+    *exit_code = !passed ? ReportError(passed.error()) : *passed ? kExitOk : kExitFailed;
+  });
+}
+
+}  // namespace octavo

@@ -1,0 +1,92 @@
+#include <memory>
+
+#include "octavo/checkpoint/checkpoint.h"
+#include "octavo/cli/cli.h"
+#include "octavo/cli/commands.h"
+#include "octavo/convert/convert.h"
+#include "octavo/measure/progress.h"
+#include "octavo/policy/table_text.h"
+
+namespace octavo {
+namespace {
+
+struct ConvertFlags {
+  std::string model;
+  std::string out;
+  PolicyFlags policy;
+  int threads = 0;
+  bool resume = false;
+  bool json = false;
+};
+
+std::string ConvertText(const ConvertReport& report, const std::string& out) {
+  int64_t num_quantized = 0;
+  double worst_error = 0.0;
+  std::string notes;
+  for (const ConvertedTensor& tensor : report.tensors) {
+    if (tensor.relative_rms_error.has_value()) {
+      ++num_quantized;
+      worst_error = std::max(worst_error, *tensor.relative_rms_error);
+    }
+    if (!tensor.note.empty()) {
+      notes += fmt::format("note       {}: {}\n", tensor.name, tensor.note);
+    }
+  }
+  return fmt::format(
+      "{}wrote      {}\ntensors    {}, {} of them quantized (largest relative RMS error {:.2f} %)\n"
+      "bytes      {} -> {} ({:.1f} %)\nseconds    {:.2f}\ntable      {}",
+      notes, out, report.tensors.size(), num_quantized, 100.0 * worst_error,
+      BytesText(report.bytes_in), BytesText(report.bytes_out),
+      100.0 * static_cast<double>(report.bytes_out) /
+          static_cast<double>(std::max<int64_t>(report.bytes_in, 1)),
+      report.seconds, report.table_hash);
+}
+
+Status RunConvertCommand(const ConvertFlags& flags) {
+  ASSIGN_OR_RETURN(const std::optional<PolicyOptions> policy, ParsePolicy(flags.policy));
+  if (!policy.has_value()) {
+    return InvalidArgument("octavo convert: expected --format bf16 or fp8");
+  }
+  ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(flags.model));
+  ASSIGN_OR_RETURN(const ModelSpec spec, MakeModelSpec(checkpoint.config()));
+  ASSIGN_OR_RETURN(const PrecisionTable table, CompilePolicy(spec, *policy));
+  auto bar = std::make_unique<ProgressBar>("bytes");
+  const auto on_progress = [&](const ConvertProgress& progress) {
+    bar->Update(progress.bytes_done, progress.bytes_total);
+  };
+  ConvertOptions options;
+  options.out_dir = flags.out;
+  options.num_threads = flags.threads;
+  options.resume = flags.resume;
+  options.progress = on_progress;
+  const Result<ConvertReport> report = ConvertCheckpoint(checkpoint, spec, table, options);
+  bar.reset();
+  if (!report) {
+    return report.error();
+  }
+  PrintLine(flags.json ? ConvertReportJson(*report) : ConvertText(*report, flags.out));
+  return OkStatus();
+}
+
+}  // namespace
+
+void AddConvertCommand(CLI::App& app, int* exit_code) {
+  CLI::App* command = app.add_subcommand(
+      "convert", "Writes a checkpoint in low precision, chosen layers left in BF16");
+  const auto flags = std::make_shared<ConvertFlags>();
+  command->add_option("MODEL", flags->model, "Model folder in HF layout, BF16")->required();
+  command->add_option("OUT", flags->out, "Folder to write; must not hold anything else")
+      ->required();
+  AddPolicyFlags(*command, &flags->policy);
+  command->add_option("--threads", flags->threads, "0: all that may be used; changes no byte")
+      ->check(CLI::Range(0, 4096));
+  command->add_flag("--resume", flags->resume, "Keep the finished files of an interrupted run");
+  command->add_flag("--json", flags->json, "Print one JSON object");
+  AddExamples(*command, "  octavo convert models/abacus-dense out/fp8 --format fp8 --keep-last 2");
+  command->callback([flags, exit_code] {
+    const Status status = RunConvertCommand(*flags);
+    *exit_code = status.ok() ? kExitOk : ReportError(status);
+  });
+}
+
+}  // namespace octavo
