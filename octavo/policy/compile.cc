@@ -52,6 +52,16 @@ std::string_view RoleReason(Role role) {
   }
 }
 
+std::string FormatReason(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::kBf16:
+      return "The whole model is asked for in BF16.";
+    case WeightFormat::kFp8:
+      return "Linear weights are stored as E4M3 codes in 128x128 blocks, one FP32 scale each.";
+  }
+  return {};
+}
+
 template <typename Predicate>
 Rule MakeRule(const ModelSpec& spec, std::string text, std::string reason,
               const Predicate& predicate) {
@@ -102,10 +112,7 @@ std::vector<Rule> MakeRules(const ModelSpec& spec, const PolicyOptions& options)
   }
   AddLayerRules(spec, options, &rules);
   const std::string_view format = WeightFormatName(options.format);
-  const std::string reason = options.format == WeightFormat::kBf16
-                                 ? "The whole model is asked for in BF16."
-                                 : fmt::format("Linear weights are stored as {}.", format);
-  rules.push_back(MakeRule(spec, fmt::format("--format {}", format), reason,
+  rules.push_back(MakeRule(spec, fmt::format("--format {}", format), FormatReason(options.format),
                            [](const WeightSpec& weight) { return IsLinearRole(weight.role); }));
   rules.back().format = options.format;
   return rules;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "octavo/base/status.h"
+#include "octavo/policy/json_depth.h"
 #include "octavo/policy/sglang_fp8.h"
 #include "octavo/policy/sglang_match.h"
 
@@ -219,6 +220,9 @@ DialectTally& TallyOf(const std::string& dialect, MatchingReport* report) {
 }
 
 Status RunLine(std::string_view text, MatchingReport* report) {
+  if (!IsShallowJson(text)) {
+    return Corrupt("expected at most {} levels of nesting", kJsonDepthMax);
+  }
   const Json line = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!line.is_object()) {
     return Corrupt("expected a JSON object");
@@ -282,16 +286,16 @@ Result<MatchingReport> RunMatchingVectors(std::string_view jsonl) {
 
 std::string MatchingReportText(const MatchingReport& report) {
   std::string text =
-      fmt::format("{:<28} {:>6} {:>7} {:>7}\n", "dialect", "lines", "passed", "failed");
+      fmt::format("{:<28} {:>6} {:>7} {:>7}", "dialect", "lines", "passed", "failed");
   for (const DialectTally& tally : report.dialects) {
     text += tally.is_supported
-                ? fmt::format("{:<28} {:>6} {:>7} {:>7}\n", tally.dialect, tally.num_lines,
+                ? fmt::format("\n{:<28} {:>6} {:>7} {:>7}", tally.dialect, tally.num_lines,
                               tally.num_passed, tally.num_failed)
-                : fmt::format("{:<28} {:>6} unsupported\n", tally.dialect, tally.num_lines);
+                : fmt::format("\n{:<28} {:>6} unsupported", tally.dialect, tally.num_lines);
   }
   for (const DialectTally& tally : report.dialects) {
     for (const std::string& failure : tally.failures) {
-      text += fmt::format("{} {}\n", tally.dialect, failure);
+      text += fmt::format("\n{} {}", tally.dialect, failure);
     }
   }
   return text;

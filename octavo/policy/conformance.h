@@ -34,7 +34,7 @@ struct MatchingReport {
 // Errors: kCorrupt for a line that is no JSON object of this form, by line number.
 Result<MatchingReport> RunMatchingVectors(std::string_view jsonl);
 
-// For a terminal: one line a dialect, then the failures.
+// For a terminal: one line a dialect, then the failures; no newline at the end.
 std::string MatchingReportText(const MatchingReport& report);
 // {"dialects":[{"dialect","supported","lines","passed","failed","failures"}],"ok"}.
 std::string MatchingReportJson(const MatchingReport& report);

@@ -157,8 +157,12 @@ std::vector<std::string> NearestNames(std::string_view text,
   }
   std::ranges::sort(ranked);
   std::vector<std::string> out;
-  for (size_t i = 0; i < std::min(max, ranked.size()); ++i) {
-    out.push_back(candidates[ranked[i].second]);
+  for (const auto& [distance, candidate_idx] : ranked) {
+    // Much farther than the nearest is another word, not another reading of this one.
+    if (out.size() == max || distance > ranked.front().first + 1) {
+      break;
+    }
+    out.push_back(candidates[candidate_idx]);
   }
   return out;
 }

@@ -26,7 +26,7 @@ bool KeepMatches(std::string_view pattern, std::string_view name);
 std::vector<std::string> SuggestKeeps(const ModelSpec& spec, std::string_view pattern, size_t max);
 
 // Up to `max` of `candidates` nearest to `text` by edit distance, best first; only those for which
-// at most a third of the longer text differs.
+// at most a third of the longer text differs, and that are at most one edit farther than the best.
 std::vector<std::string> NearestNames(std::string_view text,
                                       const std::vector<std::string>& candidates, size_t max);
 

@@ -17,6 +17,7 @@
 #include "octavo/formats/fp8_block.h"
 #include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/foreign_table.h"
+#include "octavo/policy/json_depth.h"
 #include "octavo/policy/natural_order.h"
 #include "octavo/policy/precision_table.h"
 #include "octavo/policy/sglang_fp8.h"
@@ -233,6 +234,9 @@ Result<PrecisionTable> TableFromQuantizationConfig(const ModelSpec& spec,
                                                    std::string_view quantization_config) {
   if (quantization_config.empty()) {
     return CompilePolicy(spec, {});
+  }
+  if (!IsShallowJson(quantization_config)) {
+    return Corrupt("quantization_config: expected at most {} levels of nesting", kJsonDepthMax);
   }
   const Json config = Json::parse(quantization_config, nullptr, /*allow_exceptions=*/false);
   if (!config.is_object()) {

@@ -16,6 +16,7 @@
 #include "octavo/base/status.h"
 #include "octavo/formats/format.h"
 #include "octavo/model/spec/model_spec.h"
+#include "octavo/policy/json_depth.h"
 #include "octavo/policy/natural_order.h"
 #include "octavo/policy/precision_table.h"
 #include "octavo/policy/random_policy_for_test.h"
@@ -254,6 +255,23 @@ TEST(OwnConfig, RefusesAnotherModelsTable) {
   const Result<PrecisionTable> table = TableFromQuantizationConfig(TestSpec({}), text);
   ASSERT_FALSE(table.has_value());
   EXPECT_EQ(table.error().code(), StatusCode::kCorrupt);
+}
+
+TEST(ForeignConfig, RefusesDeepNestingBeforeParsing) {
+  const std::string deep =
+      R"({"fmt":)" + std::string(1000000, '[') + std::string(1000000, ']') + "}";
+  const Result<PrecisionTable> table = TableFromQuantizationConfig(TestSpec({}), deep);
+  ASSERT_FALSE(table.has_value());
+  EXPECT_EQ(table.error().code(), StatusCode::kCorrupt);
+  EXPECT_THAT(table.error().message(), HasSubstr("64 levels"));
+}
+
+TEST(IsShallowJson, CountsNestingOutsideStrings) {
+  EXPECT_TRUE(IsShallowJson(std::string(64, '[') + std::string(64, ']')));
+  EXPECT_FALSE(IsShallowJson(std::string(65, '[')));
+  EXPECT_TRUE(IsShallowJson('"' + std::string(100, '{') + '"'));
+  EXPECT_FALSE(IsShallowJson(R"("\\")" + std::string(100, '{')));
+  EXPECT_TRUE(IsShallowJson(R"("\")" + std::string(100, '{')));
 }
 
 TEST(NaturalLess, ComparesDigitsAsNumbers) {

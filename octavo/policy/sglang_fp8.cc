@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "octavo/base/status.h"
+#include "octavo/policy/json_depth.h"
 #include "octavo/policy/sglang_match.h"
 
 namespace octavo {
@@ -168,7 +169,9 @@ Result<SglangFp8List> ReadSglangFp8List(std::string_view quantization_config,
                                         const SglangFp8Options& options) {
   SglangFp8List list;
   if (!quantization_config.empty()) {
-    const Json config = Json::parse(quantization_config, nullptr, /*allow_exceptions=*/false);
+    const Json config = IsShallowJson(quantization_config)
+                            ? Json::parse(quantization_config, nullptr, /*allow_exceptions=*/false)
+                            : Json(Json::value_t::discarded);
     if (!config.is_object()) {
       return Corrupt("quantization_config: expected a JSON object");
     }

@@ -139,7 +139,7 @@ std::string TotalsText(const PrecisionTable& table) {
   const double percent =
       bf16_bytes == 0 ? 100.0
                       : 100.0 * static_cast<double>(stored_bytes) / static_cast<double>(bf16_bytes);
-  return text + fmt::format("{:<5} {:>6} weights {:>11} ({} as bf16, {:.1f} %)\nhash  {}\n", "all",
+  return text + fmt::format("{:<5} {:>6} weights {:>11} ({} as bf16, {:.1f} %)\nhash  {}", "all",
                             table.rows.size(), BytesText(stored_bytes), BytesText(bf16_bytes),
                             percent, table.Hash());
 }
@@ -220,7 +220,7 @@ Result<std::string> ExplainRow(const PrecisionTable& table, std::string_view nam
     text += fmt::format("  stored  {} {} {}\n", tensor.name, DTypeName(tensor.dtype),
                         ShapeString(tensor.shape));
   }
-  return text + fmt::format("  bytes   {} ({} as bf16)\n", StoredBytes(*row), Bf16Bytes(*row));
+  return text + fmt::format("  bytes   {} ({} as bf16)", StoredBytes(*row), Bf16Bytes(*row));
 }
 
 }  // namespace octavo

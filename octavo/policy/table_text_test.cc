@@ -95,7 +95,7 @@ bf16      25 weights     1.2 MiB (1.2 MiB as bf16)
 fp8       21 weights     1.2 MiB (2.4 MiB as bf16)
 all       46 weights     2.4 MiB (3.6 MiB as bf16, 66.1 %)
 hash  )";
-  EXPECT_EQ(TableToText(table), expected + table.Hash() + "\n");
+  EXPECT_EQ(TableToText(table), expected + table.Hash());
 }
 
 TEST(TableToText, SeparatesLayersThatAreDecidedByOtherRules) {
@@ -166,8 +166,7 @@ TEST(ExplainRow, SaysEverythingAboutOneWeight) {
   reason  The last 1 of 4 decoder layers stay in BF16.
   beats   --format fp8
   stored  model.layers.3.mlp.down_proj.weight BF16 [256, 300]
-  bytes   153600 (153600 as bf16)
-)");
+  bytes   153600 (153600 as bf16))");
   const Result<std::string> quantized = ExplainRow(table, "layers.0.mlp.down_proj");
   ASSERT_TRUE(quantized.has_value());
   EXPECT_THAT(*quantized, HasSubstr("beats   no other rule"));
