@@ -14,7 +14,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 // Decode steps between two passes of plain reads.
-constexpr int64_t kStepsPerRead = 16;
+constexpr int64_t kStepsPerRead = 4;
 constexpr double kPeakSeconds = 1.0;
 // More repeats of a prefill are not taken once it has run for so long.
 constexpr double kPrefillSecondsMax = 60.0;
