@@ -40,6 +40,7 @@ struct Rule {
 };
 
 constexpr size_t kMaxSuggestions = 3;
+constexpr int64_t kMaxLayer = 1'000'000;  // Where reading a layer number may stop.
 
 std::string_view RoleReason(Role role) {
   switch (role) {
@@ -180,7 +181,25 @@ PrecisionTable Decide(const ModelSpec& spec, const PolicyOptions& options,
   return table;
 }
 
+// The number after a segment "layers", or -1.
+int64_t LayerNamed(std::string_view pattern) {
+  const size_t found = pattern.find("layers.");
+  int64_t layer = -1;
+  for (size_t i = found == std::string_view::npos ? pattern.size() : found + 7; i < pattern.size();
+       ++i) {
+    if (pattern[i] < '0' || pattern[i] > '9' || layer > kMaxLayer) {
+      break;
+    }
+    layer = std::max<int64_t>(layer, 0) * 10 + (pattern[i] - '0');
+  }
+  return layer;
+}
+
 Status NoMatch(const ModelSpec& spec, const Rule& rule, std::string_view pattern) {
+  if (LayerNamed(pattern) >= spec.num_layers) {
+    return InvalidArgument("{}: matches no weight of the model; its decoder layers are 0 to {}",
+                           rule.text, spec.num_layers - 1);
+  }
   std::string hint;
   if (pattern.find_first_of("?[]()|^$\\") != std::string_view::npos || pattern.starts_with("re:")) {
     hint = " ('*' is the only wildcard; other characters stand for themselves)";

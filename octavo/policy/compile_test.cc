@@ -163,7 +163,7 @@ TEST(CompilePolicy, RefusesPatternsThatMatchNothingAndSaysWhatWould) {
   ExpectRefused(spec, {keep("proj"), {"would match: *proj*"}});
   ExpectRefused(spec, {keep("self_attn.qkv_proj"),
                        {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"}});
-  ExpectRefused(spec, {keep("layers.9"), {"--keep layers.9: matches no"}});
+  ExpectRefused(spec, {keep("layers.9"), {"--keep layers.9: matches no", "layers are 0 to 3"}});
   ExpectRefused(spec, {keep("re:.*o_proj"), {"'*' is the only wildcard"}});
   ExpectRefused(spec, {keep("layers.?.mlp"), {"'*' is the only wildcard"}});
   ExpectRefused(spec, {keep(""), {"matches no weight"}});

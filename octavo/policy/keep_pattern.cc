@@ -191,10 +191,8 @@ std::vector<std::string> SuggestKeeps(const ModelSpec& spec, std::string_view pa
   if (fits != variants.end()) {
     AddUnique(*fits, &out);
   }
-  if (!is_glob) {
-    for (const std::string& near : NearestNames(bare, PathCandidates(spec), max)) {
-      AddUnique(near, &out);
-    }
+  if (out.empty() && !is_glob) {
+    out = NearestNames(bare, PathCandidates(spec), max);
   }
   out.resize(std::min(out.size(), max));
   return out;
