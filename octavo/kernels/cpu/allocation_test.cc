@@ -1,0 +1,163 @@
+// Method: malloc, aligned_alloc and mmap are counted (this program's own definitions stand in front
+// of libc's); after Reserve every op runs at the reserved sizes and below, and the count must not
+// move. The counter is seen to count first. Sanitizers bring their own malloc: skipped there.
+
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+
+#include "octavo/kernels/cpu/amx/amx.h"
+#include "octavo/kernels/cpu/cpu_dispatch.h"
+#include "octavo/kernels/test_tensors.h"
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define OCTAVO_COUNTS_ALLOCATIONS 0
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define OCTAVO_COUNTS_ALLOCATIONS 0
+#endif
+#endif
+#ifndef OCTAVO_COUNTS_ALLOCATIONS
+#define OCTAVO_COUNTS_ALLOCATIONS 1
+#endif
+
+namespace {
+std::atomic<int64_t> num_allocations{0};
+}  // namespace
+
+#if OCTAVO_COUNTS_ALLOCATIONS
+extern "C" {
+void* __libc_malloc(size_t size);
+void* __libc_memalign(size_t alignment, size_t size);
+
+void* malloc(size_t size) {
+  num_allocations.fetch_add(1, std::memory_order_relaxed);
+  return __libc_malloc(size);
+}
+void* aligned_alloc(size_t alignment, size_t size) {
+  num_allocations.fetch_add(1, std::memory_order_relaxed);
+  return __libc_memalign(alignment, size);
+}
+void* mmap(void* address, size_t size, int protection, int flags, int file, off_t offset) noexcept {
+  num_allocations.fetch_add(1, std::memory_order_relaxed);
+  return reinterpret_cast<void*>(syscall(SYS_mmap, address, size, protection, flags, file, offset));
+}
+}  // extern "C"
+#endif
+
+namespace octavo {
+namespace {
+
+// One layer's ops with everything they need, allocated before the count starts.
+class LayerOps {
+ public:
+  LayerOps(Backend* backend, int64_t max_tokens) : backend_(*backend) {
+    for (const WeightFormat format : {WeightFormat::kBf16, WeightFormat::kFp8}) {
+      weights_.push_back(TestMatrix(format, 64, kWidth, 1).PackFor(backend_));
+    }
+    norm_ = TestMatrix(WeightFormat::kBf16, 1, kWidth, 2).PackFor(backend_);
+    page_bytes_ = backend_.KvPageBytes(2, 64);
+    num_pages_ = max_tokens / kPageTokens + 1;
+    pages_.resize(static_cast<size_t>(num_pages_ * page_bytes_));
+    for (int32_t p = 0; p < num_pages_; ++p) {
+      table_.push_back(p);
+    }
+    positions_.resize(static_cast<size_t>(max_tokens));
+    tables_.assign(static_cast<size_t>(64), 0.5F);
+    stats_.resize(static_cast<size_t>(max_tokens));
+  }
+
+  // Buffers of at least `tokens` rows belong to the caller, so that only ops can allocate.
+  void Run(int64_t tokens, const TestActivations& x, const TestActivations& y16,
+           const TestActivations& q, const TestActivations& f32) {
+    const auto rows = [&](const TestActivations& a) {
+      Activations view = a.view();
+      view.rows = tokens;
+      return view;
+    };
+    for (const PackedMatrix& weight : weights_) {
+      const LinearPart parts[] = {{&weight, rows(y16)}, {&weight, rows(f32)}};
+      ASSERT_TRUE(backend_.Linear({rows(x), parts}).ok());
+    }
+    ASSERT_TRUE(backend_.RmsNorm({rows(x), &norm_, 1e-6F, rows(x)}).ok());
+    ASSERT_TRUE(backend_.Add({rows(x), rows(x)}).ok());
+    ASSERT_TRUE(backend_.SiluMul({rows(x), rows(x), rows(x)}).ok());
+    const std::span<const int32_t> positions =
+        std::span(positions_).first(static_cast<size_t>(tokens));
+    ASSERT_TRUE(backend_.Embed({positions, &weights_[0], rows(x)}).ok());
+    ASSERT_TRUE(backend_.GatherRows({rows(x), positions, rows(x)}).ok());
+    ASSERT_TRUE(backend_.Rope({rows(q), 4, 64, positions, tables_, tables_}).ok());
+    const KvLayer kv{pages_.data(), page_bytes_, num_pages_, 2, 64};
+    const Segment segment{0, tokens, 0, table_};
+    Activations kv_rows = rows(q);
+    kv_rows.cols = 128;
+    ASSERT_TRUE(backend_.KvStore({kv_rows, kv_rows, {&segment, 1}, kv}).ok());
+    ASSERT_TRUE(backend_.Attention({rows(q), rows(q), {&segment, 1}, kv, 4, 0.125F}).ok());
+    const std::span<float> stats = std::span(stats_).first(static_cast<size_t>(tokens));
+    ASSERT_TRUE(backend_.SoftmaxStats({rows(f32), stats, stats}).ok());
+  }
+
+  static constexpr int64_t kWidth = 320;
+
+ private:
+  Backend& backend_;
+  std::vector<PackedMatrix> weights_;
+  PackedMatrix norm_;
+  int64_t page_bytes_ = 0;
+  int64_t num_pages_ = 0;
+  std::vector<std::byte> pages_;
+  std::vector<int32_t> table_, positions_;
+  std::vector<float> tables_, stats_;
+};
+
+TEST(CpuBackendAllocations, StopAfterReserve) {
+  if (OCTAVO_COUNTS_ALLOCATIONS == 0) {
+    GTEST_SKIP() << "sanitizers own malloc";
+  }
+  const int64_t before_buffer = num_allocations.load();
+  ASSERT_TRUE(Buffer::AllocateHost(100).has_value());
+  ASSERT_TRUE(Buffer::AllocateHost(4 << 20).has_value());
+  ASSERT_GE(num_allocations.load() - before_buffer, 2);  // The counter counts.
+
+  std::vector<cpu::CpuPath> paths;
+  for (const auto target :
+       {cpu::VectorTarget::kAvx2, cpu::VectorTarget::kAvx512, cpu::VectorTarget::kAvx512Vbmi}) {
+    if (Result<cpu::CpuPath> path = cpu::FindVectorPath(target); path.has_value()) {
+      paths.push_back(*path);
+    }
+  }
+  if (!paths.empty()) {
+    paths.push_back(paths.back());
+    paths.back().matmul = cpu::AmxModelMatMulKernel();
+  }
+  constexpr int64_t kTokens = 150;
+  for (const cpu::CpuPath& path : paths) {
+    const auto backend = cpu::MakeBackendOfPath(path, 2);
+    LayerOps ops(backend.get(), kTokens);
+    TestActivations x(DType::kBf16, kTokens, LayerOps::kWidth);
+    const TestActivations y16(DType::kBf16, kTokens, 64);
+    TestActivations q(DType::kBf16, kTokens, 256);
+    const TestActivations f32(DType::kF32, kTokens, 64);
+    x.Fill(1);
+    q.Fill(2);
+    ASSERT_TRUE(backend
+                    ->Reserve({.max_tokens = kTokens,
+                               .max_context = kTokens,
+                               .max_width = LayerOps::kWidth,
+                               .max_heads = 4,
+                               .max_head_dim = 64})
+                    .ok());
+    const int64_t before = num_allocations.load();
+    for (const int64_t tokens : {int64_t{1}, int64_t{17}, kTokens}) {
+      ops.Run(tokens, x, y16, q, f32);
+    }
+    EXPECT_EQ(num_allocations.load() - before, 0) << path.name;
+  }
+}
+
+}  // namespace
+}  // namespace octavo
