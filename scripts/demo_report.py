@@ -207,7 +207,8 @@ td { font-variant-numeric: tabular-nums; }
 code { background: #f2f4f7; padding: .1rem .3rem; border-radius: 3px; overflow-wrap: anywhere; }
 .ok { color: #067647; font-weight: 600; } .bad { color: #b42318; font-weight: 600; }
 .key { display: inline-block; width: .9rem; height: .9rem; border-radius: 3px; margin: 0 .3rem
-       -.1rem 1rem; }
+       -.1rem .8rem; }
+.key:first-child { margin-left: 0; }
 svg { max-width: 100%; height: auto; font-family: system-ui, sans-serif; }
 """
 

@@ -8,6 +8,8 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "octavo/base/hash.h"
+
 namespace octavo {
 namespace {
 
@@ -95,11 +97,15 @@ class Run {
 void Score(EvalReport* report) {
   int64_t num_right = 0;
   int64_t num_invalid = 0;
+  std::vector<std::byte> hashes;
   for (const EvalAnswer& answer : report->answers) {
     num_right += answer.value == answer.label ? 1 : 0;
     num_invalid += answer.value.has_value() ? 0 : 1;
     report->output_tokens += answer.completion_tokens;
+    const Hash128 hash = HashText(answer.text);
+    hashes.insert(hashes.end(), hash.begin(), hash.end());
   }
+  report->replies_digest = HashHex(HashBytes(hashes));
   const auto n = static_cast<double>(report->questions);
   report->accuracy = static_cast<double>(num_right) / n;
   report->invalid = static_cast<double>(num_invalid) / n;
@@ -173,6 +179,7 @@ std::string EvalReportJson(const EvalReport& report) {
                                        {"output_tok_per_s", report.output_tok_per_s},
                                        {"standard_error", report.standard_error},
                                        {"output_tokens", report.output_tokens},
+                                       {"replies_digest", report.replies_digest},
                                        {"num_shots", report.num_shots},
                                        {"parallel", report.parallel}};
   return json.dump();

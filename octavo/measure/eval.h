@@ -48,6 +48,9 @@ struct EvalReport {
   int64_t output_tokens = 0;
   int64_t num_shots = 0;
   int64_t parallel = 0;
+  // XXH3-128 over the canonical XXH3-128 values of the replies' texts, in the order of the
+  // questions: equal for two runs whose replies are equal, byte for byte.
+  std::string replies_digest;
   std::vector<EvalAnswer> answers;  // In the order of the questions.
 };
 

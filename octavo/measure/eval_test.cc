@@ -116,6 +116,21 @@ TEST(RunEval, ReportsProgressToTheEnd) {
   EXPECT_THAT(seen, ElementsAre(1, 2, 3, 4));
 }
 
+TEST(RunEval, TheDigestOfRepliesFollowsTextsAndTheirOrder) {
+  const auto digest = [](std::string first, std::string second) {
+    ScriptedGenerator generator([&](const TextRequest& request) -> Result<TextReply> {
+      return TextReply{QuestionOf(request) == 0 ? first : second, 1, "stop", "0"};
+    });
+    EvalOptions options;
+    options.num_shots = 0;
+    const auto problems = Problems(2);
+    return RunEval(problems, generator, options).value().replies_digest;
+  };
+  EXPECT_EQ(digest("a", "b"), digest("a", "b"));
+  EXPECT_NE(digest("a", "b"), digest("b", "a"));
+  EXPECT_NE(digest("ab", ""), digest("a", "b"));
+}
+
 TEST(RunEval, AFailureEndsTheRunAndIsNotAWrongAnswer) {
   std::atomic<int> asked{0};
   ScriptedGenerator generator([&](const TextRequest& request) -> Result<TextReply> {
