@@ -3,13 +3,26 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <cstdint>
+#include <iterator>
 #include <set>
+#include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "octavo/base/file.h"
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/base/thread_pool.h"
+#include "octavo/checkpoint/checkpoint.h"
 #include "octavo/checkpoint/shard_index.h"
 #include "octavo/convert/audit_checks.h"
 #include "octavo/convert/conversion_plan.h"
+#include "octavo/formats/format.h"
+#include "octavo/model/spec/model_spec.h"
+#include "octavo/policy/precision_table.h"
+#include "octavo/policy/verdicts.h"
 
 namespace octavo {
 namespace {

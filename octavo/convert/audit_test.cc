@@ -7,10 +7,23 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
+#include <filesystem>
+#include <optional>
+#include <string_view>
+#include <vector>
 
+#include "octavo/base/file.h"
+#include "octavo/base/status.h"
+#include "octavo/base/thread_pool.h"
+#include "octavo/checkpoint/checkpoint.h"
 #include "octavo/convert/checkpoint_for_test.h"
 #include "octavo/convert/convert.h"
+#include "octavo/formats/format.h"
+#include "octavo/model/spec/model_spec.h"
+#include "octavo/policy/precision_table.h"
 
 namespace octavo {
 namespace {
@@ -68,6 +81,7 @@ class AuditTest : public ::testing::Test {
 
   static std::vector<std::string> Codes(const AuditReport& report) {
     std::vector<std::string> codes;
+    codes.reserve(report.findings.size());
     for (const AuditFinding& finding : report.findings) {
       codes.push_back(finding.code);
     }

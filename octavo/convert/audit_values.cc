@@ -3,14 +3,29 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
+#include "octavo/base/tensor.h"
+#include "octavo/base/thread_pool.h"
+#include "octavo/checkpoint/checkpoint.h"
+#include "octavo/convert/audit.h"
 #include "octavo/convert/audit_checks.h"
 #include "octavo/convert/conversion_plan.h"
 #include "octavo/convert/measure.h"
 #include "octavo/convert/stored_values.h"
 #include "octavo/convert/transform.h"
+#include "octavo/formats/format.h"
+#include "octavo/formats/fp8_block.h"
+#include "octavo/model/spec/model_spec.h"
+#include "octavo/policy/precision_table.h"
 
 namespace octavo {
 namespace {

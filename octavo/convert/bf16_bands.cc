@@ -1,9 +1,13 @@
 #include "octavo/convert/bf16_bands.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
+#include <span>
 
 #include "octavo/base/check.h"
+#include "octavo/base/tensor.h"
 #include "octavo/formats/bf16_span.h"
 
 namespace octavo {

@@ -7,13 +7,25 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <span>
+#include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "octavo/base/hash.h"
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/checkpoint/checkpoint.h"
+#include "octavo/checkpoint/writer.h"
+#include "octavo/formats/format.h"
+#include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/natural_order.h"
+#include "octavo/policy/precision_table.h"
 
 namespace octavo {
 namespace {
@@ -207,7 +219,7 @@ std::vector<const StoredTensor*> UnknownTensors(const Checkpoint& checkpoint,
 
 std::string QuantizationConfigFor(const PrecisionTable& table,
                                   std::span<const StoredTensor* const> unknown) {
-  const std::string text = QuantizationConfigJson(table);
+  std::string text = QuantizationConfigJson(table);
   std::vector<std::string> modules =
       text.empty() ? std::vector<std::string>() : ListedModules(text);
   const size_t num_known = modules.size();

@@ -2,20 +2,30 @@
 
 #include <fmt/core.h>
 
-#include <algorithm>
 #include <chrono>
+#include <cstdint>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
+#include "octavo/base/check.h"
 #include "octavo/base/file.h"
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
 #include "octavo/base/thread_pool.h"
+#include "octavo/checkpoint/checkpoint.h"
 #include "octavo/checkpoint/writer.h"
-#include "octavo/convert/bf16_bands.h"
 #include "octavo/convert/conversion_plan.h"
 #include "octavo/convert/measure.h"
 #include "octavo/convert/out_folder.h"
 #include "octavo/convert/transform.h"
+#include "octavo/formats/format.h"
+#include "octavo/formats/fp8_block.h"
+#include "octavo/model/spec/model_spec.h"
+#include "octavo/policy/precision_table.h"
 
 namespace octavo {
 namespace {
@@ -140,6 +150,7 @@ Status ConvertShard(const ShardPlan& shard, Run& run) {
 // The index and what stands beside the weights; config.json completes the folder.
 Status Finish(Run& run) {
   std::vector<ShardContents> contents;
+  contents.reserve(run.plan.shards.size());
   for (const ShardPlan& shard : run.plan.shards) {
     contents.push_back({.file = shard.file, .tensors = shard.headers});
   }

@@ -5,20 +5,38 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/types.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <bit>
+#include <algorithm>
 #include <csignal>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "octavo/base/file.h"
+#include "octavo/base/function_ref.h"
+#include "octavo/base/hash.h"
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/checkpoint/checkpoint.h"
 #include "octavo/checkpoint/shard_index.h"
 #include "octavo/convert/checkpoint_for_test.h"
 #include "octavo/convert/conversion_plan.h"
 #include "octavo/convert/digest.h"
 #include "octavo/convert/out_folder.h"
 #include "octavo/convert/transform.h"
-#include "octavo/formats/fp8_block.h"
+#include "octavo/formats/format.h"
+#include "octavo/model/spec/model_spec.h"
+#include "octavo/policy/precision_table.h"
 
 namespace octavo {
 namespace {

@@ -6,7 +6,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <string>
+
 #include "octavo/base/hash.h"
+#include "octavo/base/tensor.h"
+#include "octavo/base/thread_pool.h"
 #include "octavo/checkpoint/checkpoint.h"
 
 namespace octavo {

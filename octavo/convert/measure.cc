@@ -1,10 +1,14 @@
 #include "octavo/convert/measure.h"
 
+#include <cstdint>
 #include <cstring>
 #include <vector>
 
 #include "octavo/base/check.h"
+#include "octavo/base/tensor.h"
+#include "octavo/base/thread_pool.h"
 #include "octavo/convert/bf16_bands.h"
+#include "octavo/formats/fp8_block.h"
 
 namespace octavo {
 

@@ -6,10 +6,18 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <string>
+#include <string_view>
 #include <system_error>
+#include <vector>
 
 #include "octavo/base/file.h"
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/checkpoint/checkpoint.h"
 #include "octavo/checkpoint/safetensors.h"
+#include "octavo/checkpoint/writer.h"
+#include "octavo/convert/conversion_plan.h"
 
 namespace octavo {
 namespace {

@@ -8,11 +8,19 @@
 #include <span>
 #include <string_view>
 #include <utility>
+#include <vector>
 
+#include "octavo/base/buffer.h"
+#include "octavo/base/function_ref.h"
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/base/thread_pool.h"
 #include "octavo/convert/bf16_bands.h"
 #include "octavo/convert/stored_values.h"
 #include "octavo/formats/bf16_span.h"
+#include "octavo/formats/format.h"
 #include "octavo/formats/fp8_block.h"
+#include "octavo/policy/precision_table.h"
 
 namespace octavo {
 namespace {

@@ -6,15 +6,27 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <limits>
 #include <random>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "octavo/base/hash.h"
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/base/thread_pool.h"
 #include "octavo/formats/bf16.h"
 #include "octavo/formats/bf16_span.h"
+#include "octavo/formats/format.h"
 #include "octavo/formats/fp8_block.h"
+#include "octavo/model/spec/model_spec.h"
+#include "octavo/policy/precision_table.h"
 
 namespace octavo {
 namespace {
@@ -49,6 +61,7 @@ std::vector<float> RandomFloats(int64_t count, unsigned seed) {
 
 std::vector<uint16_t> ToBf16(const std::vector<float>& values) {
   std::vector<uint16_t> bits;
+  bits.reserve(values.size());
   for (const float value : values) {
     bits.push_back(FloatToBf16(value));
   }
@@ -72,7 +85,7 @@ std::string TransformedHex(const PrecisionRow& row, const ConstTensorView& sourc
 
 TEST(TransformWeight, GivesTheTensorsOfTheTable) {
   const PrecisionRow row = Row(WeightFormat::kFp8, {130, 260});
-  const std::vector<uint16_t> values = ToBf16(RandomFloats(130 * 260, 1));
+  const std::vector<uint16_t> values = ToBf16(RandomFloats(NumElements(row.shape), 1));
   const auto result = TransformWeight(row, View(DType::kBf16, row.shape, values), nullptr);
   ASSERT_TRUE(result.has_value());
   ASSERT_EQ(result->size(), 2U);
@@ -94,7 +107,7 @@ TEST(TransformWeight, GivesTheTensorsOfTheTable) {
                                     .scales = expected_scales})
                   .ok());
   EXPECT_EQ(std::memcmp(codes.bytes.data(), expected_codes.data(), expected_codes.size()), 0);
-  EXPECT_EQ(std::memcmp(scales.bytes.data(), expected_scales.data(), 24), 0);
+  EXPECT_TRUE(std::ranges::equal(scales.bytes.As<float>(), expected_scales));
 }
 
 TEST(TransformWeight, IsTheSameForAnyPoolAndLeavesTheSourceAlone) {
@@ -239,7 +252,7 @@ struct Stored {
 
 TEST(AdoptStored, CopiesWhatTransformWeightMade) {
   const PrecisionRow row = Row(WeightFormat::kFp8, {129, 257});
-  const std::vector<uint16_t> values = ToBf16(RandomFloats(129 * 257, 8));
+  const std::vector<uint16_t> values = ToBf16(RandomFloats(NumElements(row.shape), 8));
   const auto made = TransformWeight(row, View(DType::kBf16, row.shape, values), nullptr);
   ASSERT_TRUE(made.has_value());
   const auto adopted = AdoptStored(row, {(*made)[0].View(), (*made)[1].View()});

@@ -1,10 +1,12 @@
 #include "octavo/formats/bf16_span.h"
 
 #include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <span>
 
 #include "octavo/base/check.h"
 #include "octavo/base/float_env.h"
-#include "octavo/formats/bf16.h"
 #include "octavo/formats/fp8_block_simd.h"
 
 namespace octavo {

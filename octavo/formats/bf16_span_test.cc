@@ -9,7 +9,6 @@
 #include <cmath>
 #include <cstdint>
 #include <random>
-#include <vector>
 
 #include "octavo/formats/bf16.h"
 #include "octavo/formats/format.h"

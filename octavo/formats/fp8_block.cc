@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
+#include <span>
 #include <string_view>
 
 #include "octavo/base/float_env.h"
+#include "octavo/base/status.h"
 #include "octavo/formats/bf16.h"
 #include "octavo/formats/bf16_span.h"
 #include "octavo/formats/e4m3.h"

@@ -9,10 +9,13 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <span>
 
 #include "octavo/formats/bf16.h"
 #include "octavo/formats/bf16_span.h"
 #include "octavo/formats/e4m3.h"
+#include "octavo/formats/fp8_block.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace octavo::simd::HWY_NAMESPACE {

@@ -7,12 +7,14 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <random>
 #include <span>
 #include <vector>
 
 #include "octavo/base/float_env.h"
+#include "octavo/base/status.h"
 #include "octavo/formats/bf16.h"
 #include "octavo/formats/bf16_span.h"
 #include "octavo/formats/fp8_block.h"
@@ -95,7 +97,7 @@ TEST(Fp8BlockSimd, QuotientsAreCorrectlyRoundedForEveryAmax) {
     for (const uint32_t exponent : {95U, 96U, 118U, 127U, 253U, 254U}) {
       for (uint32_t mantissa = 0; mantissa < 128; ++mantissa) {
         const uint32_t amax = (exponent << 7) | mantissa;
-        Source source = {128, 128, std::vector<uint16_t>(128 * 128)};
+        Source source = {128, 128, std::vector<uint16_t>(size_t{128} * 128)};
         for (size_t i = 0; i < source.values.size(); ++i) {
           const auto below = static_cast<uint32_t>(i) % (24 * 128);
           source.values[i] = static_cast<uint16_t>((amax - below) | (i % 3 == 0 ? 0x8000U : 0U));

@@ -8,11 +8,11 @@
 
 #include <bit>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
-#include <string>
 #include <vector>
 
-#include "octavo/base/float_env.h"
+#include "octavo/base/status.h"
 #include "octavo/formats/bf16.h"
 #include "octavo/formats/e4m3.h"
 
