@@ -1,6 +1,12 @@
 #include "octavo/text/added_tokens.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include "octavo/base/check.h"
 #include "octavo/text/utf8.h"

@@ -1,11 +1,15 @@
 #include "octavo/text/bpe.h"
 
+#include <array>
 #include <bit>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <limits>
 #include <queue>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "octavo/base/check.h"
 

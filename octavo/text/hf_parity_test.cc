@@ -12,9 +12,11 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "octavo/base/file.h"
+#include "octavo/base/status.h"
 #include "octavo/text/tokenizer.h"
 #include "octavo/text/utf8.h"
 
@@ -181,6 +183,8 @@ TEST_P(HfParity, FinishesEveryPrefixLikeDecode) {
 TEST_P(HfParity, GivesTheSameIdsFromManyThreads) {
   std::vector<size_t> num_different(4);
   std::vector<std::thread> threads;
+  threads.reserve(num_different.size());
+  threads.reserve(num_different.size());
   for (size_t t = 0; t < num_different.size(); ++t) {
     threads.emplace_back([&, t] {
       for (size_t i = t; i < lines_.size(); i += 3) {

@@ -3,11 +3,18 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "octavo/base/check.h"
+#include "octavo/base/status.h"
 #include "octavo/text/stand_in.h"
 #include "octavo/text/utf8.h"
 

@@ -4,6 +4,8 @@
 #include <bitset>
 #include <cstddef>
 #include <iterator>
+#include <string>
+#include <string_view>
 
 #include "octavo/text/utf8.h"
 

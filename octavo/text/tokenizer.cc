@@ -1,11 +1,21 @@
 #include "octavo/text/tokenizer.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <iterator>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include "octavo/base/file.h"
+#include "octavo/base/status.h"
 #include "octavo/text/added_tokens.h"
 #include "octavo/text/bpe.h"
 #include "octavo/text/nfc.h"

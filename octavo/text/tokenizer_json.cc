@@ -1,14 +1,23 @@
 #include "octavo/text/tokenizer_json.h"
 
+#include <fmt/format.h>
 #include <simdjson.h>
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <initializer_list>
 #include <optional>
+#include <string>
+#include <string_view>
 #include <unordered_map>
 #include <unordered_set>
+#include <utility>
+#include <vector>
 
+#include "octavo/base/status.h"
+#include "octavo/text/added_tokens.h"
+#include "octavo/text/bpe.h"
 #include "octavo/text/byte_level.h"
 #include "octavo/text/nfc.h"
 #include "octavo/text/utf8.h"

@@ -11,8 +11,10 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
+#include "octavo/base/status.h"
 #include "octavo/text/byte_level.h"
 #include "octavo/text/utf8.h"
 
