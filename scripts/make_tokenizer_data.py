@@ -7,8 +7,8 @@ Run it in a virtual environment with the package from PyPI (made with tokenizers
     python3 -m venv VENV && VENV/bin/pip install tokenizers==0.23.3
     VENV/bin/python scripts/make_tokenizer_data.py [--train]
 
-It is seeded: the same package writes the same bytes. `--train` also trains the two tokenizers of the
-folder again. Without it, the committed ones are kept and only texts and ids are made.
+It is seeded: the same package writes the same bytes. `--train` also trains the two tokenizers of
+the folder again. Without it, the committed ones are kept and only texts and ids are made.
 
     sample_tokenizer.json  4,096 tokens, Qwen's split expression, NFC, merges as "a b", added tokens
                            of every kind, a template with special tokens at both ends.
@@ -134,23 +134,63 @@ CONTRACTIONS = (
     "'ﬆ 'K 'ſſ 'rE 'vE"
 ).split(" ")
 
-SPACES = "\t \n \r \r\n \x0b \x0c \x1c \x1f \x85 \xa0 \u1680 \u180e \u2000 \u2003 \u200a \u200b".split(
-    " "
-) + ["\u2028", "\u2029", "\u202f", "\u205f", "\u2060", "\u3000", "\ufeff", " ", "  ", "   "]
+SPACES = (
+    "\t \n \r \r\n \x0b \x0c \x1c \x1f \x85 \xa0 \u1680 \u180e \u2000 \u2003 \u200a \u200b".split(
+        " "
+    )
+    + ["\u2028", "\u2029", "\u202f", "\u205f", "\u2060", "\u3000", "\ufeff", " ", "  ", "   "]
+)
 
 SPECIALS = [
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|begin|>", "<|end|>", "<tool>", "</tool>",
-    "<mask>", "<pad>", "caf\u00e9!", "cafe\u0301!", "na\u00efve", "<|im_", "|>", "<|", "<|im_end|",
-    "<|IM_END|>", "<<|im_end|>>", "<tool", "    ", "\u00e9\u00e9", "\u212b-unit", "A\u030a-unit",
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|begin|>",
+    "<|end|>",
+    "<tool>",
+    "</tool>",
+    "<mask>",
+    "<pad>",
+    "caf\u00e9!",
+    "cafe\u0301!",
+    "na\u00efve",
+    "<|im_",
+    "|>",
+    "<|",
+    "<|im_end|",
+    "<|IM_END|>",
+    "<<|im_end|>>",
+    "<tool",
+    "    ",
+    "\u00e9\u00e9",
+    "\u212b-unit",
+    "A\u030a-unit",
 ]
 
 # Assigned after Unicode 9 (marks that HF's normalizer does not know) or 14 (letters, digits and
 # symbols that Debian's PCRE2 does not know).
-NEW_MARKS = [0x7FD, 0x898, 0x8CA, 0x1DF6, 0x1AC1, 0x10F46, 0x11930, 0x11935, 0x11938, 0x1E2AE, 0x1E08F]
+NEW_MARKS = [
+    0x7FD,
+    0x898,
+    0x8CA,
+    0x1DF6,
+    0x1AC1,
+    0x10F46,
+    0x11930,
+    0x11935,
+    0x11938,
+    0x1E2AE,
+    0x1E08F,
+]
 NEW_OTHERS = (
-    list(range(0x1C89, 0x1C8B)) + list(range(0xA7CB, 0xA7CE)) + list(range(0x10D40, 0x10D66))
-    + list(range(0x10D6E, 0x10D90)) + list(range(0x11F00, 0x11F11)) + list(range(0x11F50, 0x11F5A))
-    + list(range(0x1CCF0, 0x1CCFA)) + [0x31350, 0x323AF, 0x2EBF0, 0x2EE5D, 0x2B739, 0x1FADF, 0x1E4F3]
+    list(range(0x1C89, 0x1C8B))
+    + list(range(0xA7CB, 0xA7CE))
+    + list(range(0x10D40, 0x10D66))
+    + list(range(0x10D6E, 0x10D90))
+    + list(range(0x11F00, 0x11F11))
+    + list(range(0x11F50, 0x11F5A))
+    + list(range(0x1CCF0, 0x1CCFA))
+    + [0x31350, 0x323AF, 0x2EBF0, 0x2EE5D, 0x2B739, 0x1FADF, 0x1E4F3]
     + [0x2FFC, 0x31EF, 0x1B132, 0x16D70, 0x1D2C0, 0x1FAE8, 0x1B4E, 0x1171E, 0x2427, 0x13439]
 )
 
@@ -205,34 +245,47 @@ def made_up_words(rng, sentence):
 def train_sample():
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(QWEN), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=4080, show_progress=False,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
+        vocab_size=4080,
+        show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )
     tokenizer.train_from_iterator(corpus(), trainer)
-    tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|begin|>", "<|end|>"])
-    tokenizer.add_special_tokens([
-        AddedToken("<mask>", lstrip=True, special=True),
-        AddedToken("<pad>", rstrip=True, special=True),
-    ])
-    tokenizer.add_tokens([
-        AddedToken("<tool>", normalized=False), AddedToken("</tool>", normalized=False),
-        AddedToken("cafe\u0301!", normalized=True),  # Found in NFC text only, as its NFC form.
-        AddedToken("\u00e9\u00e9", normalized=True),  # Characters that stand for bytes.
-        AddedToken("\u212b-unit", normalized=False),  # Found before NFC would change it.
-        AddedToken("    ", normalized=False),
-        AddedToken("na\u00efve", normalized=True, lstrip=True, rstrip=True),
-        AddedToken("<|im_", normalized=False),  # A prefix of longer tokens.
-        AddedToken("</tool>\n", normalized=False),
-    ])
+    tokenizer.add_special_tokens(
+        ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|begin|>", "<|end|>"]
+    )
+    tokenizer.add_special_tokens(
+        [
+            AddedToken("<mask>", lstrip=True, special=True),
+            AddedToken("<pad>", rstrip=True, special=True),
+        ]
+    )
+    tokenizer.add_tokens(
+        [
+            AddedToken("<tool>", normalized=False),
+            AddedToken("</tool>", normalized=False),
+            AddedToken("cafe\u0301!", normalized=True),  # Found in NFC text only, as its NFC form.
+            AddedToken("\u00e9\u00e9", normalized=True),  # Characters that stand for bytes.
+            AddedToken("\u212b-unit", normalized=False),  # Found before NFC would change it.
+            AddedToken("    ", normalized=False),
+            AddedToken("na\u00efve", normalized=True, lstrip=True, rstrip=True),
+            AddedToken("<|im_", normalized=False),  # A prefix of longer tokens.
+            AddedToken("</tool>\n", normalized=False),
+        ]
+    )
     ids = {token: tokenizer.token_to_id(token) for token in ("<|begin|>", "<|end|>")}
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<|begin|> $A <|end|>", pair="<|begin|> $A $B:1 <|end|>:1",
-        special_tokens=list(ids.items()))
+        single="<|begin|> $A <|end|>",
+        pair="<|begin|> $A $B:1 <|end|>:1",
+        special_tokens=list(ids.items()),
+    )
     save(tokenizer, OUT / "sample_tokenizer.json", merges_as_text=True)
 
 
@@ -240,7 +293,8 @@ def train_split():
     tokenizer = Tokenizer(models.BPE(ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in DEEPSEEK]
-        + [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        + [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     # Byte 0xF1 has no symbol: HF drops what it cannot spell.
     alphabet = sorted(set(pre_tokenizers.ByteLevel.alphabet()) - {"\u00f1"})
@@ -260,13 +314,26 @@ def train_split():
     data["post_processor"] = {
         "type": "Sequence",
         "processors": [
-            {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True},
-            {"type": "TemplateProcessing",
-             "single": [{"SpecialToken": {"id": "<|begin|>", "type_id": 0}},
-                        {"Sequence": {"id": "A", "type_id": 0}}],
-             "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-             "special_tokens": {
-                 "<|begin|>": {"id": "<|begin|>", "ids": [begin], "tokens": ["<|begin|>"]}}},
+            {
+                "type": "ByteLevel",
+                "add_prefix_space": True,
+                "trim_offsets": False,
+                "use_regex": True,
+            },
+            {
+                "type": "TemplateProcessing",
+                "single": [
+                    {"SpecialToken": {"id": "<|begin|>", "type_id": 0}},
+                    {"Sequence": {"id": "A", "type_id": 0}},
+                ],
+                "pair": [
+                    {"Sequence": {"id": "A", "type_id": 0}},
+                    {"Sequence": {"id": "B", "type_id": 1}},
+                ],
+                "special_tokens": {
+                    "<|begin|>": {"id": "<|begin|>", "ids": [begin], "tokens": ["<|begin|>"]}
+                },
+            },
         ],
     }
     save(Tokenizer.from_str(json.dumps(data)), OUT / "split_tokenizer.json", merges_as_text=False)
@@ -308,7 +375,7 @@ def mixed_line(rng, marks, composites):
 def sentence_line(rng):
     words = rng.choice(SENTENCES).split(" ")
     begin = rng.randrange(len(words))
-    line = " ".join(words[begin:begin + rng.randrange(1, 7)])
+    line = " ".join(words[begin : begin + rng.randrange(1, 7)])
     form = rng.choice(["NFC", "NFD", None, None])
     return unicodedata.normalize(form, line) if form else line
 
@@ -325,11 +392,22 @@ def malformed_line(rng):
     data = bytearray(rng.choice([sentence_line, special_line])(rng).encode()[:60] or b"x")
     for _ in range(rng.randrange(1, 4)):
         where = rng.randrange(len(data) + 1)
-        data[where:where] = rng.choice([
-            bytes([rng.randrange(0x80, 0x100)]), b"\xff\xfe", b"\xc0\x80", b"\xe0\x80\x80",
-            b"\xed\xa0\x80\xed\xb0\x80", b"\xf4\x90\x80\x80", b"\xf0\x9f\x98", b"\xe2\x82",
-            b"\xf8\x88\x80\x80\x80", b"\xf0\x80\x80\x80", b"\xc3", b"\xef\xbf",
-        ])
+        data[where:where] = rng.choice(
+            [
+                bytes([rng.randrange(0x80, 0x100)]),
+                b"\xff\xfe",
+                b"\xc0\x80",
+                b"\xe0\x80\x80",
+                b"\xed\xa0\x80\xed\xb0\x80",
+                b"\xf4\x90\x80\x80",
+                b"\xf0\x9f\x98",
+                b"\xe2\x82",
+                b"\xf8\x88\x80\x80\x80",
+                b"\xf0\x80\x80\x80",
+                b"\xc3",
+                b"\xef\xbf",
+            ]
+        )
     if rng.random() < 0.3:
         del data[-1:]
     return bytes(data)
@@ -337,11 +415,16 @@ def malformed_line(rng):
 
 def number_line(rng):
     a, b = rng.randrange(10000), rng.randrange(1000)
-    return rng.choice([
-        f"{a}*{b}=<<{a}*{b}={a * b}>>{a * b}", f"${a:,}.{b:02d} ({b}%)", f"{a}/{b or 1} = ?",
-        f"-{a}e-{b % 20} ± ½ ⅔ ² Ⅷ ④ ٣٤٥ ४५६ 七 {chr(0x1D7CE + a % 50)}", f"0x{a:04X}_{b:b}",
-        f"{a // 100:02d}:{b % 60:02d}:{a % 60:02d} 20{b % 100:02d}-0{a % 9 + 1}-1{b % 9}",
-    ])
+    return rng.choice(
+        [
+            f"{a}*{b}=<<{a}*{b}={a * b}>>{a * b}",
+            f"${a:,}.{b:02d} ({b}%)",
+            f"{a}/{b or 1} = ?",
+            f"-{a}e-{b % 20} ± ½ ⅔ ² Ⅷ ④ ٣٤٥ ४५६ 七 {chr(0x1D7CE + a % 50)}",
+            f"0x{a:04X}_{b:b}",
+            f"{a // 100:02d}:{b % 60:02d}:{a % 60:02d} 20{b % 100:02d}-0{a % 9 + 1}-1{b % 9}",
+        ]
+    )
 
 
 def make_lines():
@@ -355,18 +438,22 @@ def make_lines():
     lines += [space * count for space in SPACES for count in (1, 2)]
     lines += [chr(c) + "a" + chr(c) + "1" for c in NEW_OTHERS]
     lines += ["e" + chr(c) + "\u0301" + chr(c) for c in NEW_MARKS]
-    lines += ["q" + "".join(chr(rng.choice(marks)) for _ in range(rng.randrange(2, 12)))
-              for _ in range(150)]
+    lines += [
+        "q" + "".join(chr(rng.choice(marks)) for _ in range(rng.randrange(2, 12)))
+        for _ in range(150)
+    ]
     rows = problems()
     lines += [row["question"] for row in rows[:150]] + [row["answer"] for row in rows[150:300]]
     lines += [sentence_line(rng) for _ in range(1300)]
     lines += [mixed_line(rng, marks, composites) for _ in range(1500)]
     lines += [special_line(rng) for _ in range(400)]
     lines += [number_line(rng) for _ in range(300)]
-    lines += ["".join(chr(rng.choice(letters)) for _ in range(rng.randrange(1, 9)))
-              for _ in range(300)]
-    lines += ["".join(rng.choice("ab \n\t'sS1.") for _ in range(rng.randrange(1, 30)))
-              for _ in range(300)]
+    lines += [
+        "".join(chr(rng.choice(letters)) for _ in range(rng.randrange(1, 9))) for _ in range(300)
+    ]
+    lines += [
+        "".join(rng.choice("ab \n\t'sS1.") for _ in range(rng.randrange(1, 30))) for _ in range(300)
+    ]
     lines += [" ".join(rng.choice(SENTENCES) for _ in range(20)) for _ in range(3)]
     lines += [unit * 2000 for unit in ("a", " ", "7", "=", "\n", "\u0301", "ab ", "é", "한")]
     lines += ["a" * n for n in range(36, 46)]  # Around the length where the search changes.
@@ -397,7 +484,7 @@ def write_ids(name, path, lines):
     tokenizer = Tokenizer.from_file(str(path))
     (probe,) = tokenizer.encode("x", add_special_tokens=False).ids
     around = tokenizer.encode("x", add_special_tokens=True).ids
-    before, behind = around[:around.index(probe)], around[around.index(probe) + 1:]
+    before, behind = around[: around.index(probe)], around[around.index(probe) + 1 :]
     out = bytearray(id_list(before) + id_list(behind) + varint(len(lines)))
     for line in lines:
         text = line.decode("utf-8", "replace")
@@ -419,18 +506,32 @@ def fnv1a(ids):
 
 
 def write_long_runs(paths):
-    runs = [(" ", 1000000, "x"), ("\n", 1000000, ""), (" ", 1000000, "\n"), ("a", 1000000, ""),
-            ("7", 1000000, ""), ("=", 1000000, " "), ("together", 125000, " 1"), ("\u3000", 333333, "a"),
-            ("\u0301\u0323", 250000, "z"), ("e\u0301", 333333, ""), ("毎朝", 166666, "。"),
-            ("\U00031350", 250000, ""), ("<|im_end|>", 50000, "<|im_end|"), ("'s", 300000, "")]
+    runs = [
+        (" ", 1000000, "x"),
+        ("\n", 1000000, ""),
+        (" ", 1000000, "\n"),
+        ("a", 1000000, ""),
+        ("7", 1000000, ""),
+        ("=", 1000000, " "),
+        ("together", 125000, " 1"),
+        ("\u3000", 333333, "a"),
+        ("\u0301\u0323", 250000, "z"),
+        ("e\u0301", 333333, ""),
+        ("毎朝", 166666, "。"),
+        ("\U00031350", 250000, ""),
+        ("<|im_end|>", 50000, "<|im_end|"),
+        ("'s", 300000, ""),
+    ]
     with open(OUT / "long_runs.txt", "w", encoding="ascii") as file:
         for name, path in paths.items():
             tokenizer = Tokenizer.from_file(str(path))
             for unit, count, tail in runs:
                 ids = tokenizer.encode(unit * count + tail, add_special_tokens=False).ids
                 tail_hex = tail.encode().hex() or "-"
-                file.write(f"{name} {unit.encode().hex()} {count} {tail_hex} {len(ids)} "
-                           f"{fnv1a(ids):016x}\n")
+                file.write(
+                    f"{name} {unit.encode().hex()} {count} {tail_hex} {len(ids)} "
+                    f"{fnv1a(ids):016x}\n"
+                )
 
 
 def main():
@@ -443,9 +544,13 @@ def main():
         train_split()
     lines = make_lines()
     (OUT / "lines.bin").write_bytes(
-        varint(len(lines)) + b"".join(varint(len(line)) + line for line in lines))
-    paths = {"abacus": ABACUS, "sample": OUT / "sample_tokenizer.json",
-             "split": OUT / "split_tokenizer.json"}
+        varint(len(lines)) + b"".join(varint(len(line)) + line for line in lines)
+    )
+    paths = {
+        "abacus": ABACUS,
+        "sample": OUT / "sample_tokenizer.json",
+        "split": OUT / "split_tokenizer.json",
+    }
     for name, path in paths.items():
         write_ids(name, path, lines)
     write_long_runs(paths)

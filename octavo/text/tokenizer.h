@@ -1,6 +1,9 @@
 #pragma once
 // Byte-level BPE from HF tokenizer.json: normalizer (NFC or none), pre-tokenizer (Split by regular
 // expression, ByteLevel), merges, added tokens.
+//
+// Ids equal those of HF `tokenizers` 0.23.3. Its Unicode tables are not those of our libraries, so
+// nfc.h and stand_in.h bridge them: NFC of Unicode 9, character properties of Unicode 16.
 
 #include <cstdint>
 #include <memory>
