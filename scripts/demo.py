@@ -9,211 +9,41 @@ of the report held. Standard library only.
 """
 
 import argparse
-import contextlib
-import ctypes
-import http.client
 import json
 import os
 import pathlib
 import shlex
 import shutil
 import signal
-import socket
-import subprocess
 import sys
-import threading
 import time
 
 import demo_report
+from demo_tools import DemoError, Flight, Octavo, say
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TRAINED = "models/abacus-dense"
 BASE = "models/abacus-dense-base"
 DATA = "data/abacus-test.jsonl"
 POLICY = ["--format", "fp8", "--keep-last", "2"]
-HOST = "127.0.0.1"
 
 NUM_REQUESTS = 64
 NUM_TOKENS = 3000
 PARALLEL = 64
-START_SECONDS = 60  # A server that does not answer by then has failed.
-STOP_SECONDS = 20  # A server that has not stopped by then is killed.
 
 
-class DemoError(Exception):
-    """A step that failed, in one sentence."""
-
-
-def say(text=""):
-    print(text, flush=True)
-
-
-def shown(args):
-    return "octavo " + " ".join(shlex.quote(str(arg)) for arg in args)
-
-
-class Octavo:
-    """The built program, and the servers that were started with it."""
-
-    def __init__(self, program, out):
-        self.program = program
-        self.out = out
-        self.servers = []
-
-    def run(self, *args):
-        """Runs a command to its end; its standard output. Logs and progress go to the terminal."""
-        say(f"  $ {shown(args)}")
-        done = subprocess.run([self.program, *args], stdout=subprocess.PIPE, text=True, check=False)
-        if done.returncode != 0:
-            raise DemoError(f"`{shown(args)}` ended with code {done.returncode}")
-        return done.stdout
-
-    def json(self, *args):
-        text = self.run(*args, "--json")
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError as error:
-            raise DemoError(f"`{shown(args)} --json` printed no JSON object: {error}") from error
-
-    def digest(self, source):
-        """The digest alone: a server always answers in JSON."""
-        return self.json("digest", source)["digest"]
-
-    @contextlib.contextmanager
-    def serving(self, name, *args):
-        """A server for the length of a with block; its url. Its log is out/serve-NAME.log."""
-        port = free_port()
-        command = ["serve", *args, "--port", str(port)]
-        say(f"  $ {shown(command)} &")
-        log_path = self.out / f"serve-{name}.log"
-        with log_path.open("w") as log:
-            server = subprocess.Popen(
-                [self.program, *command],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                preexec_fn=end_with_parent,
-            )
-        self.servers.append(server)
-        try:
-            wait_until_healthy(server, port, log_path)
-            yield f"http://{HOST}:{port}"
-            self.stop(server)
-        finally:
-            self.kill(server)
-
-    def stop(self, server):
-        """Ends a server as an operator would: it drains and exits 0, or the step has failed."""
-        server.send_signal(signal.SIGTERM)
-        try:
-            code = server.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            raise DemoError(f"a server did not stop within {STOP_SECONDS} s") from None
-        if code != 0:
-            raise DemoError(f"a server ended with code {code}")
-
-    def kill(self, server):
-        """Makes sure that nothing is left of a server, whatever happened."""
-        if server in self.servers:
-            self.servers.remove(server)
-        if server.poll() is None:
-            server.kill()
-            server.wait()
-
-    def kill_all(self):
-        for server in list(self.servers):
-            self.kill(server)
-
-
-def end_with_parent():
-    """In a server just started: SIGTERM when this program dies, however it dies (Linux)."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return probe.getsockname()[1]
-
-
-def call(url, method, target, body=None, timeout=30):
-    """One HTTP call; the reply's body. Anything but 200 is an OSError."""
-    host, port = url.removeprefix("http://").split(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=timeout)
-    try:
-        headers = {"Content-Type": "application/json"} if body is not None else {}
-        connection.request(method, target, json.dumps(body) if body is not None else None, headers)
-        reply = connection.getresponse()
-        text = reply.read()
-        if reply.status != 200:
-            raise OSError(f"{method} {target}: status {reply.status}: {text[:300]!r}")
-        return text
-    except http.client.HTTPException as error:
-        raise OSError(f"{method} {target}: {error!r}") from error
-    finally:
-        connection.close()
-
-
-def wait_until_healthy(server, port, log_path):
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            break
-        try:
-            call(f"http://{HOST}:{port}", "GET", "/health", timeout=2)
-            return
-        except OSError:
-            time.sleep(0.05)
-    tail = log_path.read_text(errors="replace").strip().splitlines()[-5:]
-    raise DemoError("the server did not start:\n    " + "\n    ".join(tail))
-
-
-class Flight:
-    """Requests in flight against a server, one thread each."""
-
-    def __init__(self, url, prompts):
-        self.replies = [None] * len(prompts)
-        self.errors = []
-        self.start = time.monotonic()
-        self.seconds = 0.0
-        self.threads = [
-            threading.Thread(target=self.send, args=(url, i, prompt), daemon=True)
-            for i, prompt in enumerate(prompts)
-        ]
-        for thread in self.threads:
-            thread.start()
-
-    def send(self, url, i, prompt):
+def long_requests():
+    """Bodies of /generate: the first problems, each answered with far more tokens than it needs."""
+    lines = pathlib.Path(DATA).read_text(encoding="utf-8").splitlines()
+    for i, line in enumerate(lines[:NUM_REQUESTS]):
         sampling = {
             "max_new_tokens": NUM_TOKENS,
             "ignore_eos": True,
             "temperature": 1.0,
             "sampling_seed": i,
         }
-        body = {"text": prompt, "sampling_params": sampling}
-        try:
-            self.replies[i] = json.loads(call(url, "POST", "/generate", body, timeout=600))
-        except (OSError, ValueError) as error:
-            self.errors.append(f"request {i}: {error}")
-
-    def num_waiting(self):
-        return sum(thread.is_alive() for thread in self.threads)
-
-    def wait(self):
-        for thread in self.threads:
-            thread.join()
-        self.seconds = time.monotonic() - self.start
-
-
-def requests_running(url):
-    loads = json.loads(call(url, "GET", "/v1/loads"))["loads"]
-    return sum(load["num_running_reqs"] for load in loads)
-
-
-def read_questions(path, count):
-    lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
-    return [json.loads(line)["question"] for line in lines[:count]]
+        question = json.loads(line)["question"]
+        yield {"text": f"Question: {question}\nAnswer:", "sampling_params": sampling}
 
 
 class Checks:
@@ -286,8 +116,9 @@ class Demo:
         fp8 = self.serve_and_evaluate(
             "FP8, converted offline", "fp8", str(self.converted), self.results["bytes_fp8"]
         )
-        self.checks.add("BF16 accuracy", ">= 0.965", f"{bf16['accuracy']:.4f}",
-                        bf16["accuracy"] >= 0.965)
+        self.checks.add(
+            "BF16 accuracy", ">= 0.965", f"{bf16['accuracy']:.4f}", bf16["accuracy"] >= 0.965
+        )
         loss = abs(fp8["accuracy"] - bf16["accuracy"])
         self.checks.add("FP8 accuracy against BF16", "within 0.010", f"{loss:.4f}", loss <= 0.010)
         self.update_under_load(fp8)
@@ -313,8 +144,12 @@ class Demo:
             f"  {report['bytes_in']:,} -> {report['bytes_out']:,} bytes of tensors "
             f"({report['bytes_out'] / report['bytes_in']:.0%}) in {report['seconds']:.2f} s"
         )
-        self.checks.add("converted checkpoint is smaller", f"< {report['bytes_in']:,} bytes",
-                        f"{report['bytes_out']:,}", report["bytes_out"] < report["bytes_in"])
+        self.checks.add(
+            "converted checkpoint is smaller",
+            f"< {report['bytes_in']:,} bytes",
+            f"{report['bytes_out']:,}",
+            report["bytes_out"] < report["bytes_in"],
+        )
 
     def audit(self):
         self.steps.next("Audit: the conversion against its source, tensor by tensor")
@@ -335,33 +170,50 @@ class Demo:
         self.steps.next("Serve the early checkpoint, quantized to FP8 at load, and evaluate it")
         with self.octavo.serving("base", BASE, *POLICY) as url:
             before = self.evaluate("FP8, early weights", url, self.results["bytes_fp8"])
-            self.checks.add("accuracy of the early weights", "<= 0.55",
-                            f"{before['accuracy']:.4f}", before["accuracy"] <= 0.55)
-            self.checks.add("digest before the push", "another than the conversion's",
-                            *self.differs(self.octavo.digest(url)))
+            self.checks.add(
+                "accuracy of the early weights",
+                "<= 0.55",
+                f"{before['accuracy']:.4f}",
+                before["accuracy"] <= 0.55,
+            )
+            self.checks.add(
+                "digest before the push",
+                "another than the conversion's",
+                *self.differs(self.octavo.digest(url)),
+            )
             self.push_under_load(url)
             self.steps.next("Evaluate again: the same server, now with the trained weights")
             after = self.evaluate("FP8, after the push", url, self.results["bytes_fp8"])
-            self.checks.add("accuracy after the push", ">= 0.960", f"{after['accuracy']:.4f}",
-                            after["accuracy"] >= 0.960)
-            self.checks.add("digest of all replies after the push, against the offline conversion",
-                            fp8["replies_digest"], after["replies_digest"],
-                            after["replies_digest"] == fp8["replies_digest"])
+            self.checks.add(
+                "accuracy after the push",
+                ">= 0.960",
+                f"{after['accuracy']:.4f}",
+                after["accuracy"] >= 0.960,
+            )
+            self.checks.add(
+                "digest of all replies after the push, against the offline conversion",
+                fp8["replies_digest"],
+                after["replies_digest"],
+                after["replies_digest"] == fp8["replies_digest"],
+            )
             self.steps.next("Compare: what is live, and what the offline conversion holds")
             live = self.octavo.digest(url)
             self.results["digest_live"] = live
-            self.checks.add("digest of the live weights", self.results["digest_fp8"], live,
-                            live == self.results["digest_fp8"])
+            self.checks.add(
+                "digest of the live weights",
+                self.results["digest_fp8"],
+                live,
+                live == self.results["digest_fp8"],
+            )
 
     def differs(self, digest):
         return digest, digest != self.results["digest_fp8"]
 
     def push_under_load(self, url):
         self.steps.next(f"Push: new weights into the server, {NUM_REQUESTS} requests in flight")
-        questions = read_questions(DATA, NUM_REQUESTS)
-        flight = Flight(url, [f"Question: {question}\nAnswer:" for question in questions])
+        flight = Flight(url, list(long_requests()))
         say(f"  {NUM_REQUESTS} requests of {NUM_TOKENS:,} tokens each are on their way")
-        wait_for_load(url, flight)
+        flight.wait_until_all_run(url)
         time.sleep(1.0)  # Some tokens of the old version for everybody.
         push = self.octavo.json(
             "push", TRAINED, "--to", url, "--weight-version", "1", "--bucket-mb", "4"
@@ -392,23 +244,21 @@ class Demo:
             "tok_per_s": tokens / flight.seconds,
             "spans": spans,
         }
-        self.checks.add("requests that came back complete", f"{NUM_REQUESTS} of {NUM_REQUESTS}",
-                        str(complete), complete == NUM_REQUESTS)
+        self.checks.add(
+            "requests that came back complete",
+            f"{NUM_REQUESTS} of {NUM_REQUESTS}",
+            str(complete),
+            complete == NUM_REQUESTS,
+        )
         self.checks.add("requests with tokens of both versions", ">= 32", str(both), both >= 32)
-        self.checks.add("requests in flight at the swap", f"{NUM_REQUESTS}",
-                        str(push["in_flight"]), push["in_flight"] == NUM_REQUESTS)
+        self.checks.add(
+            "requests in flight at the swap",
+            f"{NUM_REQUESTS}",
+            str(push["in_flight"]),
+            push["in_flight"] == NUM_REQUESTS,
+        )
         self.checks.add("requests lost", "0", str(push["lost"]), push["lost"] == 0)
         self.checks.add("weight version", "1", push["version"], push["version"] == "1")
-
-
-def wait_for_load(url, flight):
-    """Until every request runs."""
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and not flight.errors:
-        if requests_running(url) == NUM_REQUESTS:
-            return
-        time.sleep(0.05)
-    raise DemoError(f"{NUM_REQUESTS} requests did not start: {flight.errors[:1]}")
 
 
 def versions_of(reply):
@@ -465,8 +315,10 @@ def main():
     report.write_text(demo_report.html(demo.results), encoding="utf-8")
     say("\n" + demo_report.table_text(demo.results))
     held = demo.checks.all_held()
-    say(f"{'Every check held' if held else 'A CHECK DID NOT HOLD'}. "
-        f"{demo.results['seconds']:.0f} s in all. Report: {report}")
+    say(
+        f"{'Every check held' if held else 'A CHECK DID NOT HOLD'}. "
+        f"{demo.results['seconds']:.0f} s in all. Report: {report}"
+    )
     return 0 if held else 1
 
 

@@ -36,7 +36,7 @@ def plan_text(tensors):
         cells = [row[role]["format"] if role in row else "-" for role, _ in ROLES]
         lines.append(f"    {layer:>5}  " + " ".join(f"{cell:<5}" for cell in cells))
     count = sum(row["format"] != "bf16" for row in tensors)
-    lines.append(f"    {count} of {len(tensors)} weights in low precision; norms and embedding bf16")
+    lines.append(f"    {count} of {len(tensors)} weights are fp8; norms and embedding stay bf16")
     return "\n".join(lines)
 
 
@@ -203,6 +203,7 @@ table { border-collapse: collapse; margin: .5rem 0; }
 th, td { padding: .3rem .8rem; border-bottom: 1px solid #e4e7ec; text-align: right; }
 th { font-weight: 600; }
 th:first-child, td:first-child, table.left td, table.left th { text-align: left; }
+table.left td:nth-child(n+2) { overflow-wrap: anywhere; }
 td { font-variant-numeric: tabular-nums; }
 code { background: #f2f4f7; padding: .1rem .3rem; border-radius: 3px; overflow-wrap: anywhere; }
 .ok { color: #067647; font-weight: 600; } .bad { color: #b42318; font-weight: 600; }
@@ -239,19 +240,42 @@ def table_html(header, rows):
     return f"<table>{row_html(header, 'th')}{body}</table>"
 
 
+def precision_html(results):
+    tensors = results["plan"]["tensors"]
+    low = sum(row["format"] != "bf16" for row in tensors)
+    ratio = results["bytes_fp8"] / results["bytes_bf16"]
+    keys = key_html([("FP8, 128×128 blocks", COLORS["fp8"]), ("BF16", COLORS["bf16"])])
+    return f"""
+<h2>Which layer has which precision</h2>
+{precision_svg(tensors)}
+<p class="note">{keys}. Policy <code>{escape(results["policy"])}</code>: {low} of {len(tensors)}
+weights in FP8, norms always in BF16; {ratio:.0%} of the bytes. Point at a cell for the rule that
+decided it. Hash of the table: <code>{escape(results["plan"]["hash"])}</code></p>
+"""
+
+
+def push_html(push):
+    labels = ["tokens of the early weights (version 0)", "tokens of the pushed weights (version 1)"]
+    keys = key_html(zip(labels, VERSION_COLORS[:2], strict=True))
+    rows = "".join(row_html(cells) for cells in push_cells(push))
+    return f"""
+<h2>New weights while requests run</h2>
+{flight_svg(push)}
+<p class="note">{keys}. One line a request. At the swap each was retracted: its cache was dropped
+and recomputed under the new weights, its tokens were kept, and every token knows its version.</p>
+<table class="left">{rows}</table>
+"""
+
+
+def verdict_html(checks):
+    if all(check["held"] for check in checks):
+        return f'<span class="ok">all {len(checks)} checks held</span>'
+    return '<span class="bad">a check did not hold</span>'
+
+
 def html(results):
     """The whole page; nothing is loaded from anywhere."""
-    tensors = results["plan"]["tensors"]
-    push = results["push"]
-    held = all(check["held"] for check in results["checks"])
-    verdict = (
-        f'<span class="ok">all {len(results["checks"])} checks held</span>'
-        if held
-        else '<span class="bad">a check did not hold</span>'
-    )
-    ratio = results["bytes_fp8"] / results["bytes_bf16"]
-    low = sum(row["format"] != "bf16" for row in tensors)
-    push_rows = "".join(row_html(cells) for cells in push_cells(push))
+    evals = results["evals"]
     steps = [[row["title"], f"{row['seconds']:.1f} s"] for row in results["steps"]]
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Octavo: the demo</title>
@@ -259,30 +283,17 @@ def html(results):
 <body>
 <h1>Octavo: the main job, end to end</h1>
 <p>A BF16 checkpoint became a mixed FP8/BF16 one, was served, kept its accuracy, and took new
-weights while {push["requests"]} requests were in flight: {verdict}, {results["seconds"]:.0f} s.</p>
+weights while {results["push"]["requests"]} requests were in flight:
+{verdict_html(results["checks"])}, {results["seconds"]:.0f} s.</p>
 
 <h2>Accuracy</h2>
-{accuracy_svg(results["evals"])}
-{table_html(EVAL_HEADER, [eval_cells(row) for row in results["evals"]])}
-<p class="note">{results["evals"][0]["questions"]:,} problems, 0 shots, greedy; ± is one standard
-error. Bytes are those of the weights as stored. token/s is output tokens per second of the whole
-evaluation over HTTP.</p>
-
-<h2>Which layer has which precision</h2>
-{precision_svg(tensors)}
-<p class="note">{key_html([("FP8, 128×128 blocks", COLORS["fp8"]), ("BF16", COLORS["bf16"])])}.
-Policy <code>{escape(results["policy"])}</code>: {low} of {len(tensors)} weights in FP8, norms always
-in BF16; {ratio:.0%} of the bytes. Point at a cell for the rule that decided it. Table
-<code>{escape(results["plan"]["hash"])}</code></p>
-
-<h2>New weights while requests run</h2>
-{flight_svg(push)}
-<p class="note">{key_html([("tokens of the early weights (version 0)", VERSION_COLORS[0]),
-                           ("tokens of the pushed weights (version 1)", VERSION_COLORS[1])])}.
-One line a request. At the swap each was retracted: its cache was dropped and recomputed under the
-new weights, its tokens were kept, and every token knows its version.</p>
-<table class="left">{push_rows}</table>
-
+{accuracy_svg(evals)}
+{table_html(EVAL_HEADER, [eval_cells(row) for row in evals])}
+<p class="note">{evals[0]["questions"]:,} problems, 0 shots, greedy; ± is one standard error. Bytes
+are those of the weights as stored. token/s is output tokens per second of the whole evaluation over
+HTTP.</p>
+{precision_html(results)}
+{push_html(results["push"])}
 <h2>Proof</h2>
 <p>Digest of the live weights after the push: <code>{escape(results["digest_live"])}</code><br>
 Digest of the offline conversion: <code>{escape(results["digest_fp8"])}</code></p>
