@@ -1,5 +1,7 @@
 #include "octavo/policy/json_depth.h"
 
+#include <string_view>
+
 namespace octavo {
 
 bool IsShallowJson(std::string_view json) {
