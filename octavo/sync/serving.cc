@@ -13,35 +13,6 @@
 namespace octavo {
 namespace {
 
-// The table to serve by, from what the user asked for and what the folder stores.
-Result<PrecisionTable> ChooseTable(const ModelSpec& spec, const HfConfig& config,
-                                   const std::optional<PolicyOptions>& policy) {
-  if (config.quantization_config.empty()) {
-    return CompilePolicy(spec, policy.value_or(PolicyOptions{}));
-  }
-  ASSIGN_OR_RETURN(PrecisionTable stored,
-                   TableFromQuantizationConfig(spec, config.quantization_config));
-  if (policy.has_value()) {
-    ASSIGN_OR_RETURN(const PrecisionTable asked, CompilePolicy(spec, *policy));
-    const Status status = CheckSameTable(asked, stored);
-    if (!status.ok()) {
-      return status.WithContext("the checkpoint is already quantized by another table");
-    }
-  }
-  return stored;
-}
-
-Result<HfConfig> ReadConfig(const std::string& model_dir) {
-  const std::filesystem::path dir(model_dir);
-  ASSIGN_OR_RETURN(const std::string config, ReadTextFile((dir / "config.json").string()));
-  const std::string generation_path = (dir / "generation_config.json").string();
-  std::string generation;
-  if (std::filesystem::exists(generation_path)) {
-    ASSIGN_OR_RETURN(generation, ReadTextFile(generation_path));
-  }
-  return ParseHfConfig(config, generation);
-}
-
 Result<std::unique_ptr<ModelWeights>> MakeWeights(const ServingOptions& options,
                                                   const Serving& serving, Backend& backend) {
   if (options.load_format == LoadFormat::kDummy) {
@@ -66,11 +37,40 @@ int64_t CanonicalBytes(const PrecisionTable& table) {
 
 }  // namespace
 
+Result<PrecisionTable> ChooseTable(const ModelSpec& spec, const HfConfig& config,
+                                   const std::optional<PolicyOptions>& policy) {
+  if (config.quantization_config.empty()) {
+    return CompilePolicy(spec, policy.value_or(PolicyOptions{}));
+  }
+  ASSIGN_OR_RETURN(PrecisionTable stored,
+                   TableFromQuantizationConfig(spec, config.quantization_config));
+  if (policy.has_value()) {
+    ASSIGN_OR_RETURN(const PrecisionTable asked, CompilePolicy(spec, *policy));
+    const Status status = CheckSameTable(asked, stored);
+    if (!status.ok()) {
+      return status.WithContext("the checkpoint is already quantized by another table");
+    }
+  }
+  return stored;
+}
+
+Result<HfConfig> ReadModelConfig(const std::string& model_dir) {
+  const std::filesystem::path dir(model_dir);
+  ASSIGN_OR_RETURN(const std::string config, ReadTextFile((dir / "config.json").string()));
+  const std::string generation_path = (dir / "generation_config.json").string();
+  std::string generation;
+  if (std::filesystem::exists(generation_path)) {
+    ASSIGN_OR_RETURN(generation, ReadTextFile(generation_path));
+  }
+  Result<HfConfig> parsed = ParseHfConfig(config, generation);
+  return parsed ? parsed : parsed.error().WithContext(model_dir);
+}
+
 Result<std::unique_ptr<Serving>> StartServing(const ServingOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   auto serving = std::make_unique<Serving>();
   serving->model_dir = options.model_dir;
-  ASSIGN_OR_RETURN(serving->config, ReadConfig(options.model_dir));
+  ASSIGN_OR_RETURN(serving->config, ReadModelConfig(options.model_dir));
   ASSIGN_OR_RETURN(serving->spec, MakeModelSpec(serving->config));
   ASSIGN_OR_RETURN(serving->table, ChooseTable(serving->spec, serving->config, options.policy));
 

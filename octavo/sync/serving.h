@@ -33,6 +33,13 @@ struct ServingOptions {
   EngineOptions engine;
 };
 
+// config.json and generation_config.json of a model folder. Errors name the file.
+Result<HfConfig> ReadModelConfig(const std::string& model_dir);
+
+// The table to serve by, from what was asked for (ServingOptions::policy) and what is stored.
+Result<PrecisionTable> ChooseTable(const ModelSpec& spec, const HfConfig& config,
+                                   const std::optional<PolicyOptions>& policy);
+
 // A loaded model with its engine. The engine stops when this is destroyed. Members are
 // thread-safe as their classes say; the plain data is never written after StartServing.
 struct Serving {
