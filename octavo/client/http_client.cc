@@ -277,6 +277,7 @@ StatusCode CodeOfHttp(int status) {
   switch (status) {
     case 404:
       return StatusCode::kNotFound;
+    case 409:  // Another update is open.
     case 503:
       return StatusCode::kUnavailable;
     default:

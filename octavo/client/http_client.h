@@ -78,7 +78,7 @@ class HttpClient {
 
 // GET and POST of JSON text that expect 200; the body of the reply.
 // Errors: those of Call, and for another status kInvalidArgument (4xx), kNotFound (404),
-// kUnavailable (503) or kInternal, with the message that the server gave.
+// kUnavailable (409, 503) or kInternal, with the message that the server gave.
 Result<std::string> GetText(HttpClient& client, std::string_view target);
 Result<std::string> PostJson(HttpClient& client, std::string_view target, std::string_view json);
 
