@@ -68,6 +68,13 @@ HttpMethod ToMethod(http::verb verb) {
   }
 }
 
+// "127.0.0.1:51234"; "?" when it has left already.
+std::string PeerName(const tcp::socket& socket) {
+  ErrorCode error;
+  const tcp::endpoint peer = socket.remote_endpoint(error);
+  return error ? "?" : fmt::format("{}:{}", peer.address().to_string(), peer.port());
+}
+
 // What the connection must know about the request that it is answering.
 struct Exchange {
   bool keep_alive = false;
@@ -130,6 +137,7 @@ class HttpListener::Impl::Connection : public std::enable_shared_from_this<Conne
   static asio::awaitable<void> Run(std::shared_ptr<Connection> self) {
     ErrorCode ignored;
     self->socket_.set_option(tcp::no_delay(true), ignored);
+    self->peer_ = PeerName(self->socket_);
     bool goes_on = true;
     while (goes_on) {
       goes_on = co_await self->AwaitBytes();

@@ -26,7 +26,6 @@ double Ratio(int64_t part, int64_t whole) {
 
 // The figures of /v1/loads, derived once for both of its forms.
 struct Load {
-  int64_t waiting = 0;
   int64_t waiting_uncached_tokens = 0;  // Prompt tokens in flight that the pool does not hold yet.
   int64_t total_tokens = 0;
   double token_usage = 0.0;
@@ -37,8 +36,7 @@ struct Load {
 Load LoadOf(const InfoContext& info) {
   const EngineStats& stats = info.stats;
   Load load;
-  load.waiting = stats.num_queued + stats.num_paused;
-  if (load.waiting > 0) {
+  if (stats.num_queued > 0) {
     load.waiting_uncached_tokens =
         std::max<int64_t>(info.live_prompt_tokens - stats.used_tokens, 0);
   }
@@ -219,7 +217,7 @@ std::string LoadsJson(const InfoContext& info, const LoadSections& sections) {
   json.BeginObject().Field("timestamp", now).Field("version", Version());
   json.Key("loads").BeginArray().BeginObject();
   json.Field("timestamp", now).Field("dp_rank", 0);
-  json.Field("num_running_reqs", stats.num_running).Field("num_waiting_reqs", load.waiting);
+  json.Field("num_running_reqs", stats.num_running).Field("num_waiting_reqs", stats.num_queued);
   json.Field("num_waiting_uncached_tokens", load.waiting_uncached_tokens);
   json.Field("num_used_tokens", stats.used_tokens).Field("num_total_tokens", load.total_tokens);
   json.Field("max_total_num_tokens", stats.max_total_tokens);
@@ -229,9 +227,9 @@ std::string LoadsJson(const InfoContext& info, const LoadSections& sections) {
   WriteSections(json, info, sections);
   json.EndObject().EndArray();
   json.Key("aggregate").BeginObject().Field("total_tokens", load.total_tokens);
-  json.Field("total_reqs", stats.num_running + load.waiting);
+  json.Field("total_reqs", stats.num_running + stats.num_queued);
   json.Field("total_running_reqs", stats.num_running);
-  json.Field("total_waiting_reqs", load.waiting).EndObject().EndObject();
+  json.Field("total_waiting_reqs", stats.num_queued).EndObject().EndObject();
   return json.Take();
 }
 
@@ -247,7 +245,7 @@ std::string LoadsPrometheus(const InfoContext& info) {
     text += fmt::format("# TYPE sglang:{0} gauge\nsglang:{0}{1} {2}\n", name, labels, value);
   };
   gauge("num_running_reqs", static_cast<double>(stats.num_running));
-  gauge("num_queue_reqs", static_cast<double>(load.waiting));
+  gauge("num_queue_reqs", static_cast<double>(stats.num_queued));
   gauge("num_used_tokens", static_cast<double>(stats.used_tokens));
   gauge("max_total_num_tokens", static_cast<double>(stats.max_total_tokens));
   gauge("token_usage", load.token_usage);
