@@ -3,16 +3,22 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <stdlib.h>
 
+#include <algorithm>
 #include <array>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <numeric>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "octavo/base/buffer.h"
+#include "octavo/base/check.h"
 #include "octavo/base/file.h"
 #include "octavo/base/float_env.h"
 #include "octavo/base/hash.h"

@@ -2,8 +2,14 @@
 
 #include <sys/mman.h>
 
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
+
+#include "octavo/base/check.h"
+#include "octavo/base/status.h"
 
 namespace octavo {
 namespace {

@@ -3,14 +3,24 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/types.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
 #include <utility>
+
+#include "octavo/base/check.h"
+#include "octavo/base/status.h"
 
 namespace octavo {
 namespace {

@@ -2,6 +2,8 @@
 
 #include <xmmintrin.h>
 
+#include <cstdint>
+
 namespace octavo {
 namespace {
 

@@ -1,12 +1,16 @@
 #include "octavo/base/hash.h"
 
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
 #include <algorithm>
 #include <cstring>
-
-#include "octavo/base/check.h"
 
 namespace octavo {
 namespace {

@@ -1,5 +1,8 @@
 #include "octavo/base/random.h"
 
+#include <array>
+#include <cstdint>
+
 namespace octavo {
 namespace {
 

@@ -1,5 +1,7 @@
 #include "octavo/base/status.h"
 
+#include <string_view>
+
 namespace octavo {
 
 std::string_view StatusCodeName(StatusCode code) {

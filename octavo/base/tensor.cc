@@ -1,6 +1,11 @@
 #include "octavo/base/tensor.h"
 
 #include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
 
 #include "octavo/base/check.h"
 

@@ -3,10 +3,15 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
 #include <optional>
+#include <thread>
 
 #include "octavo/base/check.h"
 #include "octavo/base/float_env.h"
+#include "octavo/base/function_ref.h"
 
 namespace octavo {
 namespace {

@@ -1,5 +1,7 @@
 #include <memory>
+#include <string>
 
+#include "octavo/base/status.h"
 #include "octavo/base/thread_pool.h"
 #include "octavo/cli/cli.h"
 #include "octavo/cli/commands.h"

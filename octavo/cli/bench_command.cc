@@ -1,11 +1,18 @@
+#include <cstdint>
 #include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
 
 #include "octavo/base/log.h"
+#include "octavo/base/status.h"
 #include "octavo/cli/cli.h"
 #include "octavo/cli/commands.h"
+#include "octavo/client/http_client.h"
 #include "octavo/measure/bench.h"
 #include "octavo/measure/bench_url.h"
 #include "octavo/measure/progress.h"
+#include "octavo/sync/serving.h"
 
 namespace octavo {
 namespace {

@@ -1,5 +1,7 @@
 #include "octavo/cli/cli.h"
 
+#include <signal.h>
+
 #include <csignal>
 
 #include "octavo/base/version.h"

@@ -1,6 +1,8 @@
 #include <memory>
+#include <string>
 
 #include "octavo/base/file.h"
+#include "octavo/base/status.h"
 #include "octavo/cli/cli.h"
 #include "octavo/cli/commands.h"
 #include "octavo/policy/conformance.h"

@@ -1,10 +1,17 @@
+#include <algorithm>
+#include <cstdint>
 #include <memory>
+#include <optional>
+#include <string>
 
+#include "octavo/base/status.h"
 #include "octavo/checkpoint/checkpoint.h"
 #include "octavo/cli/cli.h"
 #include "octavo/cli/commands.h"
 #include "octavo/convert/convert.h"
 #include "octavo/measure/progress.h"
+#include "octavo/model/spec/model_spec.h"
+#include "octavo/policy/precision_table.h"
 #include "octavo/policy/table_text.h"
 
 namespace octavo {

@@ -1,8 +1,13 @@
 #include <memory>
+#include <string>
 
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/base/thread_pool.h"
 #include "octavo/checkpoint/checkpoint.h"
 #include "octavo/cli/cli.h"
 #include "octavo/cli/commands.h"
+#include "octavo/client/http_client.h"
 #include "octavo/client/update_client.h"
 #include "octavo/convert/digest.h"
 

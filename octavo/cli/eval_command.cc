@@ -1,11 +1,21 @@
+#include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "octavo/base/status.h"
 #include "octavo/cli/cli.h"
 #include "octavo/cli/commands.h"
 #include "octavo/client/generate_client.h"
+#include "octavo/client/http_client.h"
 #include "octavo/measure/eval.h"
+#include "octavo/measure/generator.h"
+#include "octavo/measure/problems.h"
 #include "octavo/measure/progress.h"
+#include "octavo/sync/serving.h"
+#include "octavo/text/tokenizer.h"
 
 namespace octavo {
 namespace {

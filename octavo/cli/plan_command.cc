@@ -1,11 +1,16 @@
-#include <filesystem>
 #include <memory>
+#include <optional>
+#include <string>
 
-#include "octavo/base/file.h"
+#include "octavo/base/status.h"
+#include "octavo/checkpoint/hf_config.h"
 #include "octavo/cli/cli.h"
 #include "octavo/cli/commands.h"
+#include "octavo/model/spec/model_spec.h"
+#include "octavo/policy/precision_table.h"
 #include "octavo/policy/table_json.h"
 #include "octavo/policy/table_text.h"
+#include "octavo/sync/serving.h"
 
 namespace octavo {
 namespace {

@@ -1,5 +1,9 @@
+#include <cstdint>
 #include <memory>
+#include <string>
+#include <vector>
 
+#include "octavo/base/status.h"
 #include "octavo/checkpoint/checkpoint.h"
 #include "octavo/cli/cli.h"
 #include "octavo/cli/commands.h"

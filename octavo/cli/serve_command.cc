@@ -1,11 +1,15 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <string>
+#include <utility>
 
 #include "octavo/base/log.h"
+#include "octavo/base/status.h"
 #include "octavo/cli/cli.h"
 #include "octavo/cli/commands.h"
 #include "octavo/server/server.h"
+#include "octavo/sync/serving.h"
 #include "octavo/text/tokenizer.h"
 
 namespace octavo {

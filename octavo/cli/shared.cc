@@ -1,7 +1,16 @@
 #include <cstdio>
+#include <optional>
+#include <string>
+#include <string_view>
 
+#include "octavo/base/status.h"
 #include "octavo/cli/cli.h"
 #include "octavo/cli/commands.h"
+#include "octavo/engine/engine.h"
+#include "octavo/formats/format.h"
+#include "octavo/kernels/backend.h"
+#include "octavo/policy/precision_table.h"
+#include "octavo/sync/serving.h"
 
 namespace octavo {
 

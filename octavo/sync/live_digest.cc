@@ -1,11 +1,24 @@
 #include "octavo/sync/live_digest.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "octavo/base/buffer.h"
+#include "octavo/base/check.h"
 #include "octavo/base/hash.h"
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/convert/digest.h"
+#include "octavo/kernels/backend.h"
+#include "octavo/kernels/matrix.h"
+#include "octavo/model/model.h"
+#include "octavo/model/spec/model_spec.h"
+#include "octavo/policy/precision_table.h"
 
 namespace octavo {
 namespace {

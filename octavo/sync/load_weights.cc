@@ -2,12 +2,26 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdint>
 #include <cstring>
+#include <memory>
+#include <span>
 #include <string_view>
 
+#include "octavo/base/buffer.h"
 #include "octavo/base/hash.h"
 #include "octavo/base/random.h"
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/base/thread_pool.h"
+#include "octavo/checkpoint/checkpoint.h"
 #include "octavo/formats/bf16.h"
+#include "octavo/formats/format.h"
+#include "octavo/kernels/backend.h"
+#include "octavo/model/model.h"
+#include "octavo/model/spec/model_spec.h"
+#include "octavo/policy/precision_table.h"
+#include "octavo/sync/staging.h"
 
 namespace octavo {
 namespace {

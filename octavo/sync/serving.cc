@@ -1,14 +1,28 @@
 #include "octavo/sync/serving.h"
 
 #include <chrono>
+#include <cstdint>
 #include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
 #include <utility>
 
 #include "octavo/base/file.h"
 #include "octavo/base/log.h"
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
 #include "octavo/base/thread_pool.h"
 #include "octavo/checkpoint/checkpoint.h"
+#include "octavo/checkpoint/hf_config.h"
+#include "octavo/engine/engine.h"
+#include "octavo/formats/format.h"
+#include "octavo/kernels/backend.h"
+#include "octavo/model/model.h"
+#include "octavo/model/spec/model_spec.h"
+#include "octavo/policy/precision_table.h"
 #include "octavo/sync/load_weights.h"
+#include "octavo/sync/weight_update.h"
 
 namespace octavo {
 namespace {

@@ -1,11 +1,29 @@
 #include "octavo/sync/staging.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
+#include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
+#include "octavo/base/buffer.h"
+#include "octavo/base/check.h"
+#include "octavo/base/hash.h"
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/base/thread_pool.h"
+#include "octavo/convert/transform.h"
 #include "octavo/formats/bf16.h"
+#include "octavo/kernels/backend.h"
+#include "octavo/kernels/matrix.h"
+#include "octavo/model/model.h"
+#include "octavo/model/spec/model_spec.h"
+#include "octavo/policy/precision_table.h"
 
 namespace octavo {
 namespace {
@@ -137,7 +155,7 @@ Status Staging::PutPart(const Target& target, const ConstTensorView& tensor) {
     views.push_back(part.View());
   }
   Result<std::vector<OwnedTensor>> adopted = AdoptStored(row, views);
-  const Status status = adopted ? Pack(target.row_idx, *adopted) : adopted.error();
+  Status status = adopted ? Pack(target.row_idx, *adopted) : adopted.error();
   if (!status.ok()) {
     known.reset();  // The part that just came is the one to send again.
     return status;

@@ -1,16 +1,29 @@
 #include "octavo/sync/weight_update.h"
 
+#include <algorithm>
 #include <charconv>
 #include <chrono>
 #include <condition_variable>
+#include <cstdint>
+#include <memory>
 #include <mutex>
 #include <optional>
-#include <thread>
+#include <string>
+#include <string_view>
+#include <system_error>
 #include <utility>
 
 #include "octavo/base/log.h"
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
 #include "octavo/base/thread_pool.h"
 #include "octavo/checkpoint/checkpoint.h"
+#include "octavo/convert/digest.h"
+#include "octavo/engine/engine.h"
+#include "octavo/kernels/backend.h"
+#include "octavo/model/model.h"
+#include "octavo/model/spec/model_spec.h"
+#include "octavo/policy/precision_table.h"
 #include "octavo/sync/live_digest.h"
 #include "octavo/sync/load_weights.h"
 #include "octavo/sync/staging.h"

@@ -9,15 +9,33 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <future>
-#include <limits>
-#include <map>
+#include <memory>
 #include <random>
+#include <string>
+#include <utility>
+#include <vector>
 
-#include "octavo/sync/live_digest.h"
-#include "octavo/sync/load_weights.h"
+#include "octavo/base/check.h"
+#include "octavo/base/hash.h"
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/checkpoint/checkpoint.h"
+#include "octavo/convert/digest.h"
+#include "octavo/convert/transform.h"
+#include "octavo/engine/engine.h"
+#include "octavo/engine/request.h"
+#include "octavo/kernels/backend.h"
+#include "octavo/kernels/matrix.h"
+#include "octavo/model/model.h"
+#include "octavo/model/spec/model_spec.h"
+#include "octavo/policy/precision_table.h"
+#include "octavo/sync/serving.h"
 #include "octavo/sync/test_util.h"
 
 namespace octavo {
@@ -198,7 +216,7 @@ TEST_F(WeightUpdaterFaults, NotANumberIsRefusedWithItsIndex) {
   const StoredTensor* source = trained_.Find(kUp);
   std::vector<std::byte> bytes(source->view.Bytes().begin(), source->view.Bytes().end());
   constexpr uint16_t kNan = 0x7FC0;
-  std::memcpy(bytes.data() + 2 * (5 * 256 + 17), &kNan, sizeof(kNan));
+  std::memcpy(bytes.data() + size_t{2} * (5 * 256 + 17), &kNan, sizeof(kNan));
   const Status status = updater().Put(id, kUp, {DType::kBf16, source->view.shape, bytes.data()});
   EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
   EXPECT_THAT(status.message(), HasSubstr(kUp));
@@ -251,6 +269,8 @@ TEST_F(WeightUpdaterFaults, DisksWithAnotherModelOrNothingAreRefused) {
 TEST(WeightUpdater, RequestsInFlightKeepTheirTokensAndKnowTheirVersions) {
   const auto serving = Serve(kBase);
   std::vector<std::shared_ptr<testing_util::WaitingSink>> sinks;
+  sinks.reserve(8);
+  sinks.reserve(8);
   for (int i = 0; i < 8; ++i) {
     sinks.push_back(Generate(*serving->engine, fmt::format("r{}", i), 600, true));
   }
