@@ -1,6 +1,7 @@
 #include "octavo/server/application.h"
 
 #include <algorithm>
+#include <future>
 #include <random>
 #include <utility>
 
@@ -137,6 +138,21 @@ void Application::AnswerFromWorker(const WriterPtr& writer, std::function<HttpRe
     }
     writer->Send(response);
   }
+}
+
+std::function<void()> Application::AfterBoundary(std::function<void()> then) {
+  return [engine = serving_->engine.get(), reactor = reactor_, then = std::move(then)] {
+    // Taken up at the next boundary, so after the figures of this one are out.
+    engine->RunBetweenSteps(
+        [reactor, then](const ModelWeights&, Backend&) { reactor->Post(then); });
+  };
+}
+
+void AwaitBoundary(Engine* engine) {
+  // Shared: the engine may still be inside set_value when the wait is over.
+  const auto passed = std::make_shared<std::promise<void>>();
+  engine->RunBetweenSteps([passed](const ModelWeights&, Backend&) { passed->set_value(); });
+  passed->get_future().wait();
 }
 
 }  // namespace octavo

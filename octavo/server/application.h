@@ -89,6 +89,11 @@ class Application {
   OpenUpdate* TouchUpdate(const std::string& id, const WriterPtr& writer);
   void ReleaseUpdate(const std::string& id);
 
+  // A callback for the engine that runs `then` on the io thread once Engine::Stats shows what the
+  // callback reports: the engine publishes its figures at the end of a step, callbacks run before.
+  // So a client that reads back what it has just set finds it.
+  std::function<void()> AfterBoundary(std::function<void()> then);
+
   InfoContext Info() const;
 
   const ServerOptions options_;
@@ -106,5 +111,8 @@ class Application {
   std::unordered_map<std::string, std::vector<std::string>> batch_rids_;
   std::optional<OpenUpdate> update_;
 };
+
+// The same for the worker: blocks until the engine has published its figures.
+void AwaitBoundary(Engine* engine);
 
 }  // namespace octavo

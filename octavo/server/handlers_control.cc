@@ -106,6 +106,7 @@ HttpResponse RunDiskUpdate(Serving* serving, const DiskUpdate& update) {
   if (!report.has_value()) {
     return WeightError(report.error(), /*with_paused=*/true);
   }
+  AwaitBoundary(serving->engine.get());
   JsonWriter json;
   json.BeginObject().Field("success", true);
   json.Field("message", fmt::format("weights of {} are live as version {}", update.model_path,
@@ -187,9 +188,9 @@ void Application::Pause(const HttpRequest& request, const WriterPtr& writer) {
   if (!mode.has_value()) {
     return writer->Send(RequestError(mode.error()));
   }
-  serving_->engine->Pause(*mode, [reactor = reactor_, writer] {
-    reactor->Post([writer] { writer->Send(JsonResponse(OkMessage("Generation is paused."))); });
-  });
+  serving_->engine->Pause(*mode, AfterBoundary([writer] {
+    writer->Send(JsonResponse(OkMessage("Generation is paused.")));
+  }));
 }
 
 void Application::Continue(const HttpRequest& request, const WriterPtr& writer) {
@@ -201,9 +202,8 @@ void Application::Continue(const HttpRequest& request, const WriterPtr& writer) 
       !ignored.has_value()) {
     return writer->Send(RequestError(ignored.error()));
   }
-  serving_->engine->Continue([reactor = reactor_, writer] {
-    reactor->Post([writer] { writer->Send(JsonResponse(OkMessage("Generation continues."))); });
-  });
+  serving_->engine->Continue(
+      AfterBoundary([writer] { writer->Send(JsonResponse(OkMessage("Generation continues."))); }));
 }
 
 void Application::UpdateWeightVersion(const HttpRequest& request, const WriterPtr& writer) {
@@ -222,14 +222,14 @@ void Application::UpdateWeightVersion(const HttpRequest& request, const WriterPt
   if (*abort_all) {
     serving_->engine->AbortAll();
   }
-  serving_->engine->SetWeightVersion(*version, [reactor = reactor_, writer, version = *version] {
+  serving_->engine->SetWeightVersion(*version, AfterBoundary([writer, version = *version] {
     LOG(INFO, "weight version relabelled version={}", version);
     JsonWriter json;
     json.BeginObject().Field("success", true);
     json.Field("message", fmt::format("weight version is now {}", version));
     json.Field("new_version", version).EndObject();
-    reactor->Post([writer, text = json.Take()] { writer->Send(JsonResponse(text)); });
-  });
+    writer->Send(JsonResponse(json.Take()));
+  }));
 }
 
 void Application::UpdateFromDisk(const HttpRequest& request, const WriterPtr& writer) {

@@ -82,12 +82,18 @@ HttpResponse StageBucket(WeightUpdater* updater, const PutQuery& put, std::strin
   return JsonResponse(json.Take());
 }
 
-HttpResponse CommitAndDigest(WeightUpdater* updater, const std::string& id, InFlight in_flight,
-                             bool with_digest) {
-  const Result<CommitReport> report = updater->Commit(id, in_flight);
+struct CommitCall {
+  std::string id;
+  InFlight in_flight = InFlight::kRetract;
+  bool with_digest = true;
+};
+
+HttpResponse CommitAndDigest(Engine* engine, WeightUpdater* updater, const CommitCall& call) {
+  const Result<CommitReport> report = updater->Commit(call.id, call.in_flight);
   if (!report.has_value()) {
     return NativeError(report.error());
   }
+  AwaitBoundary(engine);
   JsonWriter json;
   json.BeginObject().Field("success", true).Field("version", report->version);
   json.Field("in_flight", report->swap.in_flight).Field("retracted", report->swap.retracted);
@@ -96,7 +102,7 @@ HttpResponse CommitAndDigest(WeightUpdater* updater, const std::string& id, InFl
   json.Field("bytes_staged", report->bytes_staged).Field("put_seconds", report->put_seconds);
   json.Field("seal_seconds", report->seal_seconds);
   json.Field("commit_seconds", report->commit_seconds);
-  if (with_digest) {
+  if (call.with_digest) {
     const Result<ModelDigest> digest = updater->LiveDigest();
     if (!digest.has_value()) {
       return NativeError(digest.error().WithContext(
@@ -324,8 +330,9 @@ void Application::UpdateCommit(const HttpRequest& request, const WriterPtr& writ
   }
   AnswerFromWorker(
       writer,
-      [updater = serving_->updater.get(), id = *id, in_flight = *in_flight,
-       with_digest = *with_digest] { return CommitAndDigest(updater, id, in_flight, with_digest); },
+      [serving = serving_, call = CommitCall{*id, *in_flight, *with_digest}] {
+        return CommitAndDigest(serving->engine.get(), serving->updater.get(), call);
+      },
       [this, id = *id](const HttpResponse& response) {
         ReleaseUpdate(id);
         if (response.status == 200 && update_.has_value() && update_->id == id) {

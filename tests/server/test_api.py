@@ -98,8 +98,14 @@ class ApiTest(unittest.TestCase):
         reply = self.server.generate(text=PROMPT, sampling_params=GREEDY, return_logprob=True)
         return reply["output_ids"], [x[0] for x in reply["meta_info"]["output_token_logprobs"]]
 
-    def start(self, count=1, tokens=2000, **fields):
-        """`count` long requests in flight, each in a thread of its own; returns a collector."""
+    def await_running(self, count, seconds=10):
+        deadline = time.monotonic() + seconds
+        while self.get("/v1/loads")[1]["aggregate"]["total_running_reqs"] < count:
+            self.assertLess(time.monotonic(), deadline, f"wanted {count} running requests")
+            time.sleep(0.005)
+
+    def start(self, count=1, tokens=2000, held=False, **fields):
+        """`count` requests that run (or are held), one thread each; returns a collector."""
         replies = [None] * count
 
         def request(i):
@@ -110,7 +116,10 @@ class ApiTest(unittest.TestCase):
         threads = [threading.Thread(target=request, args=(i,)) for i in range(count)]
         for thread in threads:
             thread.start()
-        self.await_load(count)
+        if held:
+            self.await_load(count)
+        else:
+            self.await_running(count)
 
         def collect():
             for thread in threads:
@@ -574,7 +583,7 @@ class Control(ApiTest):
         self.pause()
         for status, reply in collect():
             self.check_partial(status, reply)
-        held = self.start(2, tokens=5)
+        held = self.start(2, tokens=5, held=True)
         self.assertEqual(self.get("/health"), (200, ""))
         self.pause(mode="abort")  # Idempotent; a held request never gets an error.
         self.pause(mode="in_place")
