@@ -13,12 +13,12 @@ constexpr int64_t kLine = 64;
 constexpr int64_t kStreams = 4;
 constexpr int64_t kPrefetchBytes = 1024;
 
-// XOR of all words, so that no read can be left out.
-uint64_t ReadLine(const std::byte* line) {
-  std::array<uint64_t, 8> words;
-  std::memcpy(words.data(), line, kLine);
-  return (words[0] ^ words[1]) ^ (words[2] ^ words[3]) ^ (words[4] ^ words[5]) ^
-         (words[6] ^ words[7]);
+// One word of a line: the whole line moves, and the loop never waits for arithmetic. Reading every
+// word by scalar loads kept a core at 30 GB/s where the kernels stream 37 (AMD EPYC, family 26).
+inline uint64_t ReadLine(const std::byte* line) {
+  uint64_t word = 0;
+  std::memcpy(&word, line, sizeof(word));
+  return word;
 }
 
 uint64_t ReadLines(const std::byte* data, int64_t num_lines) {
@@ -41,16 +41,23 @@ uint64_t ReadLines(const std::byte* data, int64_t num_lines) {
 
 double MeasureReadBandwidth(std::span<const std::span<const std::byte>> memory, ThreadPool* pool) {
   int64_t num_bytes = 0;
-  std::atomic<uint64_t> sink{0};
-  const auto start = std::chrono::steady_clock::now();
   for (const std::span<const std::byte> part : memory) {
-    const int64_t num_lines = static_cast<int64_t>(part.size()) / kLine;
-    num_bytes += num_lines * kLine;
-    pool->ParallelFor(num_lines, [&](int64_t begin, int64_t end, int /*worker*/) {
-      sink.fetch_xor(ReadLines(part.data() + begin * kLine, end - begin),
-                     std::memory_order_relaxed);
-    });
+    num_bytes += static_cast<int64_t>(part.size()) / kLine * kLine;
   }
+  std::atomic<uint64_t> sink{0};
+  const int64_t num_workers = pool->num_threads();
+  const auto start = std::chrono::steady_clock::now();
+  // One fork for all spans: a barrier after each would be counted as reading.
+  pool->Run([&](int worker_idx) {
+    uint64_t sum = 0;
+    for (const std::span<const std::byte> part : memory) {
+      const int64_t num_lines = static_cast<int64_t>(part.size()) / kLine;
+      const int64_t begin = num_lines * worker_idx / num_workers;
+      const int64_t end = num_lines * (worker_idx + 1) / num_workers;
+      sum ^= ReadLines(part.data() + begin * kLine, end - begin);
+    }
+    sink.fetch_xor(sum, std::memory_order_relaxed);
+  });
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
   // Part of the result, so that the reads are.
   const double unused = sink.load() == 1 ? 1e-9 : 0.0;
