@@ -204,6 +204,7 @@ th, td { padding: .3rem .8rem; border-bottom: 1px solid #e4e7ec; text-align: rig
 th { font-weight: 600; }
 th:first-child, td:first-child, table.left td, table.left th { text-align: left; }
 table.left td:nth-child(n+2) { overflow-wrap: anywhere; }
+table.left td.ok, table.left td.bad { overflow-wrap: normal; white-space: nowrap; }
 td { font-variant-numeric: tabular-nums; }
 code { background: #f2f4f7; padding: .1rem .3rem; border-radius: 3px; overflow-wrap: anywhere; }
 .ok { color: #067647; font-weight: 600; } .bad { color: #b42318; font-weight: 600; }
