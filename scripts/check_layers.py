@@ -48,12 +48,12 @@ def component_of(path):
 
 def reachable(name):
     """The component itself and everything below it."""
-    seen, todo = set(), [name]
-    while todo:
-        current = todo.pop()
+    seen, pending = set(), [name]
+    while pending:
+        current = pending.pop()
         if current not in seen:
             seen.add(current)
-            todo.extend(DIRECT[current])
+            pending.extend(DIRECT[current])
     return seen
 
 
