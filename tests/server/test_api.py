@@ -6,11 +6,13 @@ pause modes, the flush rule, weight updates that succeed whole or change nothing
 import http.client
 import json
 import pathlib
+import re
 import resource
 import shutil
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -1006,6 +1008,27 @@ class NativeUpdates(ApiTest):
             self.assertEqual(self.get("/health"), (200, ""))
         for _, reply in collect():
             self.assertEqual([s["version"] for s in reply["meta_info"]["weight_versions"]], ["0"])
+
+
+@unittest.skipUnless(shutil.which("curl"), "no curl")
+class Documentation(ApiTest):
+    def test_every_line_of_the_api_page_works_as_pasted(self):
+        page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+        blocks = re.findall(r"^```sh\n(.*?)^```", page, re.M | re.S)
+        self.assertGreater(len(blocks), 5)
+        documented = set()
+        for block in blocks[1:]:  # The first starts the server.
+            script = block.replace("http://127.0.0.1:30000", self.server.url)
+            script = script.replace("curl -s", "curl --fail-with-body -s")
+            done = subprocess.run(["sh", "-ec", script], cwd=ROOT, capture_output=True, text=True,
+                                  timeout=60, check=False)
+            self.assertEqual(done.returncode, 0, f"{script}\n{done.stdout}\n{done.stderr}")
+            documented |= set(re.findall(r"127.0.0.1:30000(/[a-z0-9_/]*)", block))
+        self.assertLessEqual(
+            {"/generate", "/health", "/model_info", "/server_info", "/v1/models", "/v1/loads",
+             "/abort_request", "/flush_cache", "/pause_generation", "/continue_generation",
+             "/update_weights_from_disk", "/update_weight_version", "/octavo/v1/digest"},
+            documented)
 
 
 class WithoutTokenizer(unittest.TestCase):
