@@ -420,6 +420,60 @@ TEST_F(ServerTest, AsksForTheKeysThatAreSet) {
             200);
 }
 
+TEST_F(ServerTest, DropsAnUpdateWhoseSenderIsGone) {
+  server_ = StartServer({.port = 0, .update_idle_seconds = 0.2});
+  Client client(port());
+  const std::string begun = client.Call("POST", "/octavo/v1/update/begin", "{}").body;
+  const Result<JsonValue> reply = ParseJson(begun);
+  ASSERT_TRUE(reply.has_value());
+  const std::string id = *reply->Find("update_id")->string();
+  EXPECT_THAT(client.Call("GET", "/octavo/v1/update").body, HasSubstr("\"open\":true"));
+  const Reply refused = client.Call("POST", "/octavo/v1/update/begin", "{}");
+  EXPECT_EQ(refused.status, 409);
+  EXPECT_THAT(refused.body, HasSubstr(id));
+  std::string status;
+  for (int i = 0; i < 200 && status.find("\"open\":false") == std::string::npos; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    status = client.Call("GET", "/octavo/v1/update").body;
+  }
+  EXPECT_THAT(status, HasSubstr("\"open\":false"));
+  EXPECT_EQ(
+      client.Call("POST", "/octavo/v1/update/seal", fmt::format(R"({{"update_id":"{}"}})", id))
+          .status,
+      404);
+  const Reply again = client.Call("POST", "/octavo/v1/update/begin", "{}");
+  ASSERT_EQ(again.status, 200);
+  const std::string again_id = *ParseJson(again.body)->Find("update_id")->string();
+  client.Call("POST", "/octavo/v1/update/abort", fmt::format(R"({{"update_id":"{}"}})", again_id));
+}
+
+TEST_F(ServerTest, HealthIsNotBlockedByAnUpdateFromDisk) {
+  Client updating(port());
+  updating.SendRequest("POST", "/update_weights_from_disk",
+                       R"({"model_path":"models/abacus-dense","weight_version":"0"})");
+  Client client(port());
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_EQ(client.Call("GET", "/health").status, 200);
+  }
+  EXPECT_THAT(updating.Read().body, StartsWith(R"({"success":true)"));
+}
+
+TEST_F(ServerTest, APeerThatLeavesWhileAnUpdateRunsDoesNotStopIt) {
+  {
+    Client updating(port());
+    updating.SendRequest("POST", "/update_weights_from_disk",
+                         R"({"model_path":"models/abacus-dense","weight_version":"left"})");
+  }
+  Client client(port());
+  std::string version;
+  for (int i = 0; i < 500 && version.find("left") == std::string::npos; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    version = client.Call("GET", "/weight_version").body;
+  }
+  EXPECT_THAT(version, HasSubstr("left"));
+  client.Call("POST", "/update_weight_version", R"({"new_version":"0"})");
+}
+
 TEST_F(ServerTest, StoppingAtOnceAbortsWhatRuns) {
   Client client(port());
   client.SendRequest("POST", "/generate", kEndless);
