@@ -41,7 +41,7 @@ class Checkpoint {
   const StoredTensor* Find(std::string_view name) const;
   // File names (not paths), in the order of shard_idx.
   std::span<const std::string> shard_files() const;
-  // Regular files and folders beside the weights that a converter copies along (formats.md 16.17).
+  // Regular files and folders beside the weights that a converter copies along (docs/formats.md).
   std::span<const std::string> extra_files() const;
   // Sentences about things that were ignored on purpose, such as files the index does not name.
   std::span<const std::string> warnings() const;

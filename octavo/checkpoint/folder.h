@@ -13,7 +13,7 @@ namespace octavo {
 struct CheckpointFolder {
   std::vector<std::string> safetensors;      // *.safetensors
   std::vector<std::string> foreign_weights;  // Pickles, GGUF and other weights that we do not read.
-  std::vector<std::string> extra;            // What a converter copies along (formats.md 16.17).
+  std::vector<std::string> extra;            // What a converter copies along (docs/formats.md).
   std::vector<std::string> skipped;  // Neither: dangling links, sockets, hidden folders, ...
   bool has_index = false;
   bool has_config = false;

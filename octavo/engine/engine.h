@@ -80,7 +80,7 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // Checks everything that can be refused without running (rollout-api 3.3: ids, lengths, pool).
+  // Checks everything that can be refused without running (docs/api.md: ids, lengths, pool).
   // Thread-safe, immediate.
   Status Validate(const Request& request) const;
   // Queues a request. Every accepted request gets exactly one output with finish.type != kNone.
@@ -92,7 +92,7 @@ class Engine {
   void Abort(const std::string& rid);
   void AbortAll();
 
-  // Pause, Continue: rollout-api 4.3. `done` runs when the state that the mode promises holds.
+  // Pause, Continue: docs/api.md. `done` runs when the state that the mode promises holds.
   void Pause(PauseMode mode, std::function<void()> done);
   void Continue(std::function<void()> done);
   // Drops the prefix cache. Succeeds iff no request holds pages and (paused or the queue is empty);

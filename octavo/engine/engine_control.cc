@@ -9,8 +9,8 @@
 
 namespace octavo {
 
-// Partial output is kept. Clients tell an abort without any work by its first words (rollout-api
-// 3.9).
+// Partial output is kept. Clients tell an abort without any work by its first words
+// (docs/api.md).
 void EngineCore::AbortSequence(Sequence* sequence) {
   const bool worked = sequence->started || sequence->num_generated() > 0;
   sequence->output.finish = {.type = FinishType::kAbort,
@@ -100,7 +100,7 @@ void EngineCore::Swap(SwapRequest swap) {
 }
 
 // A drain waits for everything that has begun. A paused engine cannot get on, so there the swap is
-// made at once and frozen requests go on in place, as the pause promised them (rollout-api 4.4).
+// made at once and frozen requests go on in place, as the pause promised them (docs/api.md).
 bool EngineCore::CanSwap(const SwapRequest& swap) const {
   return swap.in_flight != InFlight::kDrain || paused_ ||
          (scheduler_.running().empty() && scheduler_.NumStartedInQueue() == 0);

@@ -276,7 +276,7 @@ void EngineCore::DeliverSample(Sequence& sequence, RowResult& result) {
   output.finish = TestFinish(sequence, id);
 }
 
-// The order of rollout-api 3.5: budget, token ids, strings.
+// The order of docs/api.md: budget, token ids, strings.
 FinishReason EngineCore::TestFinish(Sequence& sequence, int32_t id) {
   const SamplingParams& params = sequence.request.sampling;
   if (sequence.num_generated() >= params.max_new_tokens) {

@@ -12,7 +12,7 @@
 
 namespace octavo {
 
-// Logprobs are never below this (rollout-api section 1: never a non-finite number).
+// Logprobs are never below this (docs/api.md: never a non-finite number).
 inline constexpr float kMinLogprob = -1e30F;
 
 // A view of a row and its statistics; the row must outlive it.

@@ -14,7 +14,7 @@
 
 namespace octavo {
 
-// Defaults are those of SGLang's sampling_params (rollout-api 3.2). Checked by ValidateRequest.
+// Defaults are those of SGLang's sampling_params (docs/api.md). Checked by ValidateRequest.
 struct SamplingParams {
   int64_t max_new_tokens = 128;
   int64_t min_new_tokens = 0;

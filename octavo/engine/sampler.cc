@@ -96,7 +96,7 @@ class BestFirst {
 
 // How many of the best candidates pass top-k, top-p and min-p; at least 1. `total` is the weight
 // of all candidates. Without min_p, top_k and top_p both look at the unfiltered distribution; with
-// it, top_p looks at what top_k left, renormalised (rollout-api 3.2).
+// it, top_p looks at what top_k left, renormalised (docs/api.md).
 size_t CountKept(const SamplingParams& params, double total, BestFirst* best) {
   const size_t max_count =
       params.top_k < 0 ? best->size() : std::min(best->size(), static_cast<size_t>(params.top_k));

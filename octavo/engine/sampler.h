@@ -1,7 +1,7 @@
 #pragma once
 // Sampler: from a row of logits to a token.
 //
-// Order (rollout-api 3.2): penalties, logit bias, mask of stop ids below min_new_tokens, division
+// Order (docs/api.md): penalties, logit bias, mask of stop ids below min_new_tokens, division
 // by the temperature -> the row whose log-softmax is the reported logprob -> top-k, top-p, min-p
 // -> one draw. Every sum has a fixed order and the draw is a pure function of (seed, position), so
 // the same request gives the same tokens wherever it runs.

@@ -33,7 +33,7 @@ std::unique_ptr<Sequence> TakeFrom(List* list, const Sequence* sequence) {
 }
 
 // Prefix-cache hits may cover this many tokens: never the last one, whose logits are needed, and
-// nothing beyond the first position that has to be scored (rollout-api 3.5).
+// nothing beyond the first position that has to be scored (docs/api.md).
 int64_t MaxCachedTokens(const Sequence& sequence) {
   const int64_t most = sequence.num_tokens() - 1;
   if (sequence.scores_input() && !sequence.scored) {

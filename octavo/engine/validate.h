@@ -1,5 +1,5 @@
 #pragma once
-// What can be refused about a request without running it (rollout-api 3.2 and 3.3).
+// What can be refused about a request without running it (docs/api.md).
 
 #include <cstdint>
 

@@ -1,4 +1,4 @@
-// Method: one valid request, and for each rule of rollout-api 3.2 and 3.3 the smallest change that
+// Method: one valid request, and for each rule of docs/api.md the smallest change that
 // breaks it; the message must name the field and what came. Values at the edge that are allowed
 // are tried too.
 

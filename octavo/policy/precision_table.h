@@ -67,7 +67,7 @@ std::vector<StoredTensorSpec> StoredTensorsOf(const PrecisionRow& row);
 
 // --- In and out of a checkpoint's config.json ----------------------------------------------------
 
-// The text of quantization_config for a checkpoint stored by `table` (formats.md 11.1), with our
+// The text of quantization_config for a checkpoint stored by `table` (docs/formats.md), with our
 // own key "octavo": {"table": [...], "hash": HEX, ...}. Empty for a table that is all BF16.
 std::string QuantizationConfigJson(const PrecisionTable& table);
 

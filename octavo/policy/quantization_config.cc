@@ -1,4 +1,4 @@
-// The table in and out of config.json: quantization_config of formats.md 11.1, with our own key
+// The table in and out of config.json: quantization_config of docs/formats.md, with our own key
 // "octavo", and the reading of foreign ones.
 
 #include <fmt/core.h>

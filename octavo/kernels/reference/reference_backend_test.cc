@@ -116,7 +116,7 @@ TEST(Fp8Activation, FollowsRuleA) {
 
 TEST(Fp8Activation, DividesInsteadOfMultiplyingByAReciprocal) {
   // Values whose quotient differs from the product with 1 / s in its code must exist among BF16
-  // inputs (serving.md 1.3, rules A and B), and the quotient's is taken.
+  // inputs (rules A and B of the FP8-block recipe), and the quotient's is taken.
   int differing = 0;
   for (uint64_t group = 0; group < 2000; ++group) {
     const std::vector<float> x = Bf16Values(group, 128);

@@ -65,7 +65,7 @@ int FindWeight(const ModelSpec& spec, std::string_view name);
 std::string_view ModuleOfWeight(std::string_view weight_name);
 
 // Weights that engines concatenate into one matrix, so that one precision serves them all
-// (formats.md 10 and 16.29): q/k/v of an attention, gate/up of an MLP.
+// (docs/policy.md): q/k/v of an attention, gate/up of an MLP.
 struct FusedSet {
   std::string module;        // The fused module: "model.layers.0.self_attn.qkv_proj".
   std::vector<int> members;  // Positions in spec.weights, in the order of concatenation.
