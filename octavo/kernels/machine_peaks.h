@@ -11,10 +11,10 @@
 
 namespace octavo {
 
-// Reads every byte of `memory` once with all threads of the pool (each its share of every span, in
-// four streams with prefetch) and returns bytes per second. Give it the packed weights of a model,
-// or anything well above the caches; a single pass is noisy on a shared machine: take the median or
-// the best of several. Runs no arithmetic worth mentioning. Never fails; 0 for empty memory.
+// Reads every cache line of `memory` with all threads of the pool, each its share of every span,
+// and returns bytes per second: the better of a pass in one stream and a pass in four. Give it the
+// packed weights of a model, or anything well above the caches; on a shared machine a call is
+// noisy: take the median or the best of several. Never fails; 0 for empty memory.
 double MeasureReadBandwidth(std::span<const std::span<const std::byte>> memory, ThreadPool* pool);
 
 // Sustained FLOP/s (two per multiply-add) of the instruction that the path of `isa` multiplies

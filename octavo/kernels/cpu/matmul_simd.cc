@@ -32,10 +32,9 @@ namespace octavo::cpu::HWY_NAMESPACE {
 // Rows whose chains fit the registers beside one or two panels. On AVX2 three rows spill: 0.63 of
 // the FMA peak at 512 rows against 0.79 with two (AMD EPYC, family 26, one thread).
 constexpr int kMaxRows = kLanes == 16 ? 6 : 2;
-// Up to this many rows the loop is bound by reading B, and more panels run at once: more chains,
-// and more concurrent streams from memory.
-constexpr int kStreamRows = kLanes == 16 ? 3 : 1;
-constexpr int kStreamPanels = kLanes == 16 ? 4 : 2;
+// Panels that a block of several rows takes together. One row takes one: it is bound by reading B,
+// and one stream with fetches ahead read more than two or four here (37, 32 and 34 GB/s of BF16,
+// 32, 22 and 26 GB/s of FP8, from memory; same machine, one thread).
 constexpr int kBlockPanels = kLanes == 16 ? 2 : 1;
 
 HWY_INLINE VF EvenBf16(VU32 pairs) { return hn::BitCast(DF(), hn::ShiftLeft<16>(pairs)); }
@@ -148,7 +147,7 @@ void Rows(const MatMulArgs& args, int64_t row) {
 
 template <int kRows, bool kScaled>
 HWY_INLINE void RowsOfBestShape(const MatMulArgs& args, int64_t row) {
-  Rows<kRows, (kRows <= kStreamRows ? kStreamPanels : kBlockPanels), kScaled>(args, row);
+  Rows<kRows, (kRows == 1 ? 1 : kBlockPanels), kScaled>(args, row);
 }
 
 template <bool kScaled>
@@ -197,7 +196,7 @@ template <int kRows, int kPanels>
 void StreamBlock(const Fp8StreamArgs& args, const uint8_t* HWY_RESTRICT codes,
                  float* HWY_RESTRICT c) {
   constexpr int kCols = kColVecs<kPanels>;
-  constexpr int64_t kPrefetchBytes = 1024;
+  constexpr int64_t kPrefetchBytes = 4096;
   const DF df;
   const Fp8Decoder decoder;
   const int64_t num_blocks = (args.depth + kFp8BlockDim - 1) / kFp8BlockDim;
@@ -266,19 +265,48 @@ void StreamRows(const Fp8StreamArgs& args) {
   }
 }
 
-constexpr int64_t kStreamFp8Rows = kLanes == 16 ? 3 : 1;
+constexpr int64_t kStreamBlockRows = kLanes == 16 ? 6 : 2;
+// Beyond, decoding once into memory for all rows is faster.
+constexpr int64_t kStreamFp8Rows = kLanes == 16 ? 24 : 2;
 
-// num_rows <= kStreamFp8Rows.
+// Rows [row, row + kRows) of args.
+template <int kRows, int kPanels>
+void StreamRowsAt(const Fp8StreamArgs& args, int64_t row) {
+  Fp8StreamArgs part = args;
+  part.a += row * args.a_stride * int64_t{sizeof(float)};
+  part.a_scales += row * ((args.depth + kFp8BlockDim - 1) / kFp8BlockDim);
+  part.c += row * args.c_stride;
+  StreamRows<kRows, kPanels>(part);
+}
+
+// More rows than a block has go in passes over the codes, all but the first out of a cache.
 void StreamFp8(const Fp8StreamArgs& args) {
-#if HWY_TARGET != HWY_AVX2  // Where kStreamFp8Rows is 1.
-  if (args.num_rows == 3) {
-    return StreamRows<3, 2>(args);
-  }
-  if (args.num_rows == 2) {
-    return StreamRows<2, 2>(args);
-  }
+  const int64_t num_passes = (args.num_rows + kStreamBlockRows - 1) / kStreamBlockRows;
+  const int64_t step = (args.num_rows + num_passes - 1) / num_passes;
+  for (int64_t row = 0; row < args.num_rows; row += step) {
+    switch (std::min(step, args.num_rows - row)) {
+      case 1:
+        StreamRowsAt<1, 1>(args, row);
+        break;
+      case 2:
+        StreamRowsAt<2, 1>(args, row);
+        break;
+#if HWY_TARGET != HWY_AVX2  // Where kStreamFp8Rows is 2.
+      case 3:
+        StreamRowsAt<3, 1>(args, row);
+        break;
+      case 4:
+        StreamRowsAt<4, 1>(args, row);
+        break;
+      case 5:
+        StreamRowsAt<5, 1>(args, row);
+        break;
+      default:
+        StreamRowsAt<6, 1>(args, row);
+        break;
 #endif
-  StreamRows<1, kStreamPanels>(args);
+    }
+  }
 }
 
 // Chains of FMA in registers, as many as the widest Block has.
