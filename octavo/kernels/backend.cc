@@ -1,6 +1,8 @@
 #include "octavo/kernels/backend.h"
 
 #include <array>
+#include <optional>
+#include <string_view>
 
 namespace octavo {
 namespace {

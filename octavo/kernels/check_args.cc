@@ -1,7 +1,16 @@
 #include "octavo/kernels/check_args.h"
 
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
 #include "octavo/base/check.h"
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/formats/format.h"
 #include "octavo/formats/fp8_block.h"
+#include "octavo/kernels/matrix.h"
+#include "octavo/kernels/ops.h"
 
 namespace octavo {
 namespace {

@@ -6,7 +6,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstddef>
+#include <span>
 #include <vector>
+
+#include "octavo/base/status.h"
+#include "octavo/base/thread_pool.h"
+#include "octavo/kernels/backend.h"
 
 namespace octavo {
 namespace {

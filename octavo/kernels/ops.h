@@ -6,7 +6,8 @@
 // is that type, and A(v) rounds an FP32 value to it (nearest even; nothing in `fp32`).
 //
 // Numerics of `serving`, which every backend reproduces bit for bit:
-//  * FP32 arithmetic, no contraction, subnormals flushed (base/float_env.h).
+//  * FP32 arithmetic, no contraction, subnormals flushed (base/float_env.h). Bits mean those of
+//    numbers: a NaN comes out as some NaN, whose sign and payload differ between instructions.
 //  * MatMul order, for every contraction of BF16 operands (linear layers, QK^T, PV): the depth is
 //    cut in tiles of 32 from 0, zero-padded; per output and tile
 //      e = chain of fma over even k from +0, o = chain over odd k from +0, C = C + (e + o),
@@ -136,6 +137,8 @@ struct KvStoreArgs {
 //   s[j] = scale * MatMul(q, k[j]) over head_dim; m = max_j s[j]; p[j] = Exp(s[j] - m);
 //   l = lane sum of p over j; o[d] = MatMul over j of A(p[j]) and v[j, d];
 //   y[d] = A(o[d] / l + 0.0).
+// Cached values must be finite: in the tile of its position a token multiplies later tokens' v by a
+// p of 0, and 0 * Inf is NaN.
 struct AttentionArgs {
   Activations q;  // [tokens, num_heads * head_dim] A.
   Activations y;  // The same shape.

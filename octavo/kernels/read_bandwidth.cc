@@ -1,9 +1,12 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <span>
 
+#include "octavo/base/thread_pool.h"
 #include "octavo/kernels/machine_peaks.h"
 
 namespace octavo {

@@ -5,13 +5,26 @@
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/types.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cstddef>
+#include <cstdint>
 #include <cstdlib>
+#include <span>
+#include <vector>
 
+#include "octavo/base/buffer.h"
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/formats/format.h"
+#include "octavo/kernels/backend.h"
 #include "octavo/kernels/cpu/amx/amx.h"
 #include "octavo/kernels/cpu/cpu_dispatch.h"
+#include "octavo/kernels/cpu/cpu_path.h"
+#include "octavo/kernels/cpu/kernel_table.h"
+#include "octavo/kernels/ops.h"
 #include "octavo/kernels/test_tensors.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -31,8 +44,8 @@ std::atomic<int64_t> num_allocations{0};
 
 #if OCTAVO_COUNTS_ALLOCATIONS
 extern "C" {
-void* __libc_malloc(size_t size);
-void* __libc_memalign(size_t alignment, size_t size);
+void* __libc_malloc(size_t size);                      // NOLINT(bugprone-reserved-identifier)
+void* __libc_memalign(size_t alignment, size_t size);  // NOLINT(bugprone-reserved-identifier)
 
 void* malloc(size_t size) {
   num_allocations.fetch_add(1, std::memory_order_relaxed);
@@ -44,6 +57,7 @@ void* aligned_alloc(size_t alignment, size_t size) {
 }
 void* mmap(void* address, size_t size, int protection, int flags, int file, off_t offset) noexcept {
   num_allocations.fetch_add(1, std::memory_order_relaxed);
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): what mmap is
   return reinterpret_cast<void*>(syscall(SYS_mmap, address, size, protection, flags, file, offset));
 }
 }  // extern "C"

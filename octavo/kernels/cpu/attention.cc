@@ -6,10 +6,15 @@
 // positions in ops.h order, so cuts and companions leave no trace in the bits.
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
 
+#include "octavo/base/status.h"
+#include "octavo/base/thread_pool.h"
 #include "octavo/kernels/cpu/cpu_path.h"
 #include "octavo/kernels/cpu/layout.h"
+#include "octavo/kernels/ops.h"
 
 namespace octavo::cpu {
 namespace {
@@ -17,14 +22,16 @@ namespace {
 constexpr int64_t kFloat = sizeof(float);
 constexpr int64_t kStridePadElems = 32;
 
-int64_t NumPages(int64_t num_tokens) { return RoundUp(num_tokens, kPageTokens) / kPageTokens; }
-
 // One kv head's part of the page that holds `page_idx` of a sequence.
 const uint16_t* HeadPage(const KvLayer& kv, const Segment& segment, int64_t page_idx,
                          int64_t kv_head) {
   const int64_t page = segment.page_table[static_cast<size_t>(page_idx)];
   return reinterpret_cast<const uint16_t*>(kv.pages + page * kv.page_bytes) +
          kv_head * KvLayout{kv.head_dim}.HeadElems();
+}
+
+int64_t BytesBetween(const uint16_t* from, const uint16_t* to) {
+  return reinterpret_cast<const std::byte*>(to) - reinterpret_cast<const std::byte*>(from);
 }
 
 }  // namespace
@@ -41,6 +48,8 @@ struct AttentionOp::Block {
   int64_t Head(int64_t row) const { return kv_head * group + (first + row) % group; }
   // Keys that a row sees.
   int64_t NumKeys(int64_t row) const { return segment->first_position + Token(row) + 1; }
+  // Pages that any row sees.
+  int64_t NumPages() const { return RoundUp(NumKeys(num_rows - 1), kPageTokens) / kPageTokens; }
 };
 
 AttentionOp::AttentionOp(const CpuPath& path, ThreadPool* pool)
@@ -97,17 +106,12 @@ void AttentionOp::Store(const KvStoreArgs& args) {
   }
 }
 
-void AttentionOp::RunBlock(const AttentionArgs& args, const Block& block,
-                           WorkerScratch* scratch) const {
+// scores = q K^T, a page at a time.
+void AttentionOp::ScoreKeys(const AttentionArgs& args, const Block& block,
+                            WorkerScratch* scratch) const {
   const MatMulKernel& kernel = path_.matmul;
   const KvLayout layout{args.kv.head_dim};
   const int64_t depth = layout.KeyDepth();
-  const int64_t num_pages = NumPages(block.NumKeys(block.num_rows - 1));
-  const int64_t padded_keys = num_pages * kPageTokens;
-  float* scores = scratch->scores.floats();
-  float* outputs = scratch->outputs.floats();
-
-  // Queries as A.
   for (int64_t r = 0; r < block.num_rows; ++r) {
     std::byte* to = scratch->queries.data() + r * depth * kernel.a_elem_bytes;
     const int64_t row = block.segment->first_row + block.Token(r);
@@ -115,61 +119,71 @@ void AttentionOp::RunBlock(const AttentionArgs& args, const Block& block,
     std::memset(to + layout.head_dim * kernel.a_elem_bytes, 0,
                 static_cast<size_t>((depth - layout.head_dim) * kernel.a_elem_bytes));
   }
-
-  // Scores, a page at a time. Pages lie anywhere, so each fetches its successor: the keys of the
-  // next page, behind the last the values of the first.
-  const auto keys = [&](int64_t page) {
-    return HeadPage(args.kv, *block.segment, page, block.kv_head);
-  };
-  const auto values = [&](int64_t page) { return keys(page) + layout.ValuesOffset(); };
-  const auto bytes_between = [](const uint16_t* from, const uint16_t* to) {
-    return reinterpret_cast<const std::byte*>(to) - reinterpret_cast<const std::byte*>(from);
-  };
+  const int64_t num_pages = block.NumPages();
   for (int64_t page = 0; page < num_pages; ++page) {
-    const bool is_last = page + 1 == num_pages;
-    kernel.matmul(
-        {.a = scratch->queries.data(),
-         .a_stride = depth,
-         .num_rows = block.num_rows,
-         .b = keys(page),
-         .panel_stride = layout.KeyPanelElems(),
-         .num_panels = kPageTokens / kPanelCols,
-         .num_tiles = depth / kTileDepth,
-         .c = scores + page * kPageTokens,
-         .c_stride = scores_stride_,
-         .from_zero = true,
-         .prefetch_bytes = bytes_between(keys(page), is_last ? values(0) : keys(page + 1))});
+    // Pages lie anywhere, so each fetches its successor; the last one the values of the first.
+    const uint16_t* keys = HeadPage(args.kv, *block.segment, page, block.kv_head);
+    const uint16_t* next =
+        page + 1 < num_pages
+            ? HeadPage(args.kv, *block.segment, page + 1, block.kv_head)
+            : HeadPage(args.kv, *block.segment, 0, block.kv_head) + layout.ValuesOffset();
+    kernel.matmul({.a = scratch->queries.data(),
+                   .a_stride = depth,
+                   .num_rows = block.num_rows,
+                   .b = keys,
+                   .panel_stride = layout.KeyPanelElems(),
+                   .num_panels = kPageTokens / kPanelCols,
+                   .num_tiles = depth / kTileDepth,
+                   .c = scratch->scores.floats() + page * kPageTokens,
+                   .c_stride = scores_stride_,
+                   .from_zero = true,
+                   .prefetch_bytes = BytesBetween(keys, next)});
   }
+}
 
+// outputs = P V, a page (one tile of depth) at a time.
+void AttentionOp::WeighValues(const AttentionArgs& args, const Block& block,
+                              WorkerScratch* scratch) const {
+  const MatMulKernel& kernel = path_.matmul;
+  const KvLayout layout{args.kv.head_dim};
+  const int64_t num_pages = block.NumPages();
+  for (int64_t page = 0; page < num_pages; ++page) {
+    const uint16_t* head = HeadPage(args.kv, *block.segment, page, block.kv_head);
+    const uint16_t* next =
+        HeadPage(args.kv, *block.segment, std::min(page + 1, num_pages - 1), block.kv_head);
+    kernel.matmul({.a = scratch->scores.data() + page * kPageTokens * kernel.a_elem_bytes,
+                   .a_stride = scores_stride_ * kFloat / kernel.a_elem_bytes,
+                   .num_rows = block.num_rows,
+                   .b = head + layout.ValuesOffset(),
+                   .panel_stride = kTileElems,
+                   .num_panels = layout.NumValuePanels(),
+                   .num_tiles = 1,
+                   .c = scratch->outputs.floats(),
+                   .c_stride = layout.KeyDepth(),
+                   .from_zero = page == 0,
+                   .prefetch_bytes = BytesBetween(head, next)});
+  }
+}
+
+void AttentionOp::RunBlock(const AttentionArgs& args, const Block& block,
+                           WorkerScratch* scratch) const {
+  ScoreKeys(args, block, scratch);
   // Softmax without its division. P replaces the scores as A elements; keys that a row does not see
   // get 0. A row of the scratch starts at the same byte in both forms. The row's sum waits behind
   // its last page.
+  const int64_t padded_keys = block.NumPages() * kPageTokens;
   for (int64_t r = 0; r < block.num_rows; ++r) {
-    float* row = scores + r * scores_stride_;
+    float* row = scratch->scores.floats() + r * scores_stride_;
     const float max = path_.rows.scale_max(args.scale, block.NumKeys(r), row);
     row[padded_keys] = path_.ExpSumToA(max, block.NumKeys(r), padded_keys, row);
   }
-
-  // Outputs, a page (one tile of depth) at a time.
-  const int64_t p_stride = scores_stride_ * kFloat / kernel.a_elem_bytes;
-  for (int64_t page = 0; page < num_pages; ++page) {
-    kernel.matmul(
-        {.a = scratch->scores.data() + page * kPageTokens * kernel.a_elem_bytes,
-         .a_stride = p_stride,
-         .num_rows = block.num_rows,
-         .b = values(page),
-         .panel_stride = kTileElems,
-         .num_panels = layout.NumValuePanels(),
-         .num_tiles = 1,
-         .c = outputs,
-         .c_stride = depth,
-         .from_zero = page == 0,
-         .prefetch_bytes = bytes_between(values(page), values(std::min(page + 1, num_pages - 1)))});
-  }
+  WeighValues(args, block, scratch);
+  const KvLayout layout{args.kv.head_dim};
   for (int64_t r = 0; r < block.num_rows; ++r) {
     const int64_t row = block.segment->first_row + block.Token(r);
-    path_.rows.divide(outputs + r * depth, scores[r * scores_stride_ + padded_keys],
-                      layout.head_dim, Bf16Row(args.y, row) + block.Head(r) * layout.head_dim);
+    path_.rows.divide(scratch->outputs.floats() + r * layout.KeyDepth(),
+                      scratch->scores.floats()[r * scores_stride_ + padded_keys], layout.head_dim,
+                      Bf16Row(args.y, row) + block.Head(r) * layout.head_dim);
   }
 }
 

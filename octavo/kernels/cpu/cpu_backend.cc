@@ -1,11 +1,24 @@
 // The CPU backend: argument checks, subnormal mode, and which rows go to which thread. Arithmetic
 // is in the path's kernels.
 
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <memory>
+#include <span>
+#include <string_view>
 
+#include "octavo/base/check.h"
+#include "octavo/base/float_env.h"
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/kernels/backend.h"
 #include "octavo/kernels/check_args.h"
 #include "octavo/kernels/cpu/cpu_path.h"
 #include "octavo/kernels/cpu/layout.h"
+#include "octavo/kernels/matrix.h"
+#include "octavo/kernels/ops.h"
 
 namespace octavo::cpu {
 namespace {

@@ -6,12 +6,31 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
 #include <memory>
 #include <numeric>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/formats/format.h"
+#include "octavo/kernels/backend.h"
 #include "octavo/kernels/cpu/amx/amx.h"
 #include "octavo/kernels/cpu/cpu_dispatch.h"
+#include "octavo/kernels/cpu/cpu_path.h"
+#include "octavo/kernels/cpu/kernel_table.h"
+#include "octavo/kernels/matrix.h"
+#include "octavo/kernels/ops.h"
 #include "octavo/kernels/test_tensors.h"
 
 namespace octavo {
@@ -135,14 +154,14 @@ TEST_P(CpuPathOps, LinearPartsOfMixedFormatsShareTheirInput) {
     x.Fill(3);
     std::vector<PackedMatrix> packed(6);
     std::vector<TestActivations> y;
-    std::vector<LinearPart> parts;
+    std::vector<LinearPart> parts(6);
     for (size_t i = 0; i < 6; ++i) {
       const TestMatrix weight(formats[i % 3], outs[i % 3], kIn, i % 3);
       packed[i] = weight.PackFor(i < 3 ? *reference_ : *backend);
       y.emplace_back(DType::kBf16, 19, outs[i % 3]);
     }
     for (size_t i = 0; i < 6; ++i) {
-      parts.push_back({&packed[i], y[i].view()});
+      parts[i] = {&packed[i], y[i].view()};
     }
     const std::span<const LinearPart> all(parts);
     ASSERT_TRUE(reference_->Linear({x.view(), all.first(3)}).ok());

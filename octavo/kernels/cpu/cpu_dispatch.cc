@@ -3,8 +3,17 @@
 #include <hwy/targets.h>
 
 #include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string_view>
+#include <utility>
 
+#include "octavo/base/status.h"
+#include "octavo/kernels/backend.h"
 #include "octavo/kernels/cpu/amx/amx.h"
+#include "octavo/kernels/cpu/cpu_path.h"
+#include "octavo/kernels/cpu/kernel_table.h"
 
 namespace octavo {
 namespace cpu {

@@ -141,6 +141,8 @@ class AttentionOp {
 
   Status Ensure(int64_t context, int64_t group, int64_t head_dim);
   int64_t BlockRows(int64_t group) const;
+  void ScoreKeys(const AttentionArgs& args, const Block& block, WorkerScratch* scratch) const;
+  void WeighValues(const AttentionArgs& args, const Block& block, WorkerScratch* scratch) const;
   void RunBlock(const AttentionArgs& args, const Block& block, WorkerScratch* scratch) const;
 
   const CpuPath& path_;

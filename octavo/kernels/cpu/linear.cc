@@ -7,12 +7,20 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
 
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/base/thread_pool.h"
+#include "octavo/formats/format.h"
 #include "octavo/formats/fp8_block.h"
 #include "octavo/kernels/cpu/cpu_path.h"
+#include "octavo/kernels/cpu/kernel_table.h"
 #include "octavo/kernels/cpu/layout.h"
 #include "octavo/kernels/fp8_activation.h"
+#include "octavo/kernels/ops.h"
 
 namespace octavo::cpu {
 namespace {
@@ -28,8 +36,9 @@ constexpr int64_t kScaleRows = 48;
 // Up to this many rows a group's weights are read once anyway: no depth blocks, so that the
 // streams from memory are long.
 constexpr int64_t kStreamRows = 6;
-// How far ahead of the reads weights are fetched. 4 KiB cover 100 ns at 40 GB/s: with 4 rows 32 GB/s
-// of BF16 from memory, against 26 with 1 KiB and 30 with 8 KiB (AMD EPYC, family 26, one thread).
+// How far ahead of the reads weights are fetched. 4 KiB cover 100 ns at 40 GB/s: with 4 rows 32
+// GB/s of BF16 from memory, against 26 with 1 KiB and 30 with 8 KiB (AMD EPYC, family 26, one
+// thread).
 constexpr int64_t kPrefetchBytes = 4096;
 // Keeps rows of power-of-two widths from sharing cache sets.
 constexpr int64_t kStridePadElems = 32;

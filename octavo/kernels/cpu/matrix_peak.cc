@@ -1,7 +1,12 @@
 #include <atomic>
 #include <chrono>
+#include <cstdint>
 
+#include "octavo/base/status.h"
+#include "octavo/base/thread_pool.h"
+#include "octavo/kernels/backend.h"
 #include "octavo/kernels/cpu/cpu_dispatch.h"
+#include "octavo/kernels/cpu/cpu_path.h"
 #include "octavo/kernels/machine_peaks.h"
 
 namespace octavo {

@@ -1,11 +1,19 @@
 // Canonical weights to panels and back. Pure moves of bytes; the layout is described in layout.h.
 
-#include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
+#include <span>
+#include <utility>
 
+#include "octavo/base/buffer.h"
+#include "octavo/base/check.h"
+#include "octavo/base/status.h"
+#include "octavo/formats/format.h"
 #include "octavo/kernels/check_args.h"
 #include "octavo/kernels/cpu/cpu_path.h"
 #include "octavo/kernels/cpu/layout.h"
+#include "octavo/kernels/matrix.h"
 
 namespace octavo::cpu {
 namespace {

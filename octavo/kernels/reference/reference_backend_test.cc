@@ -6,11 +6,26 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <vector>
 
 #include "octavo/base/float_env.h"
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/formats/bf16.h"
+#include "octavo/formats/e4m3.h"
+#include "octavo/formats/format.h"
+#include "octavo/kernels/backend.h"
 #include "octavo/kernels/fp8_activation.h"
+#include "octavo/kernels/matrix.h"
+#include "octavo/kernels/ops.h"
 #include "octavo/kernels/reference/row_math.h"
 #include "octavo/kernels/test_tensors.h"
 
@@ -249,9 +264,10 @@ TEST(ReferencePack, KeepsTheCanonicalBytesAndRefusesOtherSizes) {
   const auto backend = MakeReferenceBackend(Recipe::kServing, 1);
   const TestMatrix weight(WeightFormat::kFp8, 130, 20, 3);
   const PackedMatrix packed = weight.PackFor(*backend);
-  std::vector<std::byte> band(2 * 20);
+  std::vector<std::byte> band(40);  // Two rows of 20.
   ASSERT_TRUE(backend->UnpackCodes(packed, 127, 2, band).ok());
-  EXPECT_TRUE(std::equal(band.begin(), band.end(), weight.canonical().codes.begin() + 127 * 20));
+  EXPECT_TRUE(
+      std::equal(band.begin(), band.end(), weight.canonical().codes.begin() + int64_t{127} * 20));
 
   CanonicalMatrix broken = weight.canonical();
   broken.scales = broken.scales.first(1);

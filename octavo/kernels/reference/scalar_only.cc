@@ -1,6 +1,10 @@
 // MakeCpuBackend of a build without vector kernels (CMake option OCTAVO_REFERENCE_ONLY): compiled
 // instead of cpu/.
 
+#include <memory>
+
+#include "octavo/base/status.h"
+#include "octavo/base/thread_pool.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/kernels/machine_peaks.h"
 

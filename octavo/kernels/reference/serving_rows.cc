@@ -1,5 +1,6 @@
 // The serving recipe for any x86-64, and the choice between its two builds.
 
+#include "octavo/kernels/reference/row_math.h"
 #include "octavo/kernels/reference/serving_rows-inl.h"
 
 namespace octavo {

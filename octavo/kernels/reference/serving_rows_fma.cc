@@ -1,6 +1,7 @@
 // The serving recipe compiled with -mfma (kernels/CMakeLists.txt). Only reached through the table,
 // after CPUID said that the processor has FMA.
 
+#include "octavo/kernels/reference/row_math.h"
 #include "octavo/kernels/reference/serving_rows-inl.h"
 
 namespace octavo::internal {

@@ -10,9 +10,12 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
 
+#include "octavo/base/status.h"
 #include "octavo/kernels/cpu/amx/matmul_tiles-inl.h"
+#include "octavo/kernels/cpu/kernel_table.h"
 
 namespace octavo::cpu {
 namespace {

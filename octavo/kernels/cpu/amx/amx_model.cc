@@ -3,11 +3,14 @@
 
 #include <array>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
 
 #include "octavo/formats/bf16.h"
 #include "octavo/kernels/cpu/amx/amx.h"
 #include "octavo/kernels/cpu/amx/matmul_tiles-inl.h"
+#include "octavo/kernels/cpu/kernel_table.h"
 
 namespace octavo::cpu {
 namespace {
