@@ -86,6 +86,23 @@ struct Rows {
 
 enum Phase { kLinear, kAttention, kOther, kNumPhases };
 
+// Seconds of one forward pass, by phase.
+class Times {
+ public:
+  // What passed since the last lap goes to `phase`.
+  void Lap(Phase phase) {
+    const double now = Now();
+    seconds_[phase] += now - mark_;
+    mark_ = now;
+  }
+  double Of(Phase phase) const { return seconds_[phase]; }
+  double Total() const { return seconds_[kLinear] + seconds_[kAttention] + seconds_[kOther]; }
+
+ private:
+  double seconds_[kNumPhases] = {};
+  double mark_ = Now();
+};
+
 class Bench {
  public:
   Bench(Backend* backend, WeightFormat format, int64_t num_layers)
@@ -132,79 +149,26 @@ class Bench {
     return total;
   }
 
-  // `num_seqs` sequences of `rows` tokens each on top of `cached`. Seconds of one forward pass with
-  // logits of the last token of each.
-  double Forward(int64_t num_seqs, int64_t rows, int64_t cached, double (&phase)[kNumPhases]) {
-    std::vector<int32_t> table;
-    const int64_t seq_pages = (cached + rows + kPageTokens - 1) / kPageTokens;
-    for (int64_t i = 0; i < num_seqs * seq_pages; ++i) {
-      table.push_back(static_cast<int32_t>(i % num_pages_));
-    }
-    std::vector<Segment> segments;
-    std::vector<int32_t> positions;
-    std::vector<int32_t> last;
-    for (int64_t s = 0; s < num_seqs; ++s) {
-      segments.push_back({s * rows, rows, cached,
-                          std::span<const int32_t>(table).subspan(
-                              static_cast<size_t>(s * seq_pages), static_cast<size_t>(seq_pages))});
-      for (int64_t i = 0; i < rows; ++i) {
-        positions.push_back(static_cast<int32_t>(cached + i));
-      }
-      last.push_back(static_cast<int32_t>((s + 1) * rows - 1));
-    }
-    const int64_t t = num_seqs * rows;
-    const KvLayer kv{kv_.data(), backend_.KvPageBytes(kKvHeads, kHeadDim), num_pages_, kKvHeads,
-                     kHeadDim};
-    const double start = Now();
-    double mark = start;
-    const auto lap = [&](Phase p) {
-      const double now = Now();
-      phase[p] += now - mark;
-      mark = now;
-    };
+  // `num_seqs` sequences of `rows` tokens each on top of `cached`: one forward pass with logits of
+  // the last token of each.
+  Times Forward(int64_t num_seqs, int64_t rows, int64_t cached) {
+    const Batch batch = MakeBatch(num_seqs, rows, cached);
+    Times times;
     for (const Layer& layer : layers_) {
-      Must(backend_.RmsNorm({h_.View(t), &layer.norm1, 1e-6F, a_.View(t)}));
-      lap(kOther);
-      const LinearPart qkv[] = {
-          {&layer.q, q_.View(t)}, {&layer.k, k_.View(t)}, {&layer.v, v_.View(t)}};
-      Must(backend_.Linear({a_.View(t), qkv}));
-      lap(kLinear);
-      Must(backend_.RmsNorm({q_.Heads(t), &layer.q_norm, 1e-6F, q_.Heads(t)}));
-      Must(backend_.RmsNorm({k_.Heads(t), &layer.k_norm, 1e-6F, k_.Heads(t)}));
-      Must(backend_.Rope({q_.View(t), kHeads, kHeadDim, positions, cos_, sin_}));
-      Must(backend_.Rope({k_.View(t), kKvHeads, kHeadDim, positions, cos_, sin_}));
-      Must(backend_.KvStore({k_.View(t), v_.View(t), segments, kv}));
-      lap(kOther);
-      Must(backend_.Attention({q_.View(t), q2_.View(t), segments, kv, kHeads, 0.088F}));
-      lap(kAttention);
-      const LinearPart o[] = {{&layer.o, a_.View(t)}};
-      Must(backend_.Linear({q2_.View(t), o}));
-      lap(kLinear);
-      Must(backend_.Add({h_.View(t), a_.View(t)}));
-      Must(backend_.RmsNorm({h_.View(t), &layer.norm2, 1e-6F, a_.View(t)}));
-      lap(kOther);
-      const LinearPart gate_up[] = {{&layer.gate, gate_.View(t)}, {&layer.up, up_.View(t)}};
-      Must(backend_.Linear({a_.View(t), gate_up}));
-      lap(kLinear);
-      Must(backend_.SiluMul({gate_.View(t), up_.View(t), gate_.View(t)}));
-      lap(kOther);
-      const LinearPart down[] = {{&layer.down, a_.View(t)}};
-      Must(backend_.Linear({gate_.View(t), down}));
-      lap(kLinear);
-      Must(backend_.Add({h_.View(t), a_.View(t)}));
-      lap(kOther);
+      Attend(layer, batch, &times);
+      Feed(layer, batch, &times);
     }
-    Must(backend_.GatherRows({h_.View(t), last, a_.View(num_seqs)}));
+    Must(backend_.GatherRows({h_.View(batch.num_rows), batch.last, a_.View(num_seqs)}));
     const Activations logits{DType::kF32, reinterpret_cast<std::byte*>(logits_.data()), num_seqs,
                              kVocab, kVocab};
     const LinearPart head[] = {{&head_, logits}};
     Must(backend_.Linear({a_.View(num_seqs), head}));
-    lap(kLinear);
+    times.Lap(kLinear);
     std::vector<float> max(static_cast<size_t>(num_seqs));
     std::vector<float> sum(max.size());
     Must(backend_.SoftmaxStats({logits, max, sum}));
-    lap(kOther);
-    return Now() - start;
+    times.Lap(kOther);
+    return times;
   }
 
   double LinearFlops(int64_t tokens, int64_t logit_rows) const {
@@ -219,6 +183,75 @@ class Bench {
   }
 
  private:
+  struct Batch {
+    int64_t num_rows = 0;
+    std::vector<int32_t> table;
+    std::vector<Segment> segments;
+    std::vector<int32_t> positions;
+    std::vector<int32_t> last;
+  };
+
+  Batch MakeBatch(int64_t num_seqs, int64_t rows, int64_t cached) const {
+    Batch batch;
+    batch.num_rows = num_seqs * rows;
+    const int64_t seq_pages = (cached + rows + kPageTokens - 1) / kPageTokens;
+    for (int64_t i = 0; i < num_seqs * seq_pages; ++i) {
+      batch.table.push_back(static_cast<int32_t>(i % num_pages_));
+    }
+    for (int64_t s = 0; s < num_seqs; ++s) {
+      const auto pages =
+          std::span<const int32_t>(batch.table)
+              .subspan(static_cast<size_t>(s * seq_pages), static_cast<size_t>(seq_pages));
+      batch.segments.push_back({s * rows, rows, cached, pages});
+      for (int64_t i = 0; i < rows; ++i) {
+        batch.positions.push_back(static_cast<int32_t>(cached + i));
+      }
+      batch.last.push_back(static_cast<int32_t>((s + 1) * rows - 1));
+    }
+    return batch;
+  }
+
+  void Attend(const Layer& layer, const Batch& batch, Times* times) {
+    const int64_t t = batch.num_rows;
+    const KvLayer kv{kv_.data(), backend_.KvPageBytes(kKvHeads, kHeadDim), num_pages_, kKvHeads,
+                     kHeadDim};
+    Must(backend_.RmsNorm({h_.View(t), &layer.norm1, 1e-6F, a_.View(t)}));
+    times->Lap(kOther);
+    const LinearPart qkv[] = {
+        {&layer.q, q_.View(t)}, {&layer.k, k_.View(t)}, {&layer.v, v_.View(t)}};
+    Must(backend_.Linear({a_.View(t), qkv}));
+    times->Lap(kLinear);
+    Must(backend_.RmsNorm({q_.Heads(t), &layer.q_norm, 1e-6F, q_.Heads(t)}));
+    Must(backend_.RmsNorm({k_.Heads(t), &layer.k_norm, 1e-6F, k_.Heads(t)}));
+    Must(backend_.Rope({q_.View(t), kHeads, kHeadDim, batch.positions, cos_, sin_}));
+    Must(backend_.Rope({k_.View(t), kKvHeads, kHeadDim, batch.positions, cos_, sin_}));
+    Must(backend_.KvStore({k_.View(t), v_.View(t), batch.segments, kv}));
+    times->Lap(kOther);
+    Must(backend_.Attention({q_.View(t), q2_.View(t), batch.segments, kv, kHeads, 0.088F}));
+    times->Lap(kAttention);
+    const LinearPart o[] = {{&layer.o, a_.View(t)}};
+    Must(backend_.Linear({q2_.View(t), o}));
+    times->Lap(kLinear);
+    Must(backend_.Add({h_.View(t), a_.View(t)}));
+    times->Lap(kOther);
+  }
+
+  void Feed(const Layer& layer, const Batch& batch, Times* times) {
+    const int64_t t = batch.num_rows;
+    Must(backend_.RmsNorm({h_.View(t), &layer.norm2, 1e-6F, a_.View(t)}));
+    times->Lap(kOther);
+    const LinearPart gate_up[] = {{&layer.gate, gate_.View(t)}, {&layer.up, up_.View(t)}};
+    Must(backend_.Linear({a_.View(t), gate_up}));
+    times->Lap(kLinear);
+    Must(backend_.SiluMul({gate_.View(t), up_.View(t), gate_.View(t)}));
+    times->Lap(kOther);
+    const LinearPart down[] = {{&layer.down, a_.View(t)}};
+    Must(backend_.Linear({gate_.View(t), down}));
+    times->Lap(kLinear);
+    Must(backend_.Add({h_.View(t), a_.View(t)}));
+    times->Lap(kOther);
+  }
+
   Backend& backend_;
   std::vector<Layer> layers_;
   PackedMatrix head_;
@@ -235,56 +268,58 @@ struct Case {
   int64_t num_seqs, rows, cached;
   int repeats;
 };
+constexpr Case kCases[] = {{"decode 1", 1, 1, 64, 9},           {"decode 8", 8, 1, 64, 5},
+                           {"decode 64", 64, 1, 64, 3},         {"decode 1 at 3000", 1, 1, 3000, 5},
+                           {"decode 64 at 500", 64, 1, 500, 3}, {"prefill 512", 1, 512, 0, 3}};
 
-int Main(int argc, char** argv) {
-  const Isa isa = argc > 1 ? ParseIsa(argv[1]).value_or(BestIsa()) : BestIsa();
-  const int threads = argc > 2 ? std::atoi(argv[2]) : NumUsableThreads();
-  const int64_t num_layers = argc > 3 ? std::atoi(argv[3]) : 28;
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+// Limits and work take turns, so that a busy neighbour slows both.
+void RunCase(const Case& c, Isa isa, WeightFormat format, Backend* backend, Bench* bench) {
+  std::vector<Times> runs;
+  std::vector<double> seconds;
+  std::vector<double> reads;
+  std::vector<double> peaks;
+  for (int i = 0; i < c.repeats; ++i) {
+    reads.push_back(MeasureReadBandwidth(bench->weights(), &backend->pool()));
+    const Result<double> peak = MeasureMatrixPeak(isa, &backend->pool(), 0.05);
+    Must(peak.error());
+    peaks.push_back(*peak);
+    runs.push_back(bench->Forward(c.num_seqs, c.rows, c.cached));
+    seconds.push_back(runs.back().Total());
+  }
+  const double median = Median(seconds);
+  const auto is_median = [&](const Times& t) { return t.Total() == median; };
+  const Times& times = *std::find_if(runs.begin(), runs.end(), is_median);
+  const auto bytes = static_cast<double>(bench->WeightBytes());
+  const double flops = bench->LinearFlops(c.num_seqs * c.rows, c.num_seqs);
+  fmt::print(
+      "{{\"backend\": \"{}\", \"threads\": {}, \"format\": \"{}\", \"case\": \"{}\", "
+      "\"tok_s\": {:.1f}, \"ms\": {:.2f}, \"linear_ms\": {:.2f}, \"attention_ms\": {:.2f}, "
+      "\"other_ms\": {:.2f}, \"weight_gb_s\": {:.2f}, \"read_gb_s\": {:.2f}, "
+      "\"read_share\": {:.3f}, \"tflop_s\": {:.3f}, \"peak_tflop_s\": {:.3f}, "
+      "\"peak_share\": {:.3f}}}\n",
+      backend->name(), backend->pool().num_threads(), WeightFormatName(format), c.name,
+      static_cast<double>(c.num_seqs * c.rows) / median, median * 1e3, times.Of(kLinear) * 1e3,
+      times.Of(kAttention) * 1e3, times.Of(kOther) * 1e3, bytes / median / 1e9, Median(reads) / 1e9,
+      bytes / median / Median(reads), flops / median / 1e12, Median(peaks) / 1e12,
+      flops / median / Median(peaks));
+  std::fflush(stdout);
+}
+
+int Main(std::span<char*> args) {
+  const Isa isa = args.size() > 1 ? ParseIsa(args[1]).value_or(BestIsa()) : BestIsa();
+  const int threads = args.size() > 2 ? std::atoi(args[2]) : NumUsableThreads();
+  const int64_t num_layers = args.size() > 3 ? std::atoi(args[3]) : 28;
   for (const WeightFormat format : {WeightFormat::kBf16, WeightFormat::kFp8}) {
-    Result<std::unique_ptr<Backend>> made = MakeCpuBackend(isa, threads);
-    Must(made.error());
-    Backend& backend = **made;
-    Bench bench(&backend, format, num_layers);
-    for (const Case& c : {Case{"decode 1", 1, 1, 64, 9},
-                          {"decode 8", 8, 1, 64, 5},
-                          {"decode 64", 64, 1, 64, 3},
-                          {"decode 1 at 3000", 1, 1, 3000, 5},
-                          {"decode 64 at 3000", 64, 1, 500, 3},
-                          {"prefill 512", 1, 512, 0, 3}}) {
-      std::vector<double> seconds;
-      double phase[kNumPhases] = {};
-      std::vector<double> bandwidth;
-      std::vector<double> peaks;
-      for (int i = 0; i < c.repeats; ++i) {
-        double laps[kNumPhases] = {};
-        bandwidth.push_back(MeasureReadBandwidth(bench.weights(), &backend.pool()));
-        peaks.push_back(MeasureMatrixPeak(isa, &backend.pool(), 0.05).value());
-        const double s = bench.Forward(c.num_seqs, c.rows, c.cached, laps);
-        if (seconds.empty() || s < *std::min_element(seconds.begin(), seconds.end())) {
-          std::copy(laps, laps + kNumPhases, phase);
-        }
-        seconds.push_back(s);
-      }
-      std::sort(seconds.begin(), seconds.end());
-      std::sort(bandwidth.begin(), bandwidth.end());
-      std::sort(peaks.begin(), peaks.end());
-      const double median = seconds[seconds.size() / 2];
-      const double peak = peaks[peaks.size() / 2];
-      const double read = bandwidth[bandwidth.size() / 2];
-      const auto tokens = static_cast<double>(c.num_seqs * c.rows);
-      const double flops = bench.LinearFlops(c.num_seqs * c.rows, c.num_seqs);
-      fmt::print(
-          "{{\"backend\": \"{}\", \"threads\": {}, \"format\": \"{}\", \"case\": \"{}\", "
-          "\"tok_s\": {:.1f}, \"best_tok_s\": {:.1f}, \"ms\": {:.2f}, \"linear_ms\": {:.2f}, "
-          "\"attention_ms\": {:.2f}, \"other_ms\": {:.2f}, \"weight_gb_s\": {:.2f}, "
-          "\"read_gb_s\": {:.2f}, \"read_share\": {:.3f}, \"tflop_s\": {:.3f}, "
-          "\"peak_tflop_s\": {:.3f}, \"peak_share\": {:.3f}}}\n",
-          backend.name(), threads, WeightFormatName(format), c.name, tokens / median,
-          tokens / seconds[0], median * 1e3, phase[kLinear] * 1e3, phase[kAttention] * 1e3,
-          phase[kOther] * 1e3, static_cast<double>(bench.WeightBytes()) / median / 1e9, read / 1e9,
-          static_cast<double>(bench.WeightBytes()) / median / read, flops / median / 1e12,
-          peak / 1e12, flops / median / peak);
-      std::fflush(stdout);
+    Result<std::unique_ptr<Backend>> backend = MakeCpuBackend(isa, threads);
+    Must(backend.error());
+    Bench bench(backend->get(), format, num_layers);
+    for (const Case& c : kCases) {
+      RunCase(c, isa, format, backend->get(), &bench);
     }
   }
   return 0;
@@ -293,4 +328,4 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace octavo
 
-int main(int argc, char** argv) { return octavo::Main(argc, argv); }
+int main(int argc, char** argv) { return octavo::Main({argv, static_cast<size_t>(argc)}); }
