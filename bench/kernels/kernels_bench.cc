@@ -8,14 +8,27 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
+#include <span>
+#include <utility>
 #include <vector>
 
+#include "octavo/base/buffer.h"
 #include "octavo/base/random.h"
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/base/thread_pool.h"
 #include "octavo/formats/bf16.h"
+#include "octavo/formats/format.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/kernels/machine_peaks.h"
+#include "octavo/kernels/matrix.h"
+#include "octavo/kernels/ops.h"
 
 namespace octavo {
 namespace {
