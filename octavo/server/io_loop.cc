@@ -123,7 +123,7 @@ void IoLoop::WatchSignals(std::function<void()> handler) {
   asio::post(*impl_->io, [this, shared] { impl_->AwaitSignal(shared); });
 }
 
-void IoLoop::Stop() {
+void IoLoop::Join() {
   {
     const std::lock_guard lock(impl_->worker_mutex);
     impl_->stopping = true;
@@ -139,6 +139,10 @@ void IoLoop::Stop() {
   if (impl_->io_thread.joinable()) {
     impl_->io_thread.join();
   }
+}
+
+void IoLoop::Stop() {
+  Join();
   std::unique_ptr<asio::io_context> io;
   {
     const std::lock_guard lock(impl_->io_mutex);

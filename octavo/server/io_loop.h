@@ -28,8 +28,11 @@ class IoLoop final : public Reactor {
   void Start();
   // Calls `handler` on the io thread for each SIGTERM and SIGINT from now on.
   void WatchSignals(std::function<void()> handler);
-  // Ends both threads (the worker after its running task) and drops every task that is left. From
-  // here on Post and the others do nothing. Not on the io thread or the worker.
+  // Ends both threads (the worker after its running task). What is left stays where it is, so that
+  // objects which stand on context() can still be destroyed. Not on the io thread or the worker.
+  void Join();
+  // Join, and drops every task that is left. From here on Post and the others do nothing. Whoever
+  // owns a socket or a timer of context() has to let go of it before this.
   void Stop();
 
   // For sockets; only before Stop, on the io thread or before Start.

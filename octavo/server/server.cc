@@ -104,6 +104,8 @@ Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Server::~Server() {
   impl_->serving->engine->AbortAll();
+  impl_->loop->Join();
+  impl_->listener.reset();  // Its acceptor and timer stand on the context that Stop destroys.
   impl_->loop->Stop();
 }
 
