@@ -214,7 +214,9 @@ TEST_P(Promise5, TemperedLogprobsAreThoseOfAFreshPrefill) {
 
 INSTANTIATE_TEST_SUITE_P(Engine, Promise5,
                          testing::Values(Variant{.fp8 = false, .cpu = false},
-                                         Variant{.fp8 = true, .cpu = false}),
+                                         Variant{.fp8 = true, .cpu = false},
+                                         Variant{.fp8 = false, .cpu = true},
+                                         Variant{.fp8 = true, .cpu = true}),
                          VariantName);
 
 // The negative space: other weights, another seed and another prompt do change the bits.
