@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "octavo/base/check.h"
+#include "octavo/base/function_ref.h"
 #include "octavo/engine/engine_core.h"
 
 namespace octavo {
@@ -61,16 +62,18 @@ using Message =
     std::variant<SubmitMessage, AbortMessage, AbortAllMessage, PauseMessage, ContinueMessage,
                  FlushMessage, SwapMessage, VersionMessage, RunMessage, DrainMessage>;
 
-void Notify(const std::function<void()>& done) {
-  if (done != nullptr) {
-    done();
-  }
-}
-
-// Does what each message says.
+// Does what each message says. Figures are published before a caller hears that it was done, so
+// that he never reads older ones.
 struct Handler {
   EngineCore& core;
+  FunctionRef<void()> publish;
 
+  void Notify(const std::function<void()>& done) {
+    publish();
+    if (done != nullptr) {
+      done();
+    }
+  }
   void operator()(SubmitMessage& message) {
     core.Add(std::move(message.request), message.submitted);
   }
@@ -112,11 +115,12 @@ class Engine::Impl {
   EngineStats Stats() const;
   const EngineCore& core() const { return *core_; }
   RidRegistry* rids() { return &rids_; }
+  // Makes the core's figures those that Stats reads. Called on the engine thread.
+  void Publish();
 
  private:
   void Loop();
   bool TakeMessages(std::vector<Message>* messages);
-  void Publish();
 
   const EngineOptions options_;
   RidRegistry rids_;
@@ -205,12 +209,14 @@ bool Engine::Impl::TakeMessages(std::vector<Message>* messages) {
 
 void Engine::Impl::Loop() {
   std::vector<Message> messages;
+  const auto publish = [this] { Publish(); };
+  Handler handler = {.core = *core_, .publish = publish};
   bool alive = true;
   while (alive) {
     messages.clear();
     alive = TakeMessages(&messages);
     for (Message& message : messages) {
-      std::visit(Handler{*core_}, message);
+      std::visit(handler, message);
     }
     core_->AtBoundary();
     if (alive) {
@@ -281,7 +287,8 @@ Result<std::unique_ptr<Engine>> Engine::Start(std::unique_ptr<Backend> backend,
                                        .eos_token_ids = eos_token_ids,
                                        .weight_version = weight_version,
                                        .options = options,
-                                       .rids = impl->rids()}));
+                                       .rids = impl->rids(),
+                                       .publish = [owner = impl.get()] { owner->Publish(); }}));
   impl->Launch(std::move(core));
   return std::make_unique<Engine>(std::move(impl));
 }

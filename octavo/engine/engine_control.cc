@@ -153,6 +153,9 @@ void EngineCore::ReportSwaps() {
   }
   std::vector<MadeSwap> made = std::move(made_swaps_);
   made_swaps_.clear();
+  if (publish_ != nullptr) {
+    publish_();
+  }
   for (MadeSwap& one : made) {
     one.report.pause_ms =
         std::chrono::duration<double, std::milli>(EngineClock::now() - one.pause_began).count();

@@ -101,6 +101,7 @@ EngineCore::EngineCore(Init init, std::unique_ptr<Model> model, const RequestLim
       limits_(limits),
       max_running_(std::min(init.options.max_running_requests, init.options.chunk_tokens)),
       rids_(*init.rids),
+      publish_(std::move(init.publish)),
       pool_(limits.max_total_tokens / kPageTokens),
       cache_(&pool_, init.options.prefix_cache),
       scheduler_({.chunk_tokens = init.options.chunk_tokens, .max_running = max_running_}, &pool_,

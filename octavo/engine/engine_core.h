@@ -53,6 +53,9 @@ class EngineCore {
     std::string weight_version;
     EngineOptions options;
     RidRegistry* rids = nullptr;  // Outlives the core.
+    // Called before a swap is reported, so that whoever hears of it finds figures that know it. May
+    // be null.
+    std::function<void()> publish;
   };
   // Allocates activations, logits and the KV pool. Errors: kInvalidArgument for an option out of
   // range, kExhausted, those of MakeModel.
@@ -139,6 +142,7 @@ class EngineCore {
   const RequestLimits limits_;
   const int64_t max_running_;
   RidRegistry& rids_;
+  const std::function<void()> publish_;
   PagePool pool_;
   PrefixCache cache_;
   Scheduler scheduler_;

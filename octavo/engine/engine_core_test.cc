@@ -369,7 +369,8 @@ TEST(EngineCoreCreate, RefusesOptionsOutOfRange) {
                             .eos_token_ids = {},
                             .weight_version = "0",
                             .options = options,
-                            .rids = &rids});
+                            .rids = &rids,
+                            .publish = nullptr});
     return core.has_value() ? std::string() : core.error().message();
   };
   EngineOptions options;

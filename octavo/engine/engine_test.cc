@@ -271,7 +271,6 @@ TEST(Engine, ReportsItsFigures) {
   ASSERT_TRUE(server.engine->Submit(MakeRequest("a", 1, 50, sink)).ok());
   sink->Wait();
   Await([&](auto done) { server.engine->SetWeightVersion("named", done); });
-  Await([&](auto done) { server.engine->Continue(done); });  // A boundary later.
   const EngineStats stats = server.engine->Stats();
   EXPECT_EQ(stats.generated_tokens_total, 50);
   EXPECT_EQ(stats.prompt_tokens_total, 6);

@@ -205,7 +205,8 @@ class Harness {
                             .eos_token_ids = options.eos_token_ids,
                             .weight_version = "v0",
                             .options = options.engine,
-                            .rids = &rids_});
+                            .rids = &rids_,
+                            .publish = nullptr});
     EXPECT_TRUE(core.has_value()) << core.error().message();
     core_ = std::move(*core);
   }
