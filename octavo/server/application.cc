@@ -1,9 +1,23 @@
 #include "octavo/server/application.h"
 
 #include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <functional>
 #include <future>
+#include <memory>
 #include <random>
 #include <utility>
+
+#include "octavo/kernels/backend.h"
+#include "octavo/model/model.h"
+#include "octavo/server/http.h"
+#include "octavo/server/info.h"
+#include "octavo/server/reactor.h"
+#include "octavo/server/router.h"
+#include "octavo/server/server.h"
+#include "octavo/sync/serving.h"
+#include "octavo/text/tokenizer.h"
 
 namespace octavo {
 namespace {

@@ -1,6 +1,17 @@
 #include "octavo/server/generate_session.h"
 
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
 #include <utility>
+
+#include "octavo/engine/request.h"
+#include "octavo/server/http.h"
+#include "octavo/server/json_writer.h"
+#include "octavo/server/reactor.h"
+#include "octavo/server/render_sequence.h"
 
 namespace octavo {
 namespace {

@@ -2,12 +2,21 @@
 
 #include <charconv>
 #include <cmath>
-#include <utility>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <system_error>
 
 #include "octavo/base/log.h"
+#include "octavo/base/status.h"
+#include "octavo/engine/engine.h"
 #include "octavo/server/application.h"
+#include "octavo/server/http.h"
+#include "octavo/server/info.h"
 #include "octavo/server/json.h"
 #include "octavo/server/json_writer.h"
+#include "octavo/sync/serving.h"
+#include "octavo/sync/weight_update.h"
 
 namespace octavo {
 namespace {

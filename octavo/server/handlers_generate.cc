@@ -1,9 +1,19 @@
 // /generate and /abort_request.
 
+#include <cstddef>
+#include <cstdint>
+#include <memory>
 #include <utility>
+#include <vector>
 
+#include "octavo/base/status.h"
+#include "octavo/engine/request.h"
 #include "octavo/server/application.h"
+#include "octavo/server/generate_session.h"
+#include "octavo/server/http.h"
 #include "octavo/server/json.h"
+#include "octavo/server/parse_generate.h"
+#include "octavo/server/render_sequence.h"
 #include "octavo/server/stop_strings.h"
 
 namespace octavo {

@@ -1,15 +1,29 @@
 // The native weight update: /octavo/v1/update/{begin,put,seal,commit,abort}, and what proves it:
 // /octavo/v1/{digest,policy}. docs/design/0003-weight-updates.md.
 
+#include <algorithm>
 #include <charconv>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <system_error>
 #include <utility>
+#include <vector>
 
+#include "octavo/base/hash.h"
 #include "octavo/base/log.h"
+#include "octavo/base/status.h"
+#include "octavo/convert/digest.h"
+#include "octavo/engine/engine.h"
 #include "octavo/policy/table_json.h"
 #include "octavo/server/application.h"
+#include "octavo/server/http.h"
 #include "octavo/server/json.h"
 #include "octavo/server/json_writer.h"
 #include "octavo/server/weight_bucket.h"
+#include "octavo/sync/serving.h"
+#include "octavo/sync/weight_update.h"
 
 namespace octavo {
 namespace {

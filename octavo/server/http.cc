@@ -2,6 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "octavo/base/status.h"
 #include "octavo/server/json_writer.h"
 
 namespace octavo {

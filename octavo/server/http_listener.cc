@@ -22,12 +22,22 @@
 #include <boost/beast/http/read.hpp>
 #include <boost/beast/http/string_body.hpp>
 #include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <ctime>
 #include <deque>
+#include <functional>
+#include <memory>
 #include <optional>
+#include <string>
+#include <string_view>
 #include <unordered_set>
 #include <utility>
 
 #include "octavo/base/log.h"
+#include "octavo/base/status.h"
+#include "octavo/server/http.h"
+#include "octavo/server/io_loop.h"
 
 namespace octavo {
 namespace {

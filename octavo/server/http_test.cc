@@ -5,6 +5,11 @@
 
 #include <gtest/gtest.h>
 
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "octavo/base/status.h"
 #include "octavo/server/router.h"
 
 namespace octavo {

@@ -5,9 +5,17 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
 
+#include "octavo/base/status.h"
 #include "octavo/base/version.h"
+#include "octavo/engine/engine.h"
+#include "octavo/formats/format.h"
 #include "octavo/server/json_writer.h"
+#include "octavo/sync/serving.h"
 
 namespace octavo {
 namespace {

@@ -7,8 +7,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdint>
+#include <cstdlib>
 #include <limits>
 
+#include "octavo/base/status.h"
 #include "octavo/server/json_writer.h"
 
 namespace octavo {

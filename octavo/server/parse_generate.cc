@@ -4,11 +4,18 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
+#include <cstdint>
 #include <optional>
+#include <string>
+#include <string_view>
 #include <unordered_set>
 #include <utility>
+#include <vector>
 
 #include "octavo/base/random.h"
+#include "octavo/base/status.h"
+#include "octavo/engine/request.h"
 #include "octavo/server/json.h"
 #include "octavo/server/parse_sampling.h"
 

@@ -9,6 +9,12 @@
 
 #include <optional>
 #include <set>
+#include <string_view>
+#include <utility>
+
+#include "octavo/base/status.h"
+#include "octavo/engine/request.h"
+#include "octavo/text/tokenizer.h"
 
 namespace octavo {
 namespace {

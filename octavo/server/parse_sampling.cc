@@ -2,9 +2,15 @@
 
 #include <charconv>
 #include <cmath>
+#include <cstdint>
 #include <limits>
-#include <optional>
+#include <string>
 #include <string_view>
+#include <system_error>
+#include <utility>
+
+#include "octavo/base/status.h"
+#include "octavo/server/json.h"
 
 namespace octavo {
 namespace {

@@ -4,10 +4,19 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <iterator>
+#include <memory>
+#include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
+#include "octavo/engine/request.h"
+#include "octavo/server/json_writer.h"
 #include "octavo/server/stop_strings.h"
+#include "octavo/text/tokenizer.h"
 
 namespace octavo {
 namespace {

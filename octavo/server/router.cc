@@ -1,5 +1,13 @@
 #include "octavo/server/router.h"
 
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "octavo/server/http.h"
+
 namespace octavo {
 namespace {
 

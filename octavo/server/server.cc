@@ -1,14 +1,18 @@
 #include "octavo/server/server.h"
 
-#include <algorithm>
-#include <atomic>
 #include <future>
+#include <memory>
 #include <utility>
 
 #include "octavo/base/log.h"
+#include "octavo/base/status.h"
+#include "octavo/formats/format.h"
 #include "octavo/server/application.h"
+#include "octavo/server/http.h"
 #include "octavo/server/http_listener.h"
 #include "octavo/server/io_loop.h"
+#include "octavo/sync/serving.h"
+#include "octavo/text/tokenizer.h"
 
 namespace octavo {
 namespace {

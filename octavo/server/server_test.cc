@@ -5,19 +5,32 @@
 
 #include "octavo/server/server.h"
 
-#include <arpa/inet.h>
+#include <asm-generic/socket.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <sys/types.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <csignal>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
 #include <optional>
+#include <string>
+#include <string_view>
 #include <thread>
+#include <utility>
+#include <vector>
 
+#include "octavo/base/status.h"
+#include "octavo/engine/engine.h"
 #include "octavo/server/json.h"
+#include "octavo/sync/serving.h"
+#include "octavo/text/tokenizer.h"
 
 namespace octavo {
 namespace {

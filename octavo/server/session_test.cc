@@ -4,12 +4,27 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <deque>
+#include <functional>
+#include <limits>
+#include <memory>
 #include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
+#include "octavo/base/status.h"
+#include "octavo/engine/request.h"
 #include "octavo/server/generate_session.h"
+#include "octavo/server/http.h"
 #include "octavo/server/json.h"
+#include "octavo/server/reactor.h"
+#include "octavo/server/render_sequence.h"
 #include "octavo/server/stop_strings.h"
+#include "octavo/text/tokenizer.h"
 
 namespace octavo {
 namespace {

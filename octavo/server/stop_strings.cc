@@ -1,7 +1,15 @@
 #include "octavo/server/stop_strings.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
+
+#include "octavo/text/tokenizer.h"
 
 namespace octavo {
 

@@ -1,5 +1,13 @@
 #include "octavo/server/weight_bucket.h"
 
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "octavo/base/status.h"
 #include "octavo/checkpoint/safetensors.h"
 
 namespace octavo {
