@@ -6,9 +6,14 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <new>
+#include <utility>
 
+#include "octavo/engine/engine_core.h"
+#include "octavo/engine/request.h"
 #include "octavo/engine/test_support.h"
 
 namespace {

@@ -2,9 +2,14 @@
 
 #include "octavo/engine/engine.h"
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <utility>
 #include <variant>
@@ -12,7 +17,17 @@
 
 #include "octavo/base/check.h"
 #include "octavo/base/function_ref.h"
+#include "octavo/base/status.h"
 #include "octavo/engine/engine_core.h"
+#include "octavo/engine/request.h"
+#include "octavo/engine/rid_registry.h"
+#include "octavo/engine/scheduler.h"
+#include "octavo/engine/sequence.h"
+#include "octavo/engine/token_rate.h"
+#include "octavo/engine/validate.h"
+#include "octavo/kernels/backend.h"
+#include "octavo/model/model.h"
+#include "octavo/model/spec/model_spec.h"
 
 namespace octavo {
 namespace {

@@ -1,11 +1,23 @@
 // EngineCore between two steps: aborts, pauses, flushes, weight swaps, drains.
 
 #include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <ratio>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "octavo/base/check.h"
 #include "octavo/base/log.h"
+#include "octavo/base/status.h"
+#include "octavo/engine/engine.h"
 #include "octavo/engine/engine_core.h"
+#include "octavo/engine/request.h"
+#include "octavo/engine/sequence.h"
 
 namespace octavo {
 

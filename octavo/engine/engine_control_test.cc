@@ -4,7 +4,21 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "octavo/base/status.h"
+#include "octavo/engine/engine.h"
+#include "octavo/engine/request.h"
+#include "octavo/engine/sequence.h"
 #include "octavo/engine/test_support.h"
+#include "octavo/kernels/ops.h"
+#include "octavo/model/model.h"
 
 namespace octavo {
 namespace {

@@ -4,6 +4,10 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
 #include <optional>
 #include <random>
 #include <string>
@@ -12,7 +16,18 @@
 #include "octavo/base/check.h"
 #include "octavo/base/log.h"
 #include "octavo/base/random.h"
+#include "octavo/base/status.h"
+#include "octavo/engine/engine.h"
+#include "octavo/engine/logits_pass.h"
 #include "octavo/engine/memory_budget.h"
+#include "octavo/engine/request.h"
+#include "octavo/engine/scheduler.h"
+#include "octavo/engine/sequence.h"
+#include "octavo/engine/validate.h"
+#include "octavo/kernels/backend.h"
+#include "octavo/kernels/ops.h"
+#include "octavo/model/model.h"
+#include "octavo/model/spec/model_spec.h"
 
 namespace octavo {
 namespace {

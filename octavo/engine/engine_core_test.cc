@@ -7,8 +7,24 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "octavo/base/status.h"
+#include "octavo/engine/engine.h"
+#include "octavo/engine/request.h"
+#include "octavo/engine/rid_registry.h"
 #include "octavo/engine/test_support.h"
+#include "octavo/kernels/backend.h"
+#include "octavo/model/model.h"
+#include "octavo/model/spec/model_spec.h"
 
 namespace octavo {
 namespace {

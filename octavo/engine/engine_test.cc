@@ -7,10 +7,22 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <future>
+#include <memory>
+#include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
+#include "octavo/base/log.h"
+#include "octavo/base/status.h"
+#include "octavo/engine/request.h"
 #include "octavo/engine/test_support.h"
+#include "octavo/kernels/backend.h"
+#include "octavo/model/model.h"
+#include "octavo/model/spec/model_spec.h"
 
 namespace octavo {
 namespace {

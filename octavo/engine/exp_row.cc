@@ -1,5 +1,8 @@
 #include "octavo/engine/exp_row.h"
 
+#include <cstddef>
+#include <span>
+
 #include "octavo/kernels/math.h"
 
 namespace octavo {

@@ -6,7 +6,19 @@
 
 #include <gtest/gtest.h>
 
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "octavo/engine/engine.h"
+#include "octavo/engine/page_pool.h"
+#include "octavo/engine/request.h"
 #include "octavo/engine/test_support.h"
+#include "octavo/kernels/ops.h"
 
 namespace octavo {
 namespace {

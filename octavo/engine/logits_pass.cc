@@ -3,11 +3,20 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <span>
 #include <utility>
+#include <vector>
 
-#include "octavo/base/check.h"
 #include "octavo/base/float_env.h"
+#include "octavo/base/function_ref.h"
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/engine/logprobs.h"
+#include "octavo/engine/sampler.h"
 #include "octavo/kernels/math.h"
+#include "octavo/model/model.h"
 
 namespace octavo {
 namespace {

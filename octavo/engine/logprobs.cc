@@ -1,6 +1,13 @@
 #include "octavo/engine/logprobs.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "octavo/engine/request.h"
+#include "octavo/engine/sampler.h"
 
 namespace octavo {
 

@@ -2,11 +2,15 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <system_error>
 
 #include "octavo/base/file.h"
+#include "octavo/base/status.h"
 #include "octavo/kernels/ops.h"
 
 namespace octavo {

@@ -1,10 +1,17 @@
 #include "octavo/engine/page_pool.h"
 
+#include <cstdint>
 #include <cstring>
 #include <limits>
 #include <utility>
+#include <vector>
 
+#include "octavo/base/buffer.h"
 #include "octavo/base/check.h"
+#include "octavo/base/status.h"
+#include "octavo/kernels/backend.h"
+#include "octavo/kernels/ops.h"
+#include "octavo/model/spec/model_spec.h"
 
 namespace octavo {
 

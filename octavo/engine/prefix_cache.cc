@@ -3,10 +3,16 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
+#include <span>
+#include <vector>
 
 #include "octavo/base/check.h"
 #include "octavo/base/hash.h"
+#include "octavo/engine/page_pool.h"
+#include "octavo/kernels/ops.h"
 
 namespace octavo {
 namespace {

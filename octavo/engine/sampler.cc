@@ -2,11 +2,15 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
+#include <cstdint>
 #include <limits>
+#include <span>
 
 #include "octavo/base/check.h"
 #include "octavo/base/random.h"
 #include "octavo/engine/exp_row.h"
+#include "octavo/engine/request.h"
 
 namespace octavo {
 namespace {

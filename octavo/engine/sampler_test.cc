@@ -8,12 +8,18 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <set>
+#include <vector>
 
 #include "octavo/base/random.h"
 #include "octavo/engine/exp_row.h"
 #include "octavo/engine/logprobs.h"
+#include "octavo/engine/request.h"
 #include "octavo/kernels/math.h"
 
 namespace octavo {

@@ -1,9 +1,18 @@
 #include "octavo/engine/scheduler.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "octavo/base/check.h"
+#include "octavo/engine/page_pool.h"
+#include "octavo/engine/prefix_cache.h"
+#include "octavo/engine/sequence.h"
+#include "octavo/kernels/ops.h"
 
 namespace octavo {
 namespace {

@@ -7,9 +7,25 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
 #include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include "octavo/base/random.h"
+#include "octavo/engine/page_pool.h"
+#include "octavo/engine/prefix_cache.h"
+#include "octavo/engine/sequence.h"
+#include "octavo/kernels/backend.h"
+#include "octavo/kernels/ops.h"
+#include "octavo/model/spec/model_spec.h"
 
 namespace octavo {
 namespace {

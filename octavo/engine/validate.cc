@@ -1,9 +1,14 @@
 #include "octavo/engine/validate.h"
 
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <span>
 #include <string_view>
+
+#include "octavo/base/status.h"
+#include "octavo/engine/request.h"
 
 namespace octavo {
 namespace {

@@ -8,8 +8,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdint>
 #include <functional>
 #include <limits>
+
+#include "octavo/base/status.h"
+#include "octavo/engine/request.h"
 
 namespace octavo {
 namespace {

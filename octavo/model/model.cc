@@ -1,7 +1,12 @@
 #include "octavo/model/model.h"
 
+#include <memory>
+
 #include "octavo/base/check.h"
+#include "octavo/base/status.h"
+#include "octavo/kernels/backend.h"
 #include "octavo/model/qwen3.h"
+#include "octavo/model/spec/model_spec.h"
 
 namespace octavo {
 

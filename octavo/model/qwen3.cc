@@ -5,13 +5,25 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "octavo/base/check.h"
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/kernels/backend.h"
+#include "octavo/kernels/matrix.h"
+#include "octavo/kernels/ops.h"
 #include "octavo/model/activation_buffer.h"
+#include "octavo/model/model.h"
 #include "octavo/model/rope_table.h"
+#include "octavo/model/spec/model_spec.h"
 
 namespace octavo {
 namespace {

@@ -7,17 +7,27 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "octavo/base/buffer.h"
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
 #include "octavo/checkpoint/checkpoint.h"
 #include "octavo/checkpoint/safetensors.h"
 #include "octavo/formats/bf16.h"
+#include "octavo/formats/format.h"
 #include "octavo/formats/fp8_block.h"
+#include "octavo/kernels/backend.h"
+#include "octavo/kernels/matrix.h"
+#include "octavo/kernels/ops.h"
 #include "octavo/model/model.h"
+#include "octavo/model/spec/model_spec.h"
 
 namespace octavo {
 namespace {

@@ -1,9 +1,14 @@
 #include "octavo/model/rope_table.h"
 
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <span>
 #include <vector>
 
+#include "octavo/base/buffer.h"
 #include "octavo/base/check.h"
+#include "octavo/base/status.h"
 
 namespace octavo {
 
