@@ -134,7 +134,7 @@ void Application::Dispatch(const RouteMatch& match, HttpRequest& request, const 
 }
 
 void Application::AnswerFromWorker(const WriterPtr& writer, std::function<HttpResponse()> work,
-                                   std::function<void(const HttpResponse&)> finish) {
+                                   const std::function<void(const HttpResponse&)>& finish) {
   const bool accepted =
       reactor_->RunBlocking([reactor = reactor_, writer, work = std::move(work), finish] {
         reactor->Post([writer, finish, response = work()] {

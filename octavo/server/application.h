@@ -84,7 +84,7 @@ class Application {
   void WatchIdle(const std::string& id);
   // Runs `work` on the worker and sends what it returns; `finish` runs first, on the io thread.
   void AnswerFromWorker(const WriterPtr& writer, std::function<HttpResponse()> work,
-                        std::function<void(const HttpResponse&)> finish = nullptr);
+                        const std::function<void(const HttpResponse&)>& finish = nullptr);
   // The open update if it has this id, with one more busy call; null after having answered 404.
   OpenUpdate* TouchUpdate(const std::string& id, const WriterPtr& writer);
   void ReleaseUpdate(const std::string& id);

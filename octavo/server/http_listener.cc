@@ -146,7 +146,7 @@ class HttpListener::Impl::Connection : public std::enable_shared_from_this<Conne
 
   static asio::awaitable<void> Run(std::shared_ptr<Connection> self) {
     ErrorCode ignored;
-    self->socket_.set_option(tcp::no_delay(true), ignored);
+    (void)self->socket_.set_option(tcp::no_delay(true), ignored);
     self->peer_ = PeerName(self->socket_);
     bool goes_on = true;
     while (goes_on) {
@@ -196,8 +196,8 @@ class HttpListener::Impl::Connection : public std::enable_shared_from_this<Conne
   void Close() {
     ErrorCode ignored;
     deadline_.cancel();
-    socket_.shutdown(tcp::socket::shutdown_both, ignored);
-    socket_.close(ignored);
+    (void)socket_.shutdown(tcp::socket::shutdown_both, ignored);
+    (void)socket_.close(ignored);
   }
 
   // Closes the socket, and so ends what waits for it, unless it is set again within `seconds`.
@@ -485,11 +485,11 @@ Status HttpListener::Impl::Bind() {
   }
   const tcp::endpoint endpoint(address, static_cast<uint16_t>(options.port));
   if (acceptor.open(endpoint.protocol(), error); !error) {
-    acceptor.set_option(tcp::acceptor::reuse_address(true), error);
-    acceptor.bind(endpoint, error);
+    (void)acceptor.set_option(tcp::acceptor::reuse_address(true), error);
+    (void)acceptor.bind(endpoint, error);
   }
   if (!error) {
-    acceptor.listen(kBacklog, error);
+    (void)acceptor.listen(kBacklog, error);
   }
   if (error == asio::error::address_in_use) {
     return Unavailable("port {} on {} is in use by another process", options.port, options.host);
@@ -556,7 +556,7 @@ int64_t HttpListener::num_busy() const { return impl_->num_busy; }
 void HttpListener::StopAccepting() {
   impl_->accepting = false;
   ErrorCode ignored;
-  impl_->acceptor.close(ignored);
+  (void)impl_->acceptor.close(ignored);
   for (Impl::Connection* connection : impl_->connections) {
     connection->CloseIfIdle();
   }

@@ -7,7 +7,7 @@
 #include "octavo/server/reactor.h"
 
 namespace boost::asio {
-class io_context;
+class io_context;  // NOLINT(readability-identifier-naming): Asio's
 }
 
 namespace octavo {

@@ -11,7 +11,6 @@
 #include <string>
 #include <system_error>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include "octavo/base/status.h"
@@ -96,36 +95,43 @@ bool IsExactInteger(double value) {
 
 }  // namespace
 
+struct JsonValue::Box {
+  std::string text;
+  JsonArray array;
+  JsonObject object;
+};
+
 JsonValue::JsonValue() = default;
-JsonValue::JsonValue(bool value) : value_(value) {}
-JsonValue::JsonValue(int64_t value) : value_(value) {}
-JsonValue::JsonValue(double value) : value_(value) {}
-JsonValue::JsonValue(std::string_view value) : value_(std::make_unique<std::string>(value)) {}
-JsonValue::JsonValue(JsonArray value) : value_(std::make_unique<JsonArray>(std::move(value))) {}
-JsonValue::JsonValue(JsonObject value) : value_(std::make_unique<JsonObject>(std::move(value))) {}
+JsonValue::JsonValue(bool value) : kind_(Kind::kBool), boolean_(value) {}
+JsonValue::JsonValue(int64_t value) : kind_(Kind::kInt), integer_(value) {}
+JsonValue::JsonValue(double value) : kind_(Kind::kReal), real_(value) {}
+JsonValue::JsonValue(std::string_view value) : kind_(Kind::kString), box_(std::make_unique<Box>()) {
+  box_->text = value;
+}
+JsonValue::JsonValue(JsonArray value) : kind_(Kind::kArray), box_(std::make_unique<Box>()) {
+  box_->array = std::move(value);
+}
+JsonValue::JsonValue(JsonObject value) : kind_(Kind::kObject), box_(std::make_unique<Box>()) {
+  box_->object = std::move(value);
+}
 JsonValue::JsonValue(JsonValue&&) noexcept = default;
 JsonValue& JsonValue::operator=(JsonValue&&) noexcept = default;
 JsonValue::~JsonValue() = default;
 
 const std::string* JsonValue::string() const {
-  const auto* owner = std::get_if<std::unique_ptr<std::string>>(&value_);
-  return owner == nullptr ? nullptr : owner->get();
+  return kind_ == Kind::kString ? &box_->text : nullptr;
 }
 
-const JsonArray* JsonValue::array() const {
-  const auto* owner = std::get_if<std::unique_ptr<JsonArray>>(&value_);
-  return owner == nullptr ? nullptr : owner->get();
-}
+const JsonArray* JsonValue::array() const { return kind_ == Kind::kArray ? &box_->array : nullptr; }
 
 const JsonObject* JsonValue::object() const {
-  const auto* owner = std::get_if<std::unique_ptr<JsonObject>>(&value_);
-  return owner == nullptr ? nullptr : owner->get();
+  return kind_ == Kind::kObject ? &box_->object : nullptr;
 }
 
 std::string_view JsonValue::KindName() const {
   static constexpr std::string_view kNames[] = {"null",     "a boolean", "a number", "a number",
                                                 "a string", "an array",  "an object"};
-  return kNames[value_.index()];
+  return kNames[static_cast<size_t>(kind_)];
 }
 
 const JsonValue* JsonValue::Find(std::string_view key) const {

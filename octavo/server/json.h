@@ -10,7 +10,6 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <variant>
 #include <vector>
 
 #include "octavo/base/status.h"
@@ -22,7 +21,7 @@ struct JsonMember;
 using JsonArray = std::vector<JsonValue>;
 using JsonObject = std::vector<JsonMember>;  // In the order of the text; keys may repeat.
 
-// One node. Move-only; const is thread-safe. 16 bytes, for prompts are arrays of 10^5 numbers.
+// One node. Move-only; const is thread-safe. 32 bytes: prompts are arrays of 10^5 numbers.
 class JsonValue {
  public:
   JsonValue();  // null
@@ -36,11 +35,11 @@ class JsonValue {
   JsonValue& operator=(JsonValue&&) noexcept;
   ~JsonValue();
 
-  bool is_null() const { return std::holds_alternative<std::monostate>(value_); }
+  bool is_null() const { return kind_ == Kind::kNull; }
   // Null unless the node is of that kind.
-  const bool* boolean() const { return std::get_if<bool>(&value_); }
-  const int64_t* integer() const { return std::get_if<int64_t>(&value_); }
-  const double* real() const { return std::get_if<double>(&value_); }
+  const bool* boolean() const { return kind_ == Kind::kBool ? &boolean_ : nullptr; }
+  const int64_t* integer() const { return kind_ == Kind::kInt ? &integer_ : nullptr; }
+  const double* real() const { return kind_ == Kind::kReal ? &real_ : nullptr; }
   const std::string* string() const;
   const JsonArray* array() const;
   const JsonObject* object() const;
@@ -53,9 +52,14 @@ class JsonValue {
   const JsonValue* Find(std::string_view key) const;
 
  private:
-  std::variant<std::monostate, bool, int64_t, double, std::unique_ptr<std::string>,
-               std::unique_ptr<JsonArray>, std::unique_ptr<JsonObject>>
-      value_;
+  enum class Kind : uint8_t { kNull, kBool, kInt, kReal, kString, kArray, kObject };
+  struct Box;  // What does not fit the node.
+
+  Kind kind_ = Kind::kNull;
+  bool boolean_ = false;
+  int64_t integer_ = 0;
+  double real_ = 0.0;
+  std::unique_ptr<Box> box_;
 };
 
 struct JsonMember {
