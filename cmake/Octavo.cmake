@@ -40,7 +40,7 @@ endfunction()
 # A GoogleTest program as one ctest; it runs in the source tree, so that tests find tests/data.
 function(octavo_register_test target)
   add_test(NAME ${target} COMMAND ${target} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
-  set_tests_properties(${target} PROPERTIES TIMEOUT 900)
+  set_tests_properties(${target} PROPERTIES TIMEOUT ${OCTAVO_TEST_TIMEOUT})
 endfunction()
 
 # octavo_fuzzer(NAME DEPS component...): fuzz/NAME_fuzzer.cc. With OCTAVO_FUZZ (Clang) a libFuzzer
