@@ -8,7 +8,7 @@ set -euo pipefail
 build_packages=(
   g++ cmake ninja-build pkg-config make python3
   libboost1.81-dev libcli11-dev libfmt-dev libgmock-dev libgtest-dev libhwy-dev libpcre2-dev
-  libsimdjson-dev libspdlog-dev libutf8proc-dev libxxhash-dev nlohmann-json3-dev
+  libsimdjson-dev libspdlog-dev libtomlplusplus-dev libutf8proc-dev libxxhash-dev nlohmann-json3-dev
 )
 check_packages=(clang-19 clang-format-19 clang-tidy-19 libclang-rt-19-dev)
 

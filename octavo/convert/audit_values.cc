@@ -193,7 +193,7 @@ void CompareRow(const Checkpoint& checkpoint, const PrecisionRow& row, const Sto
     ReportDifference(row.name, FirstDifference(source.view, parts->front()->view), report);
     return;
   }
-  const auto expected = TransformWeight(row, source.view, pool);
+  const auto expected = TransformWeight(row, source.view, {.pool = pool});
   if (!expected) {
     ReportSourceProblem(row.name, fmt::format("the source: {}", expected.error().message()),
                         report);

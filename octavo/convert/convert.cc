@@ -71,7 +71,7 @@ ConvertedTensor LineOf(const ConvertStep& step) {
 
 Status Transform(const ConvertStep& step, Run& run, ShardWriter& writer, ConvertedTensor& line) {
   ASSIGN_OR_RETURN(const std::vector<OwnedTensor> stored,
-                   TransformWeight(*step.row, step.source->view, &run.pool));
+                   TransformWeight(*step.row, step.source->view, {.pool = &run.pool}));
   line.bytes_out = 0;
   for (const OwnedTensor& tensor : stored) {
     RETURN_IF_ERROR(writer.Append(tensor.View()));

@@ -119,7 +119,7 @@ TEST_F(ConvertTest, StoresEveryWeightAsTheTableSays) {
   for (const PrecisionRow& row : table->rows) {
     const TestTensor& source = weights.at(row.name);
     const auto expected =
-        TransformWeight(row, {source.dtype, source.shape, source.bytes.data()}, nullptr);
+        TransformWeight(row, {source.dtype, source.shape, source.bytes.data()}, {});
     for (const OwnedTensor& tensor : *expected) {
       const StoredTensor* stored = out->Find(tensor.name);
       ASSERT_NE(stored, nullptr) << tensor.name;

@@ -77,9 +77,9 @@ Status CheckSource(const PrecisionRow& row, const ConstTensorView& source) {
 }
 
 // The tensors of StoredTensorsOf(row), with memory.
-Result<std::vector<OwnedTensor>> AllocateStored(const PrecisionRow& row) {
+Result<std::vector<OwnedTensor>> AllocateStored(const PrecisionRow& row, StoredLayout layout) {
   std::vector<OwnedTensor> tensors;
-  for (StoredTensorSpec& spec : StoredTensorsOf(row)) {
+  for (StoredTensorSpec& spec : StoredTensorsOf(row, layout)) {
     const int64_t num_bytes = NumElements(spec.shape) * DTypeBytes(spec.dtype);
     ASSIGN_OR_RETURN(Buffer bytes, Buffer::AllocateHost(num_bytes));
     tensors.push_back({.name = std::move(spec.name),
@@ -156,13 +156,15 @@ Status CheckWeight(const PrecisionRow& row, const ConstTensorView& source, Threa
 }
 
 Result<std::vector<OwnedTensor>> TransformWeight(const PrecisionRow& row,
-                                                 const ConstTensorView& source, ThreadPool* pool) {
+                                                 const ConstTensorView& source,
+                                                 const TransformOptions& options) {
+  ThreadPool* pool = options.pool;
   RETURN_IF_ERROR(CheckSource(row, source));
   if (row.format == WeightFormat::kFp8 && row.shape.size() != 2) {
     return InvalidArgument("{}: expected a matrix for fp8, got {}", row.name,
                            ShapeString(row.shape));
   }
-  ASSIGN_OR_RETURN(std::vector<OwnedTensor> tensors, AllocateStored(row));
+  ASSIGN_OR_RETURN(std::vector<OwnedTensor> tensors, AllocateStored(row, options.layout));
   bool finite = false;
   switch (row.format) {
     case WeightFormat::kBf16:
@@ -172,6 +174,8 @@ Result<std::vector<OwnedTensor>> TransformWeight(const PrecisionRow& row,
       finite =
           EncodeFp8(source, pool, tensors[0].bytes.As<uint8_t>(), tensors[1].bytes.As<float>());
       break;
+    default:
+      return Unsupported("{}: format {}", row.name, WeightFormatName(row.format));
   }
   if (!finite) {
     return NonFiniteError(row.name, source);
@@ -180,19 +184,20 @@ Result<std::vector<OwnedTensor>> TransformWeight(const PrecisionRow& row,
 }
 
 Result<std::vector<OwnedTensor>> AdoptStored(const PrecisionRow& row,
-                                             const std::vector<ConstTensorView>& stored) {
-  const std::vector<StoredTensorSpec> specs = StoredTensorsOf(row);
+                                             const std::vector<ConstTensorView>& stored,
+                                             StoredLayout layout) {
+  const std::vector<StoredTensorSpec> specs = StoredTensorsOf(row, layout);
   if (stored.size() != specs.size()) {
     return InvalidArgument("{}: expected {} stored tensors, got {}", row.name, specs.size(),
                            stored.size());
   }
   if (row.format == WeightFormat::kBf16) {
-    return TransformWeight(row, stored[0], nullptr);
+    return TransformWeight(row, stored[0], {});
   }
   for (size_t i = 0; i < specs.size(); ++i) {
     RETURN_IF_ERROR(CheckStored(specs[i], stored[i]));
   }
-  ASSIGN_OR_RETURN(std::vector<OwnedTensor> tensors, AllocateStored(row));
+  ASSIGN_OR_RETURN(std::vector<OwnedTensor> tensors, AllocateStored(row, layout));
   const std::span<uint8_t> codes = tensors[0].bytes.As<uint8_t>();
   if (!codes.empty()) {
     std::memcpy(codes.data(), stored[0].data, codes.size());

@@ -78,7 +78,7 @@ std::string Hex(const std::vector<OwnedTensor>& tensors) {
 
 std::string TransformedHex(const PrecisionRow& row, const ConstTensorView& source,
                            ThreadPool* pool = nullptr) {
-  const auto result = TransformWeight(row, source, pool);
+  const auto result = TransformWeight(row, source, {.pool = pool});
   EXPECT_TRUE(result.has_value()) << result.error().message();
   return result.has_value() ? Hex(*result) : "";
 }
@@ -86,7 +86,7 @@ std::string TransformedHex(const PrecisionRow& row, const ConstTensorView& sourc
 TEST(TransformWeight, GivesTheTensorsOfTheTable) {
   const PrecisionRow row = Row(WeightFormat::kFp8, {130, 260});
   const std::vector<uint16_t> values = ToBf16(RandomFloats(NumElements(row.shape), 1));
-  const auto result = TransformWeight(row, View(DType::kBf16, row.shape, values), nullptr);
+  const auto result = TransformWeight(row, View(DType::kBf16, row.shape, values), {});
   ASSERT_TRUE(result.has_value());
   ASSERT_EQ(result->size(), 2U);
   const OwnedTensor& codes = (*result)[0];
@@ -155,7 +155,7 @@ TEST(TransformWeight, BySkippingBf16OtherBytesWouldCome) {
   const float above_tie = std::bit_cast<float>(std::bit_cast<uint32_t>(1.0625F) + 1);
   const std::vector<float> values = {448.0F, above_tie};
   const auto result =
-      TransformWeight(Row(WeightFormat::kFp8, shape), View(DType::kF32, shape, values), nullptr);
+      TransformWeight(Row(WeightFormat::kFp8, shape), View(DType::kF32, shape, values), {});
   ASSERT_TRUE(result.has_value());
   EXPECT_EQ((*result)[0].bytes.As<uint8_t>()[1], 0x38);  // 1.0, the even code; direct: 0x39.
 }
@@ -179,7 +179,7 @@ TEST(TransformWeight, TakesScalarsVectorsAndEmptyTensors) {
        {Shape{}, Shape{5}, Shape{300}, Shape{0}, Shape{0, 7}, Shape{2, 3, 4}}) {
     const std::vector<uint16_t> values = ToBf16(RandomFloats(NumElements(shape), 6));
     const auto result = TransformWeight(Row(WeightFormat::kBf16, shape),
-                                        View(DType::kBf16, shape, values), nullptr);
+                                        View(DType::kBf16, shape, values), {});
     ASSERT_TRUE(result.has_value()) << ShapeString(shape);
     ASSERT_EQ(result->size(), 1U);
     EXPECT_EQ((*result)[0].shape, shape);
@@ -189,7 +189,7 @@ TEST(TransformWeight, TakesScalarsVectorsAndEmptyTensors) {
   for (const Shape& shape : {Shape{0, 7}, Shape{7, 0}}) {
     const std::vector<uint16_t> none(1);
     const auto result =
-        TransformWeight(Row(WeightFormat::kFp8, shape), View(DType::kBf16, shape, none), nullptr);
+        TransformWeight(Row(WeightFormat::kFp8, shape), View(DType::kBf16, shape, none), {});
     ASSERT_TRUE(result.has_value()) << ShapeString(shape);
     EXPECT_TRUE((*result)[0].bytes.empty());
     EXPECT_TRUE((*result)[1].bytes.empty());
@@ -205,7 +205,7 @@ TEST(TransformWeight, RefusesNanAndInfinityByTensorCountAndIndex) {
     for (const int num_threads : {1, 3}) {
       ThreadPool pool(num_threads);
       const auto result =
-          TransformWeight(Row(format, shape), View(DType::kBf16, shape, values), &pool);
+          TransformWeight(Row(format, shape), View(DType::kBf16, shape, values), {.pool = &pool});
       ASSERT_FALSE(result.has_value());
       EXPECT_EQ(result.error().code(), StatusCode::kInvalidArgument);
       EXPECT_EQ(result.error().message(),
@@ -219,7 +219,7 @@ TEST(TransformWeight, RefusesF32ThatOverflowsBf16) {
   std::vector<float> values(6);
   values[4] = std::numeric_limits<float>::max();  // Rounds to 2^128.
   const auto result =
-      TransformWeight(Row(WeightFormat::kBf16, {6}), View(DType::kF32, {6}, values), nullptr);
+      TransformWeight(Row(WeightFormat::kBf16, {6}), View(DType::kF32, {6}, values), {});
   ASSERT_FALSE(result.has_value());
   EXPECT_THAT(result.error().message(), HasSubstr("the first at [4]"));
 }
@@ -227,13 +227,13 @@ TEST(TransformWeight, RefusesF32ThatOverflowsBf16) {
 TEST(TransformWeight, RefusesAnotherShapeDtypeOrRank) {
   const std::vector<uint16_t> values(12);
   const PrecisionRow row = Row(WeightFormat::kFp8, {3, 4});
-  const auto shape = TransformWeight(row, View(DType::kBf16, {4, 3}, values), nullptr);
+  const auto shape = TransformWeight(row, View(DType::kBf16, {4, 3}, values), {});
   EXPECT_EQ(shape.error().message(),
             "model.layers.3.mlp.up_proj.weight: expected [3, 4] BF16, F16 or F32, got [4, 3] BF16");
-  const auto dtype = TransformWeight(row, View(DType::kF8E4m3, {3, 4}, values), nullptr);
+  const auto dtype = TransformWeight(row, View(DType::kF8E4m3, {3, 4}, values), {});
   EXPECT_THAT(dtype.error().message(), HasSubstr("got [3, 4] F8_E4M3"));
   const auto rank =
-      TransformWeight(Row(WeightFormat::kFp8, {12}), View(DType::kBf16, {12}, values), nullptr);
+      TransformWeight(Row(WeightFormat::kFp8, {12}), View(DType::kBf16, {12}, values), {});
   EXPECT_THAT(rank.error().message(), HasSubstr("expected a matrix for fp8, got [12]"));
 }
 
@@ -253,7 +253,7 @@ struct Stored {
 TEST(AdoptStored, CopiesWhatTransformWeightMade) {
   const PrecisionRow row = Row(WeightFormat::kFp8, {129, 257});
   const std::vector<uint16_t> values = ToBf16(RandomFloats(NumElements(row.shape), 8));
-  const auto made = TransformWeight(row, View(DType::kBf16, row.shape, values), nullptr);
+  const auto made = TransformWeight(row, View(DType::kBf16, row.shape, values), {});
   ASSERT_TRUE(made.has_value());
   const auto adopted = AdoptStored(row, {(*made)[0].View(), (*made)[1].View()});
   ASSERT_TRUE(adopted.has_value()) << adopted.error().message();

@@ -174,6 +174,8 @@ Status CheckCanonical(const CanonicalMatrix& matrix) {
       RETURN_IF_ERROR(CheckSpanSize("FP8 codes", matrix.codes.size(), num_elems));
       return CheckSpanSize("FP8 scales", matrix.scales.size(),
                            NumFp8Blocks(matrix.rows) * NumFp8Blocks(matrix.cols));
+    default:
+      break;
   }
   return Unsupported("weight format {}", WeightFormatName(matrix.format));
 }

@@ -59,6 +59,18 @@ std::string FormatReason(WeightFormat format) {
       return "The whole model is asked for in BF16.";
     case WeightFormat::kFp8:
       return "Linear weights are stored as E4M3 codes in 128x128 blocks, one FP32 scale each.";
+    case WeightFormat::kFp8Ue8m0:
+      return "Linear weights are stored as E4M3 codes in 128x128 blocks, one power-of-two scale "
+             "each.";
+    case WeightFormat::kFp8Channel:
+      return "Linear weights are stored as E4M3 codes, one FP32 scale for each output channel.";
+    case WeightFormat::kFp8Tensor:
+      return "Linear weights are stored as E4M3 codes, one FP32 scale for each fused set.";
+    case WeightFormat::kMxfp8:
+      return "Linear weights are stored as E4M3 codes in groups of 32, one power-of-two scale "
+             "each.";
+    case WeightFormat::kNvfp4:
+      return "Linear weights are stored as E2M1 codes in groups of 16, one E4M3 scale each.";
   }
   return {};
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "octavo/base/check.h"
@@ -12,6 +13,7 @@
 #include "octavo/base/tensor.h"
 #include "octavo/formats/format.h"
 #include "octavo/formats/fp8_block.h"
+#include "octavo/model/spec/model_spec.h"
 
 namespace octavo {
 
@@ -35,18 +37,77 @@ std::string PrecisionTable::Hash() const {
   return HashHex(HashText(text));
 }
 
-std::vector<StoredTensorSpec> StoredTensorsOf(const PrecisionRow& row) {
+namespace {
+
+// X of docs/formats.md: the name without its final ".weight".
+std::string ModuleName(const PrecisionRow& row) { return std::string(ModuleOfWeight(row.name)); }
+
+std::vector<StoredTensorSpec> Nvfp4Tensors(const PrecisionRow& row, StoredLayout layout) {
+  const std::string module = ModuleName(row);
+  const Shape codes = {row.shape[0], row.shape[1] / 2};
+  const Shape groups = {row.shape[0], row.shape[1] / ColsMultipleOf(row.format)};
+  if (layout == StoredLayout::kCompressedTensors) {
+    return {
+        {module + ".weight_packed", DType::kU8, codes, StoredPart::kCodes},
+        {module + ".weight_scale", DType::kF8E4m3, groups, StoredPart::kScales},
+        {module + ".weight_global_scale", DType::kF32, {1}, StoredPart::kTensorDivisor},
+        {module + ".input_global_scale", DType::kF32, {1}, StoredPart::kInputDivisor},
+    };
+  }
+  return {
+      {row.name, DType::kU8, codes, StoredPart::kCodes},
+      {module + ".weight_scale", DType::kF8E4m3, groups, StoredPart::kScales},
+      {module + ".weight_scale_2", DType::kF32, {}, StoredPart::kTensorScale},
+      {module + ".input_scale", DType::kF32, {}, StoredPart::kInputScale},
+  };
+}
+
+}  // namespace
+
+std::vector<StoredTensorSpec> StoredTensorsOf(const PrecisionRow& row, StoredLayout layout) {
+  if (row.format == WeightFormat::kBf16) {
+    return {{row.name, DType::kBf16, row.shape, StoredPart::kCodes}};
+  }
+  CHECK(row.shape.size() == 2U);
+  const int64_t rows = row.shape[0];
+  const int64_t cols = row.shape[1];
+  const StoredTensorSpec codes = {row.name, DType::kF8E4m3, row.shape, StoredPart::kCodes};
+  const std::string scale = ModuleName(row) + ".weight_scale";
   switch (row.format) {
     case WeightFormat::kBf16:
-      return {{row.name, DType::kBf16, row.shape}};
+      break;
     case WeightFormat::kFp8:
-      CHECK(row.shape.size() == 2U);
-      return {{row.name, DType::kF8E4m3, row.shape},
-              {row.name + "_scale_inv",
+    case WeightFormat::kFp8Ue8m0:
+      return {codes,
+              {scale + "_inv",
                DType::kF32,
-               {NumFp8Blocks(row.shape[0]), NumFp8Blocks(row.shape[1])}}};
+               {NumFp8Blocks(rows), NumFp8Blocks(cols)},
+               StoredPart::kScales}};
+    case WeightFormat::kFp8Channel:
+      return {codes, {scale, DType::kF32, {rows, 1}, StoredPart::kScales}};
+    case WeightFormat::kFp8Tensor:
+      return {codes, {scale, DType::kF32, {}, StoredPart::kTensorScale}};
+    case WeightFormat::kMxfp8:
+      return {codes,
+              {scale + "_inv",
+               DType::kU8,
+               {rows, cols / ColsMultipleOf(row.format)},
+               StoredPart::kScales}};
+    case WeightFormat::kNvfp4:
+      return Nvfp4Tensors(row, layout);
   }
   return {};
+}
+
+std::vector<std::vector<int>> SharedScaleSets(const ModelSpec& spec, const PrecisionTable& table) {
+  std::vector<std::vector<int>> sets;
+  for (FusedSet& set : FusedSetsOf(spec)) {
+    const auto row = static_cast<size_t>(set.members.front());
+    if (SharesScale(table.rows[row].format)) {
+      sets.push_back(std::move(set.members));
+    }
+  }
+  return sets;
 }
 
 }  // namespace octavo

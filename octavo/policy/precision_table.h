@@ -2,6 +2,7 @@
 // The compiled policy: which tensor has which format, which rule won and which it beat. Converter,
 // loader, updater, server and auditor read this one table.
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,8 +24,16 @@ struct PrecisionRow {
   std::vector<std::string> shadowed = {};  // Rules that also matched and lost, strongest first.
 };
 
+// How a format's parts are named and which configuration says so (docs/formats.md). Only nvfp4 has
+// two: --layout.
+enum class StoredLayout {
+  kDefault,            // modelopt for nvfp4; fp8-channel is compressed-tensors in any case.
+  kCompressedTensors,  // nvfp4-pack-quantized.
+};
+
 // Value type; const is thread-safe. One row for each weight of the ModelSpec, in its order.
 struct PrecisionTable {
+  StoredLayout layout = StoredLayout::kDefault;
   WeightFormat format = WeightFormat::kBf16;  // What was asked for.
   std::vector<PrecisionRow> rows = {};
 
@@ -35,11 +44,22 @@ struct PrecisionTable {
   std::string Hash() const;
 };
 
+// Which linear weights --format means. Without a scope: all for the fp8 family and mxfp8 (mxfp8
+// without MLA's kv_b_proj); for nvfp4 the routed experts of a mixture of experts, and
+// gate/up/down of a dense model.
+enum class QuantizeScope {
+  kExperts,  // Routed experts.
+  kMlp,      // Those, shared experts and dense MLPs.
+  kAll,      // Every linear role.
+};
+
 // What a user asked for (docs/policy.md).
 struct PolicyOptions {
   WeightFormat format = WeightFormat::kBf16;
   int keep_first = 0;  // Decoder layers at the start that stay BF16.
   int keep_last = 0;   // Decoder layers at the end that stay BF16.
+  std::optional<QuantizeScope> scope = {};
+  StoredLayout layout = StoredLayout::kDefault;
   // Dotted paths (whole segments), or globs when they hold a '*' (keep_pattern.h).
   std::vector<std::string> keep = {};
 };
@@ -54,16 +74,41 @@ Result<PrecisionTable> CompilePolicy(const ModelSpec& spec, const PolicyOptions&
 
 // --- Stored form -------------------------------------------------------------------------------
 
-// One tensor of a checkpoint that belongs to a weight: the codes, then its scales.
+// What a stored tensor is to its weight. A scale multiplies, a divisor divides.
+enum class StoredPart {
+  kCodes,          // Or the BF16 values of a kept weight.
+  kScales,         // Beside the codes: per block, channel or group (formats/quantize.h).
+  kTensorScale,    // TensorScale(format, amax).
+  kTensorDivisor,  // 2688 / amax: weight_global_scale of compressed-tensors.
+  kInputScale,     // 1: activations are scaled at run time.
+  kInputDivisor,   // The same as a divisor.
+};
+
+// One tensor of a checkpoint that belongs to a weight.
 struct StoredTensorSpec {
   std::string name;
   DType dtype = DType::kBf16;
   Shape shape;
+  StoredPart part = StoredPart::kCodes;
 };
 
-// The tensors, in a fixed order, as which `row` is stored: fp8 gives NAME (F8_E4M3) and
-// NAME_scale_inv (F32, [ceil(n/128), ceil(k/128)]); bf16 gives NAME.
-std::vector<StoredTensorSpec> StoredTensorsOf(const PrecisionRow& row);
+// The tensors, in a fixed order (codes first), as which `row` is stored; X is the module.
+//   bf16         X.weight
+//   fp8*         X.weight F8_E4M3 [n, k], and
+//     fp8, fp8-ue8m0  X.weight_scale_inv F32 [ceil(n/128), ceil(k/128)]
+//     fp8-channel     X.weight_scale F32 [n, 1]
+//     fp8-tensor      X.weight_scale F32 []
+//   mxfp8        X.weight F8_E4M3 [n, k], X.weight_scale_inv U8 [n, k/32]
+//   nvfp4        X.weight U8 [n, k/2], X.weight_scale F8_E4M3 [n, k/16], X.weight_scale_2 F32 [],
+//                X.input_scale F32 []; with kCompressedTensors X.weight_packed, X.weight_scale,
+//                X.weight_global_scale F32 [1], X.input_global_scale F32 [1]
+std::vector<StoredTensorSpec> StoredTensorsOf(const PrecisionRow& row,
+                                              StoredLayout layout = StoredLayout::kDefault);
+
+// The rows whose weights share one TensorScale, as positions in table.rows: the fused sets of
+// `spec` whose rows have a format with SharesScale. Every other row of such a format is a set of
+// its own and is not listed.
+std::vector<std::vector<int>> SharedScaleSets(const ModelSpec& spec, const PrecisionTable& table);
 
 // --- In and out of a checkpoint's config.json ----------------------------------------------------
 

@@ -225,7 +225,7 @@ TEST(OwnConfig, RefusesATableThatWasChanged) {
       {[](Json& own) { own.erase("hash"); }, StatusCode::kCorrupt, "hash"},
       {[](Json& own) { own["schema"] = 2; }, StatusCode::kUnsupported, "expected 1, got 2"},
       {[](Json& own) { own.erase("schema"); }, StatusCode::kUnsupported, "schema"},
-      {[](Json& own) { own["format"] = "nvfp4"; }, StatusCode::kUnsupported, "nvfp4"},
+      {[](Json& own) { own["format"] = "int4"; }, StatusCode::kUnsupported, "nvfp4"},
       {[](Json& own) { own["table"][2]["format"] = "mxfp8"; }, StatusCode::kUnsupported, "mxfp8"},
       {[](Json& own) { own["table"][0]["format"] = "fp8"; }, StatusCode::kCorrupt, "embedding"},
       {[](Json& own) { own["table"].erase(3); }, StatusCode::kCorrupt, "46 rows"},

@@ -120,7 +120,8 @@ Status Staging::PutSource(size_t row_idx, const ConstTensorView& tensor) {
   if (entry.staged || !entry.part_hash.empty()) {
     return InvalidArgument("{}: already staged in its stored form", row.name);
   }
-  ASSIGN_OR_RETURN(const std::vector<OwnedTensor> stored, TransformWeight(row, tensor, pool_));
+  ASSIGN_OR_RETURN(const std::vector<OwnedTensor> stored,
+                   TransformWeight(row, tensor, {.pool = pool_}));
   RETURN_IF_ERROR(Pack(row_idx, stored));
   entry.source_hash = hash;
   return OkStatus();

@@ -59,7 +59,7 @@ ModelDigest OfflineDigest(const std::string& dir, const PrecisionTable& table) {
   const Checkpoint checkpoint = Open(dir);
   std::vector<TensorDigestLine> lines;
   for (const PrecisionRow& row : table.rows) {
-    const auto stored = TransformWeight(row, checkpoint.Find(row.name)->view, nullptr);
+    const auto stored = TransformWeight(row, checkpoint.Find(row.name)->view, {});
     CHECK(stored.has_value());
     for (const OwnedTensor& tensor : *stored) {
       lines.push_back(

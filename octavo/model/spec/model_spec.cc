@@ -46,6 +46,8 @@ std::string_view RoleName(Role role) {
       return "lm_head";
     case Role::kNorm:
       return "norm";
+    case Role::kBias:
+      return "bias";
     case Role::kAttentionQ:
       return "attention.q";
     case Role::kAttentionK:
@@ -54,12 +56,38 @@ std::string_view RoleName(Role role) {
       return "attention.v";
     case Role::kAttentionO:
       return "attention.o";
+    case Role::kMlaQA:
+      return "mla.q_a";
+    case Role::kMlaQB:
+      return "mla.q_b";
+    case Role::kMlaKvA:
+      return "mla.kv_a";
+    case Role::kMlaKvB:
+      return "mla.kv_b";
     case Role::kMlpGate:
       return "mlp.gate";
     case Role::kMlpUp:
       return "mlp.up";
     case Role::kMlpDown:
       return "mlp.down";
+    case Role::kRouter:
+      return "router";
+    case Role::kRouterBias:
+      return "router.bias";
+    case Role::kExpertGate:
+      return "expert.gate";
+    case Role::kExpertUp:
+      return "expert.up";
+    case Role::kExpertDown:
+      return "expert.down";
+    case Role::kSharedExpertGate:
+      return "shared_expert.gate";
+    case Role::kSharedExpertUp:
+      return "shared_expert.up";
+    case Role::kSharedExpertDown:
+      return "shared_expert.down";
+    case Role::kMtpProjection:
+      return "mtp.projection";
   }
   return "unknown";
 }
@@ -69,13 +97,24 @@ bool IsLinearRole(Role role) {
     case Role::kEmbedding:
     case Role::kLmHead:
     case Role::kNorm:
+    case Role::kBias:
+    case Role::kRouter:
+    case Role::kRouterBias:
+    case Role::kMtpProjection:
       return false;
     default:
       return true;
   }
 }
 
-Result<ModelSpec> MakeModelSpec(const HfConfig& config) {
+bool IsExpertRole(Role role) {
+  return role == Role::kExpertGate || role == Role::kExpertUp || role == Role::kExpertDown;
+}
+
+Result<ModelSpec> MakeModelSpec(const HfConfig& config, std::string_view prefix) {
+  if (prefix != "model.") {
+    return Unsupported("names with the prefix {}", prefix);
+  }
   if (config.architecture == "Qwen3ForCausalLM") {
     return MakeQwen3Spec(config);
   }

@@ -59,7 +59,10 @@ void AddLayer(int layer, ModelSpec* spec) {
   const int64_t mlp = spec->intermediate_size;
   const auto add = [&](std::string_view name, Role role, Shape shape) {
     spec->weights.push_back(
-        {fmt::format("model.layers.{}.{}.weight", layer, name), role, layer, std::move(shape)});
+        {.name = fmt::format("{}layers.{}.{}.weight", spec->prefix, layer, name),
+         .role = role,
+         .layer = layer,
+         .shape = std::move(shape)});
   };
   add("input_layernorm", Role::kNorm, {hidden});
   add("self_attn.q_proj", Role::kAttentionQ, {q_dim, hidden});
@@ -94,13 +97,16 @@ Result<ModelSpec> MakeQwen3Spec(const HfConfig& config) {
       .weights = {},
   };
   const Shape vocab_by_hidden = {spec.vocab_size, spec.hidden_size};
-  spec.weights.push_back({"model.embed_tokens.weight", Role::kEmbedding, -1, vocab_by_hidden});
+  spec.weights.push_back(
+      {.name = "model.embed_tokens.weight", .role = Role::kEmbedding, .shape = vocab_by_hidden});
   for (int layer = 0; layer < static_cast<int>(spec.num_layers); ++layer) {
     AddLayer(layer, &spec);
   }
-  spec.weights.push_back({"model.norm.weight", Role::kNorm, -1, {spec.hidden_size}});
+  spec.weights.push_back(
+      {.name = "model.norm.weight", .role = Role::kNorm, .shape = {spec.hidden_size}});
   if (!spec.tie_word_embeddings) {
-    spec.weights.push_back({"lm_head.weight", Role::kLmHead, -1, vocab_by_hidden});
+    spec.weights.push_back(
+        {.name = "lm_head.weight", .role = Role::kLmHead, .shape = vocab_by_hidden});
   }
   return spec;
 }
