@@ -6,7 +6,7 @@
 set -euo pipefail
 
 build_packages=(
-  g++ cmake ninja-build pkg-config make python3
+  g++ cmake ninja-build pkg-config make python3 curl
   libboost1.81-dev libcli11-dev libfmt-dev libgmock-dev libgtest-dev libhwy-dev libpcre2-dev
   libsimdjson-dev libspdlog-dev libtomlplusplus-dev libutf8proc-dev libxxhash-dev nlohmann-json3-dev
 )
