@@ -373,6 +373,10 @@ void EngineCore::Finish(Sequence* sequence) {
   totals_.cached_tokens += ended->output.cached_tokens;
   FillCounts(*ended);
   rids_.Erase(ended->request.rid);
+  // Whoever hears of the end may ask for figures at once: they no longer count this request.
+  if (publish_ != nullptr) {
+    publish_();
+  }
   ended->request.sink->OnOutput(std::move(ended->output));
 }
 

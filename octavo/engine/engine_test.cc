@@ -296,5 +296,15 @@ TEST(Engine, ReportsItsFigures) {
   EXPECT_LT(stats.heartbeat_age_s, 60.0);
 }
 
+TEST(Engine, NoLongerCountsARequestWhoseEndWasTold) {
+  Started server;
+  for (uint64_t seed = 1; seed <= 50; ++seed) {
+    const auto sink = std::make_shared<RecordingSink>();
+    ASSERT_TRUE(server.engine->Submit(MakeRequest("a", seed, 1, sink)).ok());
+    sink->Wait();
+    ASSERT_EQ(server.engine->Stats().num_running, 0) << "seed " << seed;
+  }
+}
+
 }  // namespace
 }  // namespace octavo
