@@ -8,6 +8,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -138,6 +139,14 @@ int SeverityRank(const AuditFinding& finding) {
   return finding.severity == "error" ? 0 : finding.severity == "warning" ? 1 : 2;
 }
 
+// Errors first; among equals by tensor and code.
+bool InOrder(const AuditFinding& a, const AuditFinding& b) {
+  const int rank_a = SeverityRank(a);
+  const int rank_b = SeverityRank(b);
+  return std::tie(rank_a, a.tensor, a.code, a.message) <
+         std::tie(rank_b, b.tensor, b.code, b.message);
+}
+
 void AuditInto(const Checkpoint& checkpoint, const Checkpoint* source, ThreadPool* pool,
                AuditReport& report) {
   const auto spec = MakeModelSpec(checkpoint.config());
@@ -190,7 +199,7 @@ AuditReport Audit(const Checkpoint& checkpoint, const Checkpoint* source, Thread
   CheckIndexFile(checkpoint, report);
   CheckWarnings(checkpoint, report);
   AuditInto(checkpoint, source, pool, report);
-  std::ranges::stable_sort(report.findings, {}, SeverityRank);
+  std::ranges::sort(report.findings, InOrder);
   return report;
 }
 

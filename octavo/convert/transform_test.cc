@@ -178,8 +178,8 @@ TEST(TransformWeight, TakesScalarsVectorsAndEmptyTensors) {
   for (const Shape& shape :
        {Shape{}, Shape{5}, Shape{300}, Shape{0}, Shape{0, 7}, Shape{2, 3, 4}}) {
     const std::vector<uint16_t> values = ToBf16(RandomFloats(NumElements(shape), 6));
-    const auto result = TransformWeight(Row(WeightFormat::kBf16, shape),
-                                        View(DType::kBf16, shape, values), {});
+    const auto result =
+        TransformWeight(Row(WeightFormat::kBf16, shape), View(DType::kBf16, shape, values), {});
     ASSERT_TRUE(result.has_value()) << ShapeString(shape);
     ASSERT_EQ(result->size(), 1U);
     EXPECT_EQ((*result)[0].shape, shape);
