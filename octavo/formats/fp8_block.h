@@ -13,6 +13,7 @@
 #include <span>
 
 #include "octavo/base/status.h"
+#include "octavo/formats/e8m0.h"
 
 namespace octavo {
 
@@ -28,6 +29,16 @@ inline constexpr float kFp8BlockAmaxMin = 1e-10F;
 // The scale of a block whose largest magnitude is `amax` (finite): always positive and normal.
 inline constexpr float Fp8BlockScale(float amax) {
   return (amax > kFp8BlockAmaxMin ? amax : kFp8BlockAmaxMin) / 448.0F;
+}
+
+// With power-of-two scales (fp8-ue8m0) the floor is higher: the least scale is 2^-22.
+inline constexpr float kFp8BlockUe8m0AmaxMin = 1e-4F;
+
+// The smallest power of two that is not below max(amax, 1e-4) / 448: a quotient by it is exact and
+// at most 448.
+inline constexpr float Fp8BlockUe8m0Scale(float amax) {
+  const float scale = (amax > kFp8BlockUe8m0AmaxMin ? amax : kFp8BlockUe8m0AmaxMin) / 448.0F;
+  return E8m0ToFloat(FloatToE8m0RoundUp(scale));
 }
 
 // A BF16 matrix [rows, cols] to codes [rows, cols] and scales [blocks(rows), blocks(cols)].

@@ -86,8 +86,9 @@ struct QuantizationError {
   double sum_sq_value = 0.0;
   double max_abs_error = 0.0;
   int64_t num_values = 0;
-  int64_t num_saturated = 0;         // Values whose quotient lies above the largest code.
-  int64_t num_scales = 0;            // Blocks, channels or groups.
+  // Values whose quotient would round to more than the largest code: above 464 (E4M3), 7 (E2M1).
+  int64_t num_saturated = 0;
+  int64_t num_scales = 0;            // Blocks, channels or groups; for fp8-tensor the band is one.
   int64_t num_zero_blocks = 0;       // Of those, the ones whose codes are all +-0.
   int64_t num_subnormal_scales = 0;  // nvfp4: E4M3 scale bytes up to 0x07. mxfp8: byte 0.
 
@@ -106,5 +107,6 @@ struct MeasureArgs {
   float tensor_scale = 1.0F;
 };
 QuantizationError MeasureQuantization(const MeasureArgs& args);
+QuantizationError MeasureQuantizationScalar(const MeasureArgs& args);
 
 }  // namespace octavo
