@@ -135,6 +135,31 @@ TEST(AtomicFile, LeavesNothingBehindWithoutCommit) {
   EXPECT_TRUE(std::filesystem::is_empty(std::filesystem::path(folder.File("a")).parent_path()));
 }
 
+TEST(AtomicFile, WritesAtAnyPlaceAndAppendsWhereItStopped) {
+  const TemporaryFolder folder;
+  auto file = AtomicFile::Create(folder.File("a"));
+  ASSERT_TRUE(file.has_value());
+  const std::string_view tail = "cd";
+  ASSERT_TRUE(file->WriteAt(4, std::as_bytes(std::span(tail.data(), tail.size()))).ok());
+  file->StartWriteBack(0, 6);
+  ASSERT_TRUE(file->Append("ab..").ok());
+  ASSERT_TRUE(file->Commit().ok());
+  EXPECT_EQ(ReadTextFile(folder.File("a")).value(), "ab..cd");
+}
+
+TEST(MappedFile, ReadsTheSameAfterHints) {
+  const TemporaryFolder folder;
+  const std::string text(100'000, 'x');
+  ASSERT_TRUE(WriteTextFile(folder.File("a"), text).ok());
+  const auto file = MappedFile::Open(folder.File("a"));
+  ASSERT_TRUE(file.has_value());
+  for (const size_t begin : {size_t{0}, size_t{1}, size_t{5000}, text.size()}) {
+    WillRead(file->bytes().subspan(begin));
+    DoneReading(file->bytes().subspan(begin));
+  }
+  EXPECT_TRUE(std::ranges::all_of(file->bytes(), [](std::byte b) { return b == std::byte{'x'}; }));
+}
+
 TEST(AtomicFile, CommitsTheWholeFile) {
   const TemporaryFolder folder;
   ASSERT_TRUE(WriteTextFile(folder.File("a"), "one").ok());

@@ -44,6 +44,9 @@ Status SyncDirectoryOf(const std::string& path) {
   return result == 0 ? OkStatus() : ErrnoStatus("could not sync its directory", path);
 }
 
+// Linux moves at most 0x7ffff000 bytes a call.
+constexpr size_t kMaxWriteBytes = size_t{1} << 30;
+
 }  // namespace
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
@@ -88,6 +91,25 @@ Result<MappedFile> MappedFile::Open(const std::string& path) {
   }
   close(fd);
   return file;
+}
+
+void WillRead(std::span<const std::byte> mapped) {
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto address = reinterpret_cast<uintptr_t>(mapped.data());
+  const uintptr_t begin = address / page * page;
+  if (!mapped.empty()) {
+    madvise(reinterpret_cast<void*>(begin), address + mapped.size() - begin, MADV_WILLNEED);
+  }
+}
+
+void DoneReading(std::span<const std::byte> mapped) {
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto address = reinterpret_cast<uintptr_t>(mapped.data());
+  const uintptr_t begin = (address + page - 1) / page * page;
+  const uintptr_t end = (address + mapped.size()) / page * page;
+  if (begin < end) {
+    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  }
 }
 
 Result<std::string> ReadTextFile(const std::string& path, int64_t max_bytes) {
@@ -152,8 +174,6 @@ Result<AtomicFile> AtomicFile::Create(const std::string& path) {
 }
 
 Status AtomicFile::Append(std::span<const std::byte> bytes) {
-  // Linux moves at most 0x7ffff000 bytes a call.
-  constexpr size_t kMaxWriteBytes = size_t{1} << 30;
   CHECK(fd_ >= 0);
   while (!bytes.empty()) {
     const ssize_t written = write(fd_, bytes.data(), std::min(bytes.size(), kMaxWriteBytes));
@@ -170,6 +190,28 @@ Status AtomicFile::Append(std::span<const std::byte> bytes) {
 
 Status AtomicFile::Append(std::string_view text) {
   return Append(std::as_bytes(std::span(text.data(), text.size())));
+}
+
+Status AtomicFile::WriteAt(int64_t offset_bytes, std::span<const std::byte> bytes) const {
+  CHECK(fd_ >= 0);
+  while (!bytes.empty()) {
+    const ssize_t written =
+        pwrite(fd_, bytes.data(), std::min(bytes.size(), kMaxWriteBytes), offset_bytes);
+    if (written < 0) {
+      if (errno == EINTR) {
+        continue;
+      }
+      return ErrnoStatus("could not write", temporary_);
+    }
+    bytes = bytes.subspan(static_cast<size_t>(written));
+    offset_bytes += written;
+  }
+  return OkStatus();
+}
+
+void AtomicFile::StartWriteBack(int64_t offset_bytes, int64_t num_bytes) const {
+  CHECK(fd_ >= 0);
+  sync_file_range(fd_, offset_bytes, num_bytes, SYNC_FILE_RANGE_WRITE);
 }
 
 Status AtomicFile::Commit() {

@@ -32,6 +32,12 @@ class MappedFile {
   size_t num_bytes_ = 0;
 };
 
+// Hints about bytes of a MappedFile, at any alignment; never wrong, only useful or not. WillRead
+// starts to read them from disk; DoneReading gives back the mapped pages that lie wholly inside
+// (they stay in the page cache).
+void WillRead(std::span<const std::byte> mapped);
+void DoneReading(std::span<const std::byte> mapped);
+
 // The whole file as text. Errors: kNotFound, kExhausted when longer than `max_bytes`, kInternal.
 Result<std::string> ReadTextFile(const std::string& path, int64_t max_bytes = int64_t{256} << 20);
 
@@ -47,6 +53,12 @@ class AtomicFile {
   static Result<AtomicFile> Create(const std::string& path);
   Status Append(std::span<const std::byte> bytes);
   Status Append(std::string_view text);
+  // Writes at a place of its own, which may lie beyond what was written so far; Append still goes
+  // on where it stopped. Several threads may call this at a time.
+  Status WriteAt(int64_t offset_bytes, std::span<const std::byte> bytes) const;
+  // Asks the system to begin writing a range to disk, so that Commit has less to wait for. Blocks
+  // while the disk's queue is full. Only a hint. Thread-safe beside WriteAt.
+  void StartWriteBack(int64_t offset_bytes, int64_t num_bytes) const;
   // Flushes to disk, renames over the final path and syncs the directory.
   Status Commit();
 
