@@ -1,6 +1,7 @@
 #include "octavo/checkpoint/writer.h"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -15,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "octavo/base/check.h"
 #include "octavo/base/file.h"
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
@@ -73,24 +75,41 @@ std::vector<size_t> TailOf(const std::vector<TensorHeader>& headers) {
   return tail;
 }
 
-// Header length, JSON and padding: what stands before the buffer.
-std::string HeaderBytes(const std::vector<TensorHeader>& headers, const std::vector<size_t>& tail) {
-  std::string text = R"({"__metadata__":{"format":"pt"})";
-  int64_t begin = 0;
-  const auto add = [&](const TensorHeader& header) {
-    const int64_t end = begin + BytesOf(header);
-    text += fmt::format(R"(,{}:{{"dtype":"{}","shape":{},"data_offsets":[{},{}]}})",
-                        nlohmann::json(header.name).dump(), DTypeName(header.dtype),
-                        nlohmann::json(header.shape).dump(), begin, end);
-    begin = end;
-  };
-  for (const TensorHeader& header : headers) {
-    if (!StandsInTail(header)) {
-      add(header);
+// Positions in `headers` in the order in which the tensors stand in the buffer.
+std::vector<size_t> BufferOrder(const std::vector<TensorHeader>& headers) {
+  std::vector<size_t> order;
+  for (size_t i = 0; i < headers.size(); ++i) {
+    if (!StandsInTail(headers[i])) {
+      order.push_back(i);
     }
   }
-  for (const size_t i : tail) {
-    add(headers[i]);
+  const std::vector<size_t> tail = TailOf(headers);
+  order.insert(order.end(), tail.begin(), tail.end());
+  return order;
+}
+
+// Where each tensor begins in the buffer.
+std::vector<int64_t> BufferOffsets(const std::vector<TensorHeader>& headers,
+                                   const std::vector<size_t>& order) {
+  std::vector<int64_t> offsets(headers.size());
+  int64_t end = 0;
+  for (const size_t i : order) {
+    offsets[i] = end;
+    end += BytesOf(headers[i]);
+  }
+  return offsets;
+}
+
+// Header length, JSON and padding: what stands before the buffer.
+std::string HeaderBytes(const std::vector<TensorHeader>& headers, const std::vector<size_t>& order,
+                        const std::vector<int64_t>& offsets) {
+  std::string text = R"({"__metadata__":{"format":"pt"})";
+  for (const size_t i : order) {
+    const TensorHeader& header = headers[i];
+    text +=
+        fmt::format(R"(,{}:{{"dtype":"{}","shape":{},"data_offsets":[{},{}]}})",
+                    nlohmann::json(header.name).dump(), DTypeName(header.dtype),
+                    nlohmann::json(header.shape).dump(), offsets[i], offsets[i] + BytesOf(header));
   }
   text += '}';
   const size_t align = static_cast<size_t>(kAlignBytes);
@@ -114,9 +133,13 @@ Result<ShardWriter> ShardWriter::Create(const std::string& path,
   writer.path_ = path;
   writer.tensor_bytes_ = *total;
   writer.headers_ = std::move(headers);
-  writer.tail_ = TailOf(writer.headers_);
-  writer.held_.resize(writer.tail_.size());
-  const std::string prefix = HeaderBytes(writer.headers_, writer.tail_);
+  const std::vector<size_t> order = BufferOrder(writer.headers_);
+  writer.offsets_ = BufferOffsets(writer.headers_, order);
+  writer.bytes_written_ = std::vector<std::atomic<int64_t>>(writer.headers_.size());
+  const std::string prefix = HeaderBytes(writer.headers_, order, writer.offsets_);
+  for (int64_t& offset : writer.offsets_) {
+    offset += static_cast<int64_t>(prefix.size());
+  }
   if (static_cast<int64_t>(prefix.size()) - kSafetensorsLengthBytes > kSafetensorsHeaderBytesMax) {
     return InvalidArgument("{}: header: expected at most {} bytes, got {}", path,
                            kSafetensorsHeaderBytesMax, prefix.size());
@@ -136,24 +159,25 @@ Status ShardWriter::Append(const ConstTensorView& tensor) {
                            ShapeString(header.shape), DTypeName(header.dtype),
                            ShapeString(tensor.shape), DTypeName(tensor.dtype));
   }
-  const std::span<const std::byte> bytes = tensor.Bytes();
-  if (StandsInTail(header)) {
-    const auto place = std::find(tail_.begin(), tail_.end(), next_) - tail_.begin();
-    held_[static_cast<size_t>(place)].assign(bytes.begin(), bytes.end());
-  } else {
-    RETURN_IF_ERROR(file_.Append(bytes));
-  }
-  ++next_;
+  return WriteAt(next_++, 0, tensor.Bytes());
+}
+
+Status ShardWriter::WriteAt(size_t header_idx, int64_t offset_bytes,
+                            std::span<const std::byte> bytes) {
+  const auto num_bytes = static_cast<int64_t>(bytes.size());
+  DCHECK(offset_bytes + num_bytes <= BytesOf(headers_[header_idx]));
+  RETURN_IF_ERROR(file_.WriteAt(offsets_[header_idx] + offset_bytes, bytes));
+  bytes_written_[header_idx].fetch_add(num_bytes, std::memory_order_relaxed);
   return OkStatus();
 }
 
 Status ShardWriter::Commit() {
-  if (next_ != headers_.size()) {
-    return InvalidArgument("{}: tensor {}: expected its bytes before the end, got none", path_,
-                           headers_[next_].name);
-  }
-  for (const std::vector<std::byte>& bytes : held_) {
-    RETURN_IF_ERROR(file_.Append(std::span(bytes)));
+  for (size_t i = 0; i < headers_.size(); ++i) {
+    const int64_t written = bytes_written_[i].load(std::memory_order_relaxed);
+    if (written != BytesOf(headers_[i])) {
+      return InvalidArgument("{}: tensor {}: expected its bytes before the end, got {} of {}",
+                             path_, headers_[i].name, written, BytesOf(headers_[i]));
+    }
   }
   return file_.Commit();
 }

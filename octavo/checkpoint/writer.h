@@ -4,6 +4,8 @@
 // Every file appears whole or not at all (base/file.h). A converter writes the shards first, the
 // index and config.json last, so that an interrupted run never looks complete.
 
+#include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -23,15 +25,15 @@ struct TensorHeader {
   Shape shape;
 };
 
-// One safetensors file, written as a stream: Create with all headers, Append the tensors in the
-// order of the headers, Commit. Destroyed without Commit, it leaves nothing behind.
+// One safetensors file: Create with all headers, then the bytes of the tensors, in the order of the
+// headers (Append) or in any (WriteAt), then Commit. Destroyed without Commit, it leaves nothing
+// behind.
 //
 // The bytes depend on the headers and tensors alone. The buffer begins at a multiple of 8, and
 // every tensor at a multiple of its element size, which PyTorch's loader needs. For that, tensors
-// whose bytes are no multiple of 8 stand behind all others, wide elements first; they are few and
-// small, and are held in memory until Commit.
+// whose bytes are no multiple of 8 stand behind all others, wide elements first.
 //
-// Move-only. One thread.
+// Move-only. One thread, but for WriteAt.
 class ShardWriter {
  public:
   // Errors: kInvalidArgument naming the tensor (a repeated or malformed name, a shape without a
@@ -39,10 +41,22 @@ class ShardWriter {
   static Result<ShardWriter> Create(const std::string& path, std::vector<TensorHeader> headers);
 
   // The bytes of the next header's tensor. Errors: kInvalidArgument when its dtype or shape are not
-  // those of the header, or there is no header left; those of AtomicFile::Append.
+  // those of the header, or there is no header left; those of AtomicFile::WriteAt.
   Status Append(const ConstTensorView& tensor);
 
-  // Errors: kInvalidArgument naming the first tensor that was not appended; those of
+  // A piece of the tensor of headers[header_idx], from `offset_bytes` in it on; it must fit. Every
+  // byte is written once. Several threads may call this at a time.
+  // Errors: those of AtomicFile::WriteAt.
+  Status WriteAt(size_t header_idx, int64_t offset_bytes, std::span<const std::byte> bytes);
+
+  // Where the tensor begins in the file.
+  int64_t FileOffset(size_t header_idx) const { return offsets_[header_idx]; }
+  // See AtomicFile; offsets are those of the file.
+  void StartWriteBack(int64_t offset_bytes, int64_t num_bytes) const {
+    file_.StartWriteBack(offset_bytes, num_bytes);
+  }
+
+  // Errors: kInvalidArgument naming the first tensor of which bytes are missing; those of
   // AtomicFile::Commit.
   Status Commit();
 
@@ -55,10 +69,10 @@ class ShardWriter {
   std::string path_;
   AtomicFile file_;
   std::vector<TensorHeader> headers_;
+  std::vector<int64_t> offsets_;                     // In the file, of headers_.
+  std::vector<std::atomic<int64_t>> bytes_written_;  // Of headers_.
   size_t next_ = 0;  // Into headers_: the tensor that Append expects.
   int64_t tensor_bytes_ = 0;
-  std::vector<size_t> tail_;                  // Headers held back, in the order of the buffer.
-  std::vector<std::vector<std::byte>> held_;  // Of tail_.
 };
 
 // One written file of a checkpoint, for the index.

@@ -9,11 +9,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "octavo/base/file.h"
+#include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
 #include "octavo/checkpoint/safetensors.h"
 #include "octavo/checkpoint/shard_index.h"
@@ -103,6 +105,41 @@ TEST_F(WriterTest, ReadsBackOddShapesAligned) {
     EXPECT_EQ(view.shape, headers[i].shape) << headers[i].name;
     EXPECT_THAT(view.Bytes(), ::testing::ElementsAreArray(bytes[i])) << headers[i].name;
   }
+}
+
+TEST_F(WriterTest, PiecesInAnyOrderGiveTheSameFile) {
+  const std::vector<TensorHeader> headers = {{"codes", DType::kF8E4m3, {3, 5}},
+                                             {"weight", DType::kBf16, {4, 16}},
+                                             {"none", DType::kU8, {0}}};
+  auto in_order = ShardWriter::Create(Path("a.safetensors"), headers);
+  auto in_pieces = ShardWriter::Create(Path("b.safetensors"), headers);
+  ASSERT_TRUE(in_order.has_value() && in_pieces.has_value());
+  for (size_t i = headers.size(); i-- > 0;) {
+    const std::vector<std::byte> bytes = PatternFor(headers[i], i);
+    const std::span<const std::byte> whole(bytes);
+    const size_t middle = bytes.size() / 2;
+    ASSERT_TRUE(in_pieces->WriteAt(i, static_cast<int64_t>(middle), whole.subspan(middle)).ok());
+    ASSERT_TRUE(in_pieces->WriteAt(i, 0, whole.first(middle)).ok());
+  }
+  for (size_t i = 0; i < headers.size(); ++i) {
+    ASSERT_TRUE(in_order->Append(ViewOf(headers[i], PatternFor(headers[i], i))).ok());
+  }
+  ASSERT_TRUE(in_order->Commit().ok());
+  ASSERT_TRUE(in_pieces->Commit().ok());
+  EXPECT_EQ(ReadTextFile(Path("a.safetensors")).value(),
+            ReadTextFile(Path("b.safetensors")).value());
+}
+
+TEST_F(WriterTest, RefusesToCommitWhatIsNotWhole) {
+  const TensorHeader a{"a", DType::kU8, {8}};
+  auto writer = ShardWriter::Create(Path("m.safetensors"), {a});
+  ASSERT_TRUE(writer.has_value());
+  const std::vector<std::byte> bytes(7);
+  ASSERT_TRUE(writer->WriteAt(0, 1, bytes).ok());
+  const Status status = writer->Commit();
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_THAT(status.message(),
+              HasSubstr("tensor a: expected its bytes before the end, got 7 of 8"));
 }
 
 TEST_F(WriterTest, LeavesNothingBehindWithoutCommit) {
