@@ -5,6 +5,7 @@ trying all BF16 mantissas, and is written down here.
 """
 
 import dataclasses
+import itertools
 import random
 
 from make_conformance_formats import E2M1_VALUES, E4M3_VALUES, bf16_bits, bf16_value, f32
@@ -107,7 +108,7 @@ def magnitude_cases() -> list[Case]:
 
 def tie_cases() -> list[Case]:
     # Scale 2^-9, from amax 448 * 2^-9; every value half way between two E4M3 codes.
-    middles = [(low + high) / 2 for low, high in zip(E4M3_VALUES, E4M3_VALUES[1:])]
+    middles = [(low + high) / 2 for low, high in itertools.pairwise(E4M3_VALUES)]
     e4m3 = []
     for row in range(0, len(middles), 15):
         line = [bf16_bits(0.875)]
@@ -120,7 +121,7 @@ def tie_cases() -> list[Case]:
     for group_scale in (448.0, 64.0, 1.0, 0.5):
         step = group_scale * 2.0**-12
         line = [bf16_bits(6 * step)]
-        for low, high in zip(E2M1_VALUES, E2M1_VALUES[1:]):
+        for low, high in itertools.pairwise(E2M1_VALUES):
             bits = bf16_bits((low + high) / 2 * step)
             line += [bits, bits | 0x8000]
         e2m1 += line + [bf16_bits(4 * step)]
@@ -174,8 +175,9 @@ def scale_cases() -> list[Case]:
             ("quotients_c", "3dcc", "3a99 3b19 3b99 3c19 3c99 3d19 3d99"),
             ("quotients_d", "3d93", "bb33 3b33 3ab3 bc33"),
             ("quotients_e", "3db6", "3c00"), ("quotients_f", "3ddd", "3c00")]:
-        cases.append(Case(name, (1, 64), FP8, "quotients that a reciprocal or BF16 rounds otherwise",
-                          tuple(padded(hex_bits(amax + " " + values), 64, rng.normals(200)))))
+        bits = padded(hex_bits(amax + " " + values), 64, rng.normals(200))
+        cases.append(Case(name, (1, 64), FP8,
+                          "quotients that a reciprocal or BF16 rounds otherwise", tuple(bits)))
     return cases
 
 

@@ -5,6 +5,7 @@
 #include "octavo/base/status.h"
 #include "octavo/cli/cli.h"
 #include "octavo/cli/commands.h"
+#include "octavo/cli/conformance_dir.h"
 #include "octavo/policy/conformance.h"
 
 namespace octavo {
@@ -12,13 +13,19 @@ namespace {
 
 struct ConformanceFlags {
   std::string matching;
-  bool json = false;
+  ConformanceDirFlags output;
 };
 
 Result<bool> RunConformanceCommand(const ConformanceFlags& flags) {
+  if (flags.matching.empty() == flags.output.dir.empty()) {
+    return InvalidArgument("conformance: expected either DIR or --matching FILE");
+  }
+  if (flags.matching.empty()) {
+    return RunConformanceDir(flags.output);
+  }
   ASSIGN_OR_RETURN(const std::string lines, ReadTextFile(flags.matching));
   ASSIGN_OR_RETURN(const MatchingReport report, RunMatchingVectors(lines));
-  PrintLine(flags.json ? MatchingReportJson(report) : MatchingReportText(report));
+  PrintLine(flags.output.json ? MatchingReportJson(report) : MatchingReportText(report));
   return report.ok();
 }
 
@@ -26,11 +33,18 @@ Result<bool> RunConformanceCommand(const ConformanceFlags& flags) {
 
 void AddConformanceCommand(CLI::App& app, int* exit_code) {
   CLI::App* command = app.add_subcommand(
-      "conformance", "Runs published vectors of which module each engine leaves in BF16");
+      "conformance",
+      "Judges another quantizer's output, or runs vectors of which module each engine keeps");
   const auto flags = std::make_shared<ConformanceFlags>();
-  command->add_option("--matching", flags->matching, "JSON lines of matching vectors")->required();
-  command->add_flag("--json", flags->json, "Print one JSON object");
-  AddExamples(*command, "  octavo conformance --matching tests/data/policy/matching.jsonl");
+  command->add_option("DIR", flags->output.dir,
+                      "What another quantizer made of the kit's inputs: files FORMAT.safetensors");
+  command->add_option("--kit", flags->output.kit, "Folder of the conformance kit")
+      ->capture_default_str();
+  command->add_option("--matching", flags->matching, "JSON lines of matching vectors");
+  command->add_flag("--json", flags->output.json, "Print one JSON object");
+  AddExamples(*command,
+              "  octavo conformance out/my-quantizer\n"
+              "  octavo conformance --matching tests/data/policy/matching.jsonl");
   command->callback([flags, exit_code] {
     const Result<bool> held = RunConformanceCommand(*flags);
     *exit_code = !held ? ReportError(held.error()) : *held ? kExitOk : kExitFailed;
