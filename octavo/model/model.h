@@ -52,8 +52,12 @@ struct ModelLimits {
   int64_t max_context = 0;     // Positions are below this.
 };
 
+// Errors: kUnsupported, by name, for an architecture without a forward pass (all but
+// Qwen3ForCausalLM; the others can be converted), for rope scaling and for attention biases.
+Status CheckServable(const ModelSpec& spec);
+
 // Builds the forward pass for spec.architecture; `backend` must outlive the model.
-// Errors: kUnsupported for an architecture without a forward pass, kExhausted.
+// Errors: those of CheckServable, kExhausted.
 Result<std::unique_ptr<Model>> MakeModel(const ModelSpec& spec, Backend* backend,
                                          const ModelLimits& limits);
 

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -19,6 +20,7 @@
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
 #include "octavo/checkpoint/checkpoint.h"
+#include "octavo/checkpoint/hf_config.h"
 #include "octavo/checkpoint/safetensors.h"
 #include "octavo/formats/bf16.h"
 #include "octavo/formats/format.h"
@@ -336,15 +338,32 @@ TEST(Qwen3, ChunksOfAPromptGiveTheBitsOfTheWhole) {
   }
 }
 
-TEST(MakeModel, RefusesAnUnknownArchitectureByName) {
+// A spec that can be converted is not yet one that can be served: the message says what of it.
+TEST(MakeModel, RefusesByNameWhatIsNotServed) {
+  struct Case {
+    const char* says;
+    std::function<void(ModelSpec&)> change;
+  };
+  const Case cases[] = {
+      {"GptOssForCausalLM", [](ModelSpec& s) { s.architecture = "GptOssForCausalLM"; }},
+      {"serving DeepseekV3ForCausalLM is not built in this release",
+       [](ModelSpec& s) { s.architecture = "DeepseekV3ForCausalLM"; }},
+      {"with yarn rope scaling", [](ModelSpec& s) { s.rope_scaling.type = RopeType::kYarn; }},
+      {"with attention_bias", [](ModelSpec& s) { s.has_qkv_bias = true; }},
+      {"with attention_bias", [](ModelSpec& s) { s.has_o_bias = true; }},
+  };
   std::unique_ptr<Backend> backend = MakeReferenceBackend(Recipe::kServing, 1);
-  ModelSpec spec;
-  spec.architecture = "GptOssForCausalLM";
-  const Result<std::unique_ptr<Model>> model =
-      MakeModel(spec, backend.get(), {.max_tokens = 1, .max_logit_rows = 1, .max_context = 1});
-  ASSERT_FALSE(model.has_value());
-  EXPECT_EQ(model.error().code(), StatusCode::kUnsupported);
-  EXPECT_NE(model.error().message().find("GptOssForCausalLM"), std::string::npos);
+  for (const Case& c : cases) {
+    ModelSpec spec;
+    spec.architecture = "Qwen3ForCausalLM";
+    EXPECT_TRUE(CheckServable(spec).ok());
+    c.change(spec);
+    const Result<std::unique_ptr<Model>> model =
+        MakeModel(spec, backend.get(), {.max_tokens = 1, .max_logit_rows = 1, .max_context = 1});
+    ASSERT_FALSE(model.has_value()) << c.says;
+    EXPECT_EQ(model.error().code(), StatusCode::kUnsupported);
+    EXPECT_NE(model.error().message().find(c.says), std::string::npos) << model.error().message();
+  }
 }
 
 }  // namespace

@@ -1,6 +1,9 @@
 #include "octavo/model/spec/model_spec.h"
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <numeric>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -8,32 +11,47 @@
 
 #include "octavo/base/status.h"
 #include "octavo/checkpoint/hf_config.h"
-#include "octavo/model/spec/qwen3_spec.h"
+#include "octavo/model/spec/deepseek_v3_spec.h"
+#include "octavo/model/spec/gqa_spec.h"
+#include "octavo/model/spec/text_prefix.h"
 
 namespace octavo {
 namespace {
 
 constexpr std::string_view kWeightSuffix = ".weight";
 
-// The fused module of a member, such as "…self_attn.qkv_proj" for "…self_attn.k_proj"; empty for a
-// role that is never fused.
-std::string FusedModuleOf(const WeightSpec& weight) {
-  std::string_view fused;
-  switch (weight.role) {
+// The last part of the fused module that a role belongs to; empty for a role that is never fused.
+std::string_view FusedPart(const ModelSpec& spec, Role role) {
+  switch (role) {
     case Role::kAttentionQ:
     case Role::kAttentionK:
     case Role::kAttentionV:
-      fused = "qkv_proj";
-      break;
+      // An MLA without a latent of q has a lone q_proj.
+      return spec.mla.kv_lora_rank == 0 ? "qkv_proj" : "";
+    case Role::kMlaQA:
+      return "fused_qkv_a_proj_with_mqa";
+    case Role::kMlaKvA:
+      return spec.mla.q_lora_rank != 0 ? "fused_qkv_a_proj_with_mqa" : "";
     case Role::kMlpGate:
     case Role::kMlpUp:
-      fused = "gate_up_proj";
-      break;
+    case Role::kExpertGate:
+    case Role::kExpertUp:
+    case Role::kSharedExpertGate:
+    case Role::kSharedExpertUp:
+      return "gate_up_proj";
     default:
       return {};
   }
+}
+
+// "…self_attn.qkv_proj" for "…self_attn.k_proj.weight"; empty for a weight that is never fused.
+std::string FusedModuleOf(const ModelSpec& spec, const WeightSpec& weight) {
+  const std::string_view part = FusedPart(spec, weight.role);
+  if (part.empty()) {
+    return {};
+  }
   const std::string_view module = ModuleOfWeight(weight.name);
-  return std::string(module.substr(0, module.rfind('.') + 1)).append(fused);
+  return std::string(module.substr(0, module.rfind('.') + 1)).append(part);
 }
 
 }  // namespace
@@ -112,17 +130,47 @@ bool IsExpertRole(Role role) {
 }
 
 Result<ModelSpec> MakeModelSpec(const HfConfig& config, std::string_view prefix) {
-  if (prefix != "model.") {
-    return Unsupported("names with the prefix {}", prefix);
+  if (!IsTextPrefix(prefix)) {
+    return Unsupported("names with the prefix \"{}\"", prefix);
   }
-  if (config.architecture == "Qwen3ForCausalLM") {
-    return MakeQwen3Spec(config);
+  ModelSpec spec;
+  if (IsGqaArchitecture(config.architecture)) {
+    ASSIGN_OR_RETURN(spec, MakeGqaSpec(config, prefix));
+  } else if (config.architecture == kDeepseekV3Architecture) {
+    ASSIGN_OR_RETURN(spec, MakeDeepseekV3Spec(config, prefix));
+  } else {
+    return Unsupported(
+        "config.json: architectures: expected Qwen3ForCausalLM, Qwen3MoeForCausalLM, "
+        "DeepseekV3ForCausalLM, LlamaForCausalLM or Qwen2ForCausalLM, got {}",
+        config.architecture.empty() ? "none" : config.architecture);
   }
-  return Unsupported("config.json: architectures: expected Qwen3ForCausalLM, got {}",
-                     config.architecture.empty() ? "none" : config.architecture);
+  IndexWeights(&spec);
+  return spec;
+}
+
+bool IsSparseLayer(const ModelSpec& spec, int64_t layer) {
+  return layer >= 0 && std::cmp_less(layer, spec.moe.is_sparse.size()) &&
+         spec.moe.is_sparse[static_cast<size_t>(layer)];
+}
+
+void IndexWeights(ModelSpec* spec) {
+  const std::vector<WeightSpec>& weights = spec->weights;
+  spec->by_name.resize(weights.size());
+  std::iota(spec->by_name.begin(), spec->by_name.end(), 0);
+  std::sort(spec->by_name.begin(), spec->by_name.end(), [&weights](int a, int b) {
+    return weights[static_cast<size_t>(a)].name < weights[static_cast<size_t>(b)].name;
+  });
 }
 
 int FindWeight(const ModelSpec& spec, std::string_view name) {
+  if (spec.by_name.size() == spec.weights.size()) {
+    const auto it = std::lower_bound(
+        spec.by_name.begin(), spec.by_name.end(), name, [&spec](int row, std::string_view key) {
+          return std::string_view(spec.weights[static_cast<size_t>(row)].name) < key;
+        });
+    return it != spec.by_name.end() && spec.weights[static_cast<size_t>(*it)].name == name ? *it
+                                                                                           : -1;
+  }
   for (size_t i = 0; i < spec.weights.size(); ++i) {
     if (spec.weights[i].name == name) {
       return static_cast<int>(i);
@@ -141,11 +189,11 @@ std::string_view ModuleOfWeight(std::string_view weight_name) {
 std::vector<FusedSet> FusedSetsOf(const ModelSpec& spec) {
   std::vector<FusedSet> sets;
   for (size_t i = 0; i < spec.weights.size(); ++i) {
-    std::string module = FusedModuleOf(spec.weights[i]);
+    std::string module = FusedModuleOf(spec, spec.weights[i]);
     if (module.empty()) {
       continue;
     }
-    // Members of a set are neighbours in forward order.
+    // Nothing of another set comes between the members of one in forward order.
     if (sets.empty() || sets.back().module != module) {
       sets.push_back({std::move(module), {}});
     }

@@ -114,7 +114,7 @@ TEST(ModelSpec, FindsAWeightByItsWholeName) {
 }
 
 TEST(ModelSpec, RefusesOtherArchitecturesByName) {
-  for (const char* name : {"Qwen3MoeForCausalLM", "LlamaForCausalLM", ""}) {
+  for (const char* name : {"GptOssForCausalLM", "DeepseekV2ForCausalLM", ""}) {
     HfConfig config = SmallConfig();
     config.architecture = name;
     const Result<ModelSpec> spec = MakeModelSpec(config);
@@ -153,15 +153,6 @@ TEST(ModelSpec, RefusesDimensionsThatDoNotFit) {
   }
 }
 
-TEST(ModelSpec, RefusesAttentionBiases) {
-  HfConfig config = SmallConfig();
-  config.attention_bias = true;
-  const Result<ModelSpec> spec = MakeModelSpec(config);
-  ASSERT_FALSE(spec.has_value());
-  EXPECT_EQ(spec.error().code(), StatusCode::kUnsupported);
-  EXPECT_THAT(spec.error().message(), HasSubstr("attention_bias"));
-}
-
 TEST(FusedSets, AreQkvAndGateUpOfEachLayer) {
   const Result<ModelSpec> spec = MakeModelSpec(SmallConfig());
   ASSERT_TRUE(spec.has_value());
@@ -183,12 +174,18 @@ TEST(ModuleOfWeight, RemovesOnlyTheLastPart) {
 TEST(Role, NamesAreDistinctAndOnlyProjectionsAreLinear) {
   std::set<std::string_view> names;
   int num_linear = 0;
-  for (int i = 0; i <= static_cast<int>(Role::kMlpDown); ++i) {
+  int num_expert = 0;
+  constexpr int kNumRoles = static_cast<int>(Role::kMtpProjection) + 1;
+  for (int i = 0; i < kNumRoles; ++i) {
     names.insert(RoleName(static_cast<Role>(i)));
     num_linear += IsLinearRole(static_cast<Role>(i)) ? 1 : 0;
+    num_expert += IsExpertRole(static_cast<Role>(i)) ? 1 : 0;
   }
-  EXPECT_EQ(names.size(), 10U);
-  EXPECT_EQ(num_linear, 7);
+  EXPECT_EQ(names.size(), static_cast<size_t>(kNumRoles));
+  EXPECT_EQ(names.count("unknown"), 0U);
+  // All but embedding, head, norm, bias, router, its bias, eh_proj.
+  EXPECT_EQ(num_linear, kNumRoles - 7);
+  EXPECT_EQ(num_expert, 3);
 }
 
 }  // namespace
