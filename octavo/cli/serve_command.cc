@@ -8,6 +8,7 @@
 #include "octavo/base/status.h"
 #include "octavo/cli/cli.h"
 #include "octavo/cli/commands.h"
+#include "octavo/server/http_listener.h"
 #include "octavo/server/server.h"
 #include "octavo/sync/serving.h"
 #include "octavo/text/tokenizer.h"
@@ -35,6 +36,7 @@ Result<std::optional<Tokenizer>> LoadTokenizer(const std::string& model_dir) {
 Status RunServeCommand(const ServeFlags& flags) {
   ASSIGN_OR_RETURN(ServingOptions options, ParseServing(flags.serving));
   options.weight_version = flags.weight_version;
+  RETURN_IF_ERROR(CheckAddressIsFree(flags.server.host, flags.server.port));
   ASSIGN_OR_RETURN(const std::unique_ptr<Serving> serving, StartServing(options));
   ASSIGN_OR_RETURN(const std::optional<Tokenizer> tokenizer, LoadTokenizer(flags.serving.model));
   ASSIGN_OR_RETURN(

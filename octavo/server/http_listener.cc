@@ -468,22 +468,25 @@ asio::awaitable<bool> HttpListener::Impl::Connection::WriteAnswer() {
 
 // --- The listener ---
 
-Status HttpListener::Impl::Bind() {
-  if (options.port < 0 || options.port > 65535) {
-    return InvalidArgument("port: expected 0 to 65535, got {}", options.port);
+namespace {
+
+// Binds and listens.
+Status ListenOn(const std::string& host, int port, tcp::acceptor& acceptor) {
+  if (port < 0 || port > 65535) {
+    return InvalidArgument("port: expected 0 to 65535, got {}", port);
   }
   ErrorCode error;
-  asio::ip::address address = asio::ip::make_address(options.host, error);
+  asio::ip::address address = asio::ip::make_address(host, error);
   if (error) {
     tcp::resolver resolver(acceptor.get_executor());
-    const auto found = resolver.resolve(options.host, "", error);
+    const auto found = resolver.resolve(host, "", error);
     if (error || found.empty()) {
-      return InvalidArgument("host {}: expected an address of this machine: {}", options.host,
+      return InvalidArgument("host {}: expected an address of this machine: {}", host,
                              error.message());
     }
     address = found.begin()->endpoint().address();
   }
-  const tcp::endpoint endpoint(address, static_cast<uint16_t>(options.port));
+  const tcp::endpoint endpoint(address, static_cast<uint16_t>(port));
   if (acceptor.open(endpoint.protocol(), error); !error) {
     (void)acceptor.set_option(tcp::acceptor::reuse_address(true), error);
     (void)acceptor.bind(endpoint, error);
@@ -492,13 +495,26 @@ Status HttpListener::Impl::Bind() {
     (void)acceptor.listen(kBacklog, error);
   }
   if (error == asio::error::address_in_use) {
-    return Unavailable("port {} on {} is in use by another process", options.port, options.host);
+    return Unavailable("port {} on {} is in use by another process", port, host);
   }
   if (error) {
-    return InvalidArgument("cannot listen on {} port {}: {}", options.host, options.port,
-                           error.message());
+    return InvalidArgument("cannot listen on {} port {}: {}", host, port, error.message());
   }
-  port = acceptor.local_endpoint(error).port();
+  return OkStatus();
+}
+
+}  // namespace
+
+Status CheckAddressIsFree(const std::string& host, int port) {
+  asio::io_context context;
+  tcp::acceptor acceptor(context);
+  return ListenOn(host, port, acceptor);
+}
+
+Status HttpListener::Impl::Bind() {
+  RETURN_IF_ERROR(ListenOn(options.host, options.port, acceptor));
+  ErrorCode ignored;
+  port = acceptor.local_endpoint(ignored).port();
   return OkStatus();
 }
 

@@ -26,6 +26,10 @@ struct ListenOptions {
 
 using HttpHandler = std::function<void(HttpRequest request, const WriterPtr& writer)>;
 
+// Whether HttpListener::Open could listen there at this moment, with its errors: to be asked before
+// the minutes that a model takes to load.
+Status CheckAddressIsFree(const std::string& host, int port);
+
 // One thread: the io thread, apart from Open and port(). `loop` must outlive it and be stopped
 // before it is destroyed.
 class HttpListener {

@@ -196,9 +196,9 @@ class Stopping(unittest.TestCase):
         with Server(DENSE, *ONE_THREAD) as server:
             busy = octavo_testing.run("serve", DENSE, "--port", server.port, check=False)
             self.assertEqual(busy.returncode, 1)
-            self.assertEqual([line for line in busy.stderr.splitlines() if server.port in line],
-                             [f"octavo: port {server.port} on 127.0.0.1 is in use by another "
-                              "process"])
+            # Before anything is loaded.
+            self.assertEqual(busy.stderr, f"octavo: port {server.port} on 127.0.0.1 is in use by "
+                                          "another process\n")
         missing = octavo_testing.run("serve", "models/none", "--port", "0", check=False)
         self.assertEqual(missing.returncode, 2)
         self.assertIn("models/none", missing.stderr)
