@@ -2,65 +2,70 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <mutex>
 #include <span>
-#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "octavo/base/buffer.h"
+#include "octavo/base/check.h"
 #include "octavo/base/function_ref.h"
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
 #include "octavo/base/thread_pool.h"
-#include "octavo/convert/bf16_bands.h"
+#include "octavo/convert/source.h"
+#include "octavo/convert/stored_check.h"
 #include "octavo/convert/stored_values.h"
 #include "octavo/formats/bf16_span.h"
 #include "octavo/formats/format.h"
-#include "octavo/formats/fp8_block.h"
+#include "octavo/formats/nvfp4.h"
+#include "octavo/formats/quantize.h"
 #include "octavo/policy/precision_table.h"
 
 namespace octavo {
 namespace {
 
-// The error for a source that some band found NaN or infinite: counts over all of it.
-Status NonFiniteError(std::string_view name, const ConstTensorView& source) {
-  Bf16Bands bands(source);
-  int64_t count = 0;
-  int64_t first_idx = -1;
-  for (int64_t band_idx = 0; band_idx < bands.num_bands(); ++band_idx) {
-    const NonFiniteCount bad = CountNonFinite(bands.Read(band_idx));
-    if (count == 0 && bad.count > 0) {
-      first_idx = bands.BandBegin(band_idx) * bands.cols() + bad.first_idx;
-    }
-    count += bad.count;
+// NaN and infinite values of BF16 or F32, from `first_idx` on.
+NonFiniteCount CountNonFiniteIn(const ConstTensorView& values) {
+  const auto count = static_cast<size_t>(NumElements(values.shape));
+  if (values.dtype == DType::kBf16) {
+    return CountNonFinite({reinterpret_cast<const uint16_t*>(values.data), count});
   }
-  return InvalidArgument(
-      "{}: expected values that are finite in BF16, got {} NaN or infinite, the first at {}", name,
-      count, IndexString(source.shape, first_idx));
+  const std::span<const float> floats = {reinterpret_cast<const float*>(values.data), count};
+  NonFiniteCount bad;
+  for (size_t i = 0; i < floats.size(); ++i) {
+    if ((std::bit_cast<uint32_t>(floats[i]) & 0x7F800000U) == 0x7F800000U) {
+      bad.first_idx = bad.count == 0 ? static_cast<int64_t>(i) : bad.first_idx;
+      ++bad.count;
+    }
+  }
+  return bad;
 }
 
-// Calls body(band_idx, bf16 bits) for every band, on the pool when there is one. False when a call
+// Calls body(rows, reader) for every piece, on the pool when there is one. False when a call
 // returned false.
-bool ForEachBand(const ConstTensorView& source, ThreadPool* pool,
-                 FunctionRef<bool(int64_t, std::span<const uint16_t>)> body) {
+bool ForEachPiece(const WeightSource& source, ThreadPool* pool,
+                  FunctionRef<bool(const RowRange&, SourceRows&)> body) {
   std::atomic<bool> all_ok = true;
+  const std::vector<RowRange> pieces = PiecesOf(source.rows, source.cols);
   const auto run = [&](int64_t begin, int64_t end, int /*worker_idx*/) {
-    Bf16Bands bands(source);
-    for (int64_t band_idx = begin; band_idx < end; ++band_idx) {
-      if (!body(band_idx, bands.Read(band_idx))) {
+    SourceRows reader;
+    for (int64_t i = begin; i < end; ++i) {
+      if (!body(pieces[static_cast<size_t>(i)], reader)) {
         all_ok.store(false, std::memory_order_relaxed);
         return;
       }
     }
   };
-  const int64_t num_bands = Bf16Bands(source).num_bands();
+  const auto num_pieces = static_cast<int64_t>(pieces.size());
   if (pool != nullptr) {
-    pool->ParallelFor(num_bands, run);
+    pool->ParallelFor(num_pieces, run);
   } else {
-    run(0, num_bands, 0);
+    run(0, num_pieces, 0);
   }
   return all_ok.load();
 }
@@ -76,111 +81,177 @@ Status CheckSource(const PrecisionRow& row, const ConstTensorView& source) {
   return OkStatus();
 }
 
+// The row can be in its format at all.
+Status CheckRow(const PrecisionRow& row) {
+  if (row.format == WeightFormat::kBf16) {
+    return OkStatus();
+  }
+  if (row.shape.size() != 2) {
+    return InvalidArgument("{}: expected a matrix for {}, got {}", row.name,
+                           WeightFormatName(row.format), ShapeString(row.shape));
+  }
+  if (const int64_t multiple = ColsMultipleOf(row.format); row.shape[1] % multiple != 0) {
+    return InvalidArgument("{}: expected rows of a multiple of {} values for {}, got {}", row.name,
+                           multiple, WeightFormatName(row.format), ShapeString(row.shape));
+  }
+  return OkStatus();
+}
+
 // The tensors of StoredTensorsOf(row), with memory.
-Result<std::vector<OwnedTensor>> AllocateStored(const PrecisionRow& row, StoredLayout layout) {
+Result<std::vector<OwnedTensor>> AllocateStored(const std::vector<StoredTensorSpec>& specs) {
   std::vector<OwnedTensor> tensors;
-  for (StoredTensorSpec& spec : StoredTensorsOf(row, layout)) {
+  for (const StoredTensorSpec& spec : specs) {
     const int64_t num_bytes = NumElements(spec.shape) * DTypeBytes(spec.dtype);
     ASSIGN_OR_RETURN(Buffer bytes, Buffer::AllocateHost(num_bytes));
-    tensors.push_back({.name = std::move(spec.name),
-                       .dtype = spec.dtype,
-                       .shape = std::move(spec.shape),
-                       .bytes = std::move(bytes)});
+    tensors.push_back(
+        {.name = spec.name, .dtype = spec.dtype, .shape = spec.shape, .bytes = std::move(bytes)});
   }
   return tensors;
 }
 
-bool KeepBf16(const ConstTensorView& source, ThreadPool* pool, std::span<uint16_t> out) {
-  const int64_t cols = Bf16Bands(source).cols();
-  return ForEachBand(source, pool, [&](int64_t band_idx, std::span<const uint16_t> values) {
-    if (CountNonFinite(values).count != 0) {
+bool KeepBf16(const WeightSource& source, ThreadPool* pool, std::span<uint16_t> out) {
+  return ForEachPiece(source, pool, [&](const RowRange& rows, SourceRows& reader) {
+    const ConstTensorView values = reader.ReadBf16(source, rows);
+    if (CountNonFiniteIn(values).count != 0) {
       return false;
     }
-    std::copy(values.begin(), values.end(),
-              out.begin() + static_cast<ptrdiff_t>(band_idx * kBandRows * cols));
+    std::memcpy(out.data() + rows.begin * source.cols, values.data,
+                static_cast<size_t>(values.NumBytes()));
     return true;
   });
 }
 
-bool EncodeFp8(const ConstTensorView& source, ThreadPool* pool, std::span<uint8_t> codes,
-               std::span<float> scales) {
-  const int64_t cols = source.shape[1];
-  const auto scale_cols = static_cast<size_t>(NumFp8Blocks(cols));
-  return ForEachBand(source, pool, [&](int64_t band_idx, std::span<const uint16_t> values) {
-    const auto begin = static_cast<size_t>(band_idx * kBandRows * cols);
-    const int64_t rows = cols == 0 ? 0 : static_cast<int64_t>(values.size()) / cols;
-    const size_t num_scales = rows == 0 ? 0 : scale_cols;
-    return EncodeFp8Block(
-               {.rows = rows,
-                .cols = cols,
-                .values = values,
-                .codes = codes.subspan(begin, values.size()),
-                .scales = scales.subspan(static_cast<size_t>(band_idx) * scale_cols, num_scales)})
-        .ok();
+// Codes and scales of a whole weight.
+struct EncodeTarget {
+  std::span<uint8_t> codes;
+  std::span<std::byte> scales;  // Empty for a format without.
+};
+
+bool Encode(const PrecisionRow& row, const WeightSource& source, float amax,
+            const TransformOptions& options, const EncodeTarget& out) {
+  return ForEachPiece(source, options.pool, [&](const RowRange& rows, SourceRows& reader) {
+    const auto part = [&](int64_t (*bytes_of)(WeightFormat, int64_t, int64_t), auto whole) {
+      return whole.subspan(static_cast<size_t>(bytes_of(row.format, rows.begin, source.cols)),
+                           static_cast<size_t>(bytes_of(row.format, rows.count, source.cols)));
+    };
+    QuantizeArgs args;
+    args.format = row.format;
+    args.values = reader.Read(source, rows, options.direct);
+    args.amax = amax;
+    args.codes = part(CodeBytes, out.codes);
+    args.scales = part(ScaleBytes, out.scales);
+    return Quantize(args).ok();
   });
-}
-
-// --- Adopting stored tensors --------------------------------------------------------------------
-
-Status CheckStored(const StoredTensorSpec& spec, const ConstTensorView& view) {
-  const bool is_scale = spec.dtype == DType::kF32;
-  const bool dtype_ok = view.dtype == spec.dtype || (is_scale && view.dtype == DType::kBf16);
-  if (!dtype_ok || view.shape != spec.shape) {
-    return InvalidArgument("{}: expected {} {}, got {} {}", spec.name, ShapeString(spec.shape),
-                           DTypeName(spec.dtype), ShapeString(view.shape), DTypeName(view.dtype));
-  }
-  return OkStatus();
-}
-
-Status AdoptScales(const StoredTensorSpec& spec, const ConstTensorView& view,
-                   std::span<float> out) {
-  for (size_t i = 0; i < out.size(); ++i) {
-    out[i] = ScaleAt(view, i);
-    if (!IsUsableScale(out[i])) {
-      return InvalidArgument("{}: expected finite positive scales, got {} at {}", spec.name, out[i],
-                             IndexString(view.shape, static_cast<int64_t>(i)));
-    }
-  }
-  return OkStatus();
 }
 
 }  // namespace
 
+float SingleValue(WeightFormat format, StoredPart part, float amax) {
+  if (part == StoredPart::kTensorScale) {
+    return TensorScale(format, amax);
+  }
+  return part == StoredPart::kTensorDivisor ? Nvfp4EncodeScale(amax) : 1.0F;
+}
+
+Status UnfitSourceError(const PrecisionRow& row, const WeightSource& source, bool direct) {
+  const bool wide =
+      row.format != WeightFormat::kBf16 && (direct || source.format != WeightFormat::kBf16);
+  SourceRows reader;
+  int64_t count = 0;
+  int64_t first_idx = -1;
+  for (const RowRange& rows : PiecesOf(source.rows, source.cols)) {
+    const NonFiniteCount bad =
+        CountNonFiniteIn(wide ? reader.Read(source, rows, direct) : reader.ReadBf16(source, rows));
+    if (count == 0 && bad.count > 0) {
+      first_idx = rows.begin * source.cols + bad.first_idx;
+    }
+    count += bad.count;
+  }
+  if (count == 0) {
+    return InvalidArgument("{}: expected no magnitude above the one that its set shares", row.name);
+  }
+  return InvalidArgument(
+      "{}: expected values that are finite{}, got {} NaN or infinite, the first at {}", row.name,
+      wide ? "" : " in BF16", count, IndexString(row.shape, first_idx));
+}
+
 Status CheckWeight(const PrecisionRow& row, const ConstTensorView& source, ThreadPool* pool) {
   RETURN_IF_ERROR(CheckSource(row, source));
-  const bool finite =
-      ForEachBand(source, pool, [](int64_t /*band_idx*/, std::span<const uint16_t> values) {
-        return CountNonFinite(values).count == 0;
-      });
-  return finite ? OkStatus() : NonFiniteError(row.name, source);
+  const WeightSource values = PlainSource(source);
+  const bool finite = ForEachPiece(values, pool, [&](const RowRange& rows, SourceRows& reader) {
+    return CountNonFiniteIn(reader.ReadBf16(values, rows)).count == 0;
+  });
+  if (finite) {
+    return OkStatus();
+  }
+  PrecisionRow kept = row;
+  kept.format = WeightFormat::kBf16;
+  return UnfitSourceError(kept, values, /*direct=*/false);
+}
+
+Result<float> SourceAmax(const PrecisionRow& row, const WeightSource& source,
+                         const TransformOptions& options) {
+  std::mutex mutex;
+  float amax = 0.0F;  // Guarded by mutex.
+  const bool finite = ForEachPiece(source, options.pool, [&](const RowRange& rows, auto& reader) {
+    const ConstTensorView values = row.format == WeightFormat::kBf16
+                                       ? reader.ReadBf16(source, rows)
+                                       : reader.Read(source, rows, options.direct);
+    const float piece_amax = Amax(values);
+    if (!CheckFiniteValues(values).ok()) {
+      return false;
+    }
+    const std::lock_guard lock(mutex);
+    amax = std::max(amax, piece_amax);
+    return true;
+  });
+  return finite ? Result<float>(amax)
+                : Result<float>(UnfitSourceError(row, source, options.direct));
+}
+
+Result<float> WeightAmax(const PrecisionRow& row, const ConstTensorView& source,
+                         const TransformOptions& options) {
+  RETURN_IF_ERROR(CheckSource(row, source));
+  return SourceAmax(row, PlainSource(source), options);
+}
+
+Result<std::vector<OwnedTensor>> TransformSource(const PrecisionRow& row,
+                                                 const WeightSource& source,
+                                                 const TransformOptions& options) {
+  RETURN_IF_ERROR(CheckRow(row));
+  const std::vector<StoredTensorSpec> specs = StoredTensorsOf(row, options.layout);
+  ASSIGN_OR_RETURN(std::vector<OwnedTensor> tensors, AllocateStored(specs));
+  if (row.format == WeightFormat::kBf16) {
+    if (!KeepBf16(source, options.pool, tensors[0].bytes.As<uint16_t>())) {
+      return UnfitSourceError(row, source, options.direct);
+    }
+    return tensors;
+  }
+  float amax = options.shared_amax.value_or(0.0F);
+  if (SharesScale(row.format) && !options.shared_amax.has_value()) {
+    ASSIGN_OR_RETURN(amax, SourceAmax(row, source, options));
+  }
+  EncodeTarget target;
+  for (size_t i = 0; i < specs.size(); ++i) {
+    if (specs[i].part == StoredPart::kCodes) {
+      target.codes = tensors[i].bytes.As<uint8_t>();
+    } else if (specs[i].part == StoredPart::kScales) {
+      target.scales = tensors[i].bytes.bytes();
+    } else {
+      tensors[i].bytes.As<float>()[0] = SingleValue(row.format, specs[i].part, amax);
+    }
+  }
+  if (!Encode(row, source, amax, options, target)) {
+    return UnfitSourceError(row, source, options.direct);
+  }
+  return tensors;
 }
 
 Result<std::vector<OwnedTensor>> TransformWeight(const PrecisionRow& row,
                                                  const ConstTensorView& source,
                                                  const TransformOptions& options) {
-  ThreadPool* pool = options.pool;
   RETURN_IF_ERROR(CheckSource(row, source));
-  if (row.format == WeightFormat::kFp8 && row.shape.size() != 2) {
-    return InvalidArgument("{}: expected a matrix for fp8, got {}", row.name,
-                           ShapeString(row.shape));
-  }
-  ASSIGN_OR_RETURN(std::vector<OwnedTensor> tensors, AllocateStored(row, options.layout));
-  bool finite = false;
-  switch (row.format) {
-    case WeightFormat::kBf16:
-      finite = KeepBf16(source, pool, tensors[0].bytes.As<uint16_t>());
-      break;
-    case WeightFormat::kFp8:
-      finite =
-          EncodeFp8(source, pool, tensors[0].bytes.As<uint8_t>(), tensors[1].bytes.As<float>());
-      break;
-    default:
-      return Unsupported("{}: format {}", row.name, WeightFormatName(row.format));
-  }
-  if (!finite) {
-    return NonFiniteError(row.name, source);
-  }
-  return tensors;
+  return TransformSource(row, PlainSource(source), options);
 }
 
 Result<std::vector<OwnedTensor>> AdoptStored(const PrecisionRow& row,
@@ -195,17 +266,17 @@ Result<std::vector<OwnedTensor>> AdoptStored(const PrecisionRow& row,
     return TransformWeight(row, stored[0], {});
   }
   for (size_t i = 0; i < specs.size(); ++i) {
-    RETURN_IF_ERROR(CheckStored(specs[i], stored[i]));
+    RETURN_IF_ERROR(CheckStoredType(row, specs[i], stored[i]));
   }
-  ASSIGN_OR_RETURN(std::vector<OwnedTensor> tensors, AllocateStored(row, layout));
-  const std::span<uint8_t> codes = tensors[0].bytes.As<uint8_t>();
-  if (!codes.empty()) {
-    std::memcpy(codes.data(), stored[0].data, codes.size());
+  ASSIGN_OR_RETURN(std::vector<OwnedTensor> tensors, AllocateStored(specs));
+  for (size_t i = 0; i < specs.size(); ++i) {
+    CopyStored(specs[i], stored[i], tensors[i].bytes.bytes());
+    if (specs[i].part == StoredPart::kCodes) {
+      RETURN_IF_ERROR(CheckStoredCodes(row, tensors[i].bytes.As<uint8_t>()));
+    } else {
+      RETURN_IF_ERROR(CheckStoredScales(row, specs[i], stored[i]));
+    }
   }
-  if (HasNaNCode(codes)) {
-    return InvalidArgument("{}: expected E4M3 codes of finite values, got a NaN code", row.name);
-  }
-  RETURN_IF_ERROR(AdoptScales(specs[1], stored[1], tensors[1].bytes.As<float>()));
   return tensors;
 }
 

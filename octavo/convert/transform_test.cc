@@ -1,5 +1,6 @@
-// Method: random matrices through every dtype, pool size and memory alignment, whose bytes must
-// not differ; then each documented error once. The arithmetic itself is tested in formats/.
+// Method: random matrices through every format, dtype, pool size and memory alignment, whose bytes
+// must not differ from the scalar quantizer's; then each documented error once. The arithmetic
+// itself is tested in formats/.
 
 #include "octavo/convert/transform.h"
 
@@ -7,12 +8,15 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <random>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -21,10 +25,12 @@
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
 #include "octavo/base/thread_pool.h"
+#include "octavo/convert/source.h"
 #include "octavo/formats/bf16.h"
 #include "octavo/formats/bf16_span.h"
 #include "octavo/formats/format.h"
 #include "octavo/formats/fp8_block.h"
+#include "octavo/formats/quantize.h"
 #include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/precision_table.h"
 
@@ -237,6 +243,159 @@ TEST(TransformWeight, RefusesAnotherShapeDtypeOrRank) {
   EXPECT_THAT(rank.error().message(), HasSubstr("expected a matrix for fp8, got [12]"));
 }
 
+// --- Every format ------------------------------------------------------------------------------
+
+// Rows, columns: blocks that are cut short at both ends, and more than one piece of work.
+constexpr std::array<std::array<int64_t, 2>, 4> kShapes = {
+    {{1, 32}, {130, 288}, {576, 160}, {700, 1056}}};
+
+std::vector<WeightFormat> QuantizedFormats() {
+  std::vector<WeightFormat> formats;
+  std::ranges::copy_if(AllWeightFormats(), std::back_inserter(formats),
+                       [](WeightFormat format) { return format != WeightFormat::kBf16; });
+  return formats;
+}
+
+// The tensor of `part`.
+const OwnedTensor& PartOf(const PrecisionRow& row, const std::vector<OwnedTensor>& tensors,
+                          StoredPart part, StoredLayout layout = StoredLayout::kDefault) {
+  const auto specs = StoredTensorsOf(row, layout);
+  const auto spec = std::ranges::find(specs, part, &StoredTensorSpec::part);
+  EXPECT_NE(spec, specs.end());
+  return tensors[static_cast<size_t>(spec - specs.begin())];
+}
+
+TEST(TransformWeight, GivesTheBytesOfTheQuantizerForEveryFormat) {
+  for (const WeightFormat format : QuantizedFormats()) {
+    for (const auto& [rows, cols] : kShapes) {
+      const PrecisionRow row = Row(format, {rows, cols});
+      const std::vector<uint16_t> values = ToBf16(RandomFloats(rows * cols, 10));
+      const ConstTensorView source = View(DType::kBf16, row.shape, values);
+      const auto result = TransformWeight(row, source, {});
+      ASSERT_TRUE(result.has_value()) << result.error().message();
+      const float amax = Amax(source);
+      std::vector<uint8_t> codes(static_cast<size_t>(CodeBytes(format, rows, cols)));
+      std::vector<float> scales(static_cast<size_t>(ScaleBytes(format, rows, cols) + 3) / 4);
+      const std::span<std::byte> scale_bytes =
+          std::as_writable_bytes(std::span(scales))
+              .first(static_cast<size_t>(ScaleBytes(format, rows, cols)));
+      ASSERT_TRUE(QuantizeScalar({format, source, amax, codes, scale_bytes}).ok());
+      EXPECT_EQ(HashHex(HashBytes((*result)[0].bytes.bytes())),
+                HashHex(HashBytes(std::as_bytes(std::span(codes)))))
+          << WeightFormatName(format) << ' ' << rows;
+      if (!scale_bytes.empty()) {
+        const OwnedTensor& part = PartOf(row, *result, StoredPart::kScales);
+        EXPECT_EQ(HashHex(HashBytes(part.bytes.bytes())), HashHex(HashBytes(scale_bytes)))
+            << WeightFormatName(format) << ' ' << rows;
+      }
+      if (SharesScale(format)) {
+        EXPECT_EQ(PartOf(row, *result, StoredPart::kTensorScale).bytes.As<float>()[0],
+                  TensorScale(format, amax));
+      }
+    }
+  }
+}
+
+TEST(TransformWeight, EncodesWithTheSharedMagnitude) {
+  for (const WeightFormat format : {WeightFormat::kFp8Tensor, WeightFormat::kNvfp4}) {
+    const PrecisionRow row = Row(format, {130, 96});
+    const std::vector<uint16_t> values = ToBf16(RandomFloats(NumElements(row.shape), 11));
+    const ConstTensorView source = View(DType::kBf16, row.shape, values);
+    const auto amax = WeightAmax(row, source, {});
+    ASSERT_TRUE(amax.has_value());
+    EXPECT_EQ(*amax, AmaxScalar(source));
+    const auto alone = TransformWeight(row, source, {});
+    const auto own = TransformWeight(row, source, {.shared_amax = *amax});
+    const auto shared = TransformWeight(row, source, {.shared_amax = 3 * *amax});
+    EXPECT_EQ(Hex(*own), Hex(*alone));
+    EXPECT_NE(Hex(*shared), Hex(*alone));
+    EXPECT_EQ(PartOf(row, *shared, StoredPart::kTensorScale).bytes.As<float>()[0],
+              TensorScale(format, 3 * *amax));
+    const auto less = TransformWeight(row, source, {.shared_amax = *amax / 2});
+    ASSERT_FALSE(less.has_value());
+    EXPECT_THAT(less.error().message(), HasSubstr("up_proj.weight: expected no magnitude above"));
+  }
+}
+
+TEST(TransformWeight, LayoutsDifferInNamesAndInTheGlobalScaleAlone) {
+  const PrecisionRow row = Row(WeightFormat::kNvfp4, {130, 96});
+  const std::vector<uint16_t> values = ToBf16(RandomFloats(NumElements(row.shape), 12));
+  const ConstTensorView source = View(DType::kBf16, row.shape, values);
+  const auto ours = TransformWeight(row, source, {});
+  const auto theirs = TransformWeight(row, source, {.layout = StoredLayout::kCompressedTensors});
+  ASSERT_TRUE(ours.has_value() && theirs.has_value());
+  EXPECT_TRUE(std::ranges::equal((*ours)[0].bytes.bytes(), (*theirs)[0].bytes.bytes()));
+  EXPECT_TRUE(std::ranges::equal((*ours)[1].bytes.bytes(), (*theirs)[1].bytes.bytes()));
+  const OwnedTensor& divisor =
+      PartOf(row, *theirs, StoredPart::kTensorDivisor, StoredLayout::kCompressedTensors);
+  EXPECT_EQ(divisor.bytes.As<float>()[0], 2688.0F / AmaxScalar(source));
+}
+
+TEST(TransformWeight, DirectEncodesWhatIsThere) {
+  const Shape shape = {130, 96};
+  const std::vector<float> f32 = RandomFloats(NumElements(shape), 13);
+  const ConstTensorView source = View(DType::kF32, shape, f32);
+  for (const WeightFormat format : QuantizedFormats()) {
+    const PrecisionRow row = Row(format, shape);
+    const auto rounded = TransformWeight(row, source, {});
+    const auto direct = TransformWeight(row, source, {.direct = true});
+    ASSERT_TRUE(rounded.has_value() && direct.has_value());
+    EXPECT_NE(Hex(*rounded), Hex(*direct)) << WeightFormatName(format);
+    const auto amax = WeightAmax(row, source, {.direct = true});
+    EXPECT_EQ(*amax, AmaxScalar(source));
+  }
+}
+
+TEST(TransformWeight, RefusesWidthsThatTheGroupsDoNotDivide) {
+  const std::vector<uint16_t> values(3 * 40);
+  const auto result =
+      TransformWeight(Row(WeightFormat::kMxfp8, {3, 40}), View(DType::kBf16, {3, 40}, values), {});
+  EXPECT_EQ(
+      result.error().message(),
+      "model.layers.3.mlp.up_proj.weight: expected rows of a multiple of 32 values for mxfp8, "
+      "got [3, 40]");
+}
+
+TEST(TransformSource, DecodesWithoutBf16OnTheWay) {
+  // 15 * 2^-3 in E4M3 times a scale with a full mantissa needs 28 bits: more than BF16 has.
+  WeightSource source;
+  source.format = WeightFormat::kFp8;
+  source.rows = 1;
+  source.cols = 32;
+  const std::vector<uint8_t> codes(32, 0x3F);
+  const std::vector<float> scales = {1.0F + 0x1p-20F};
+  source.codes = View(DType::kF8E4m3, {1, 32}, codes);
+  source.scales = View(DType::kF32, {1, 1}, scales);
+  const PrecisionRow row = Row(WeightFormat::kFp8Channel, {1, 32});
+  const auto result = TransformSource(row, source, {});
+  ASSERT_TRUE(result.has_value()) << result.error().message();
+  EXPECT_EQ((*result)[1].bytes.As<float>()[0], 1.875F * (1.0F + 0x1p-20F) / 448.0F);
+  const auto kept = TransformSource(Row(WeightFormat::kBf16, {1, 32}), source, {});
+  EXPECT_EQ((*kept)[0].bytes.As<uint16_t>()[5], FloatToBf16(1.875F * (1.0F + 0x1p-20F)));
+}
+
+TEST(TransformSource, ReadsSlicesAndTransposedOnes) {
+  // Columns 32 to 63 of [96, 100], as a weight of [32, 96]: what a stacked, input-major expert is.
+  const std::vector<uint16_t> whole = ToBf16(RandomFloats(96 * 100, 14));
+  std::vector<uint16_t> slice;
+  for (size_t row = 0; row < 32; ++row) {
+    for (size_t col = 0; col < 96; ++col) {
+      slice.push_back(whole[col * 100 + 32 + row]);
+    }
+  }
+  WeightSource source = PlainSource(View(DType::kBf16, {96, 100}, whole));
+  source.codes.data += 32 * sizeof(uint16_t);
+  source.rows = 32;
+  source.cols = 96;
+  source.row_stride = 1;
+  source.col_stride = 100;
+  for (const WeightFormat format : QuantizedFormats()) {
+    const PrecisionRow row = Row(format, {32, 96});
+    EXPECT_EQ(Hex(*TransformSource(row, source, {})),
+              TransformedHex(row, View(DType::kBf16, {32, 96}, slice)));
+  }
+}
+
 // --- AdoptStored -------------------------------------------------------------------------------
 
 struct Stored {
@@ -303,6 +462,75 @@ TEST(AdoptStored, RefusesAnotherNumberDtypeOrShape) {
                   .error()
                   .message(),
               HasSubstr("expected [3, 130] F8_E4M3, got [3, 130] U8"));
+}
+
+TEST(AdoptStored, CopiesEveryFormatInEveryLayout) {
+  for (const WeightFormat format : QuantizedFormats()) {
+    for (const StoredLayout layout : {StoredLayout::kDefault, StoredLayout::kCompressedTensors}) {
+      const PrecisionRow row = Row(format, {130, 288});
+      const std::vector<uint16_t> values = ToBf16(RandomFloats(NumElements(row.shape), 15));
+      const auto made =
+          TransformWeight(row, View(DType::kBf16, row.shape, values), {.layout = layout});
+      ASSERT_TRUE(made.has_value()) << made.error().message();
+      std::vector<ConstTensorView> views;
+      for (const OwnedTensor& tensor : *made) {
+        views.push_back(tensor.View());
+      }
+      const auto adopted = AdoptStored(row, views, layout);
+      ASSERT_TRUE(adopted.has_value()) << adopted.error().message();
+      EXPECT_EQ(Hex(*adopted), Hex(*made));
+    }
+  }
+}
+
+TEST(AdoptStored, TakesTheScalesThatOtherWritersStore) {
+  const std::vector<uint8_t> codes(3 * 128, 0x38);
+  const ConstTensorView code_view = View(DType::kF8E4m3, {3, 128}, codes);
+  const std::vector<float> one = {0.25F};
+  const auto tensor = AdoptStored(Row(WeightFormat::kFp8Tensor, {3, 128}),
+                                  {code_view, View(DType::kF32, {1}, one)});
+  ASSERT_TRUE(tensor.has_value()) << tensor.error().message();
+  EXPECT_EQ((*tensor)[1].shape, Shape{});
+  const std::vector<uint16_t> three = {0x3F00, 0x3E80, 0x3F80};
+  const auto channel = AdoptStored(Row(WeightFormat::kFp8Channel, {3, 128}),
+                                   {code_view, View(DType::kBf16, {3}, three)});
+  ASSERT_TRUE(channel.has_value()) << channel.error().message();
+  EXPECT_EQ((*channel)[1].shape, (Shape{3, 1}));
+  EXPECT_EQ((*channel)[1].bytes.As<float>()[1], 0.25F);
+  const std::vector<uint8_t> power = {125};
+  const auto blocks = AdoptStored(Row(WeightFormat::kFp8Ue8m0, {3, 128}),
+                                  {code_view, View(DType::kF8E8m0, {1, 1}, power)});
+  ASSERT_TRUE(blocks.has_value()) << blocks.error().message();
+  EXPECT_EQ((*blocks)[1].bytes.As<float>()[0], 0.25F);
+  const auto plain = AdoptStored(Row(WeightFormat::kFp8, {3, 128}),
+                                 {code_view, View(DType::kF8E8m0, {1, 1}, power)});
+  EXPECT_FALSE(plain.has_value());
+}
+
+TEST(AdoptStored, RefusesScalesThatTheFormatCannotHave) {
+  const std::vector<uint8_t> codes(64, 0x38);
+  const ConstTensorView code_view = View(DType::kF8E4m3, {1, 64}, codes);
+  const std::vector<float> odd = {0.75F};
+  EXPECT_THAT(AdoptStored(Row(WeightFormat::kFp8Ue8m0, {1, 64}),
+                          {code_view, View(DType::kF32, {1, 1}, odd)})
+                  .error()
+                  .message(),
+              HasSubstr("powers of two, got 0.75 at [0, 0]"));
+  const std::vector<uint8_t> nan = {0, 0xFF};
+  EXPECT_THAT(
+      AdoptStored(Row(WeightFormat::kMxfp8, {1, 64}), {code_view, View(DType::kU8, {1, 2}, nan)})
+          .error()
+          .message(),
+      HasSubstr("got nan at [0, 1]"));
+  const PrecisionRow row = Row(WeightFormat::kNvfp4, {1, 64});
+  const std::vector<uint8_t> groups = {0, 0x38, 0xB8, 0x38};  // The third is negative.
+  const std::vector<float> one = {1.0F};
+  const ConstTensorView scalar = View(DType::kF32, {}, one);
+  const ConstTensorView nibbles = View(DType::kU8, {1, 32}, codes);
+  EXPECT_THAT(AdoptStored(row, {nibbles, View(DType::kF8E4m3, {1, 4}, groups), scalar, scalar})
+                  .error()
+                  .message(),
+              HasSubstr("weight_scale: expected finite positive scales, got -1 at [0, 2]"));
 }
 
 TEST(AdoptStored, TakesKeptWeightsInAnyFloat) {
