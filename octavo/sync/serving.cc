@@ -86,6 +86,7 @@ Result<std::unique_ptr<Serving>> StartServing(const ServingOptions& options) {
   serving->model_dir = options.model_dir;
   ASSIGN_OR_RETURN(serving->config, ReadModelConfig(options.model_dir));
   ASSIGN_OR_RETURN(serving->spec, MakeModelSpec(serving->config));
+  RETURN_IF_ERROR(CheckServable(serving->spec));  // Before a large model's weights are read.
   ASSIGN_OR_RETURN(serving->table, ChooseTable(serving->spec, serving->config, options.policy));
 
   serving->num_threads = options.num_threads > 0 ? options.num_threads : NumUsableThreads();
