@@ -109,7 +109,7 @@ float TensorScale(WeightFormat format, float amax) {
   const ScopedIeeeSubnormals guard;
   switch (format) {
     case WeightFormat::kFp8Tensor:
-      return Fp8ChannelScale(amax);
+      return Fp8TensorScale(amax);
     case WeightFormat::kNvfp4:
       return Nvfp4TensorScale(amax);
     default:

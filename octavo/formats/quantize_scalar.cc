@@ -86,7 +86,7 @@ ElementRule ScaleBlock(const QuantizeArgs& args, float amax, int64_t block_idx) 
       return {.factor = Nvfp4Multiplier(E4m3ToFloat(code), Nvfp4TensorScale(args.amax))};
     }
     case WeightFormat::kFp8Tensor:
-      return {.divisor = Fp8ChannelScale(args.amax)};
+      return {.divisor = Fp8TensorScale(args.amax)};
     default: {
       const float scale = args.format == WeightFormat::kFp8Channel ? Fp8ChannelScale(amax)
                           : args.format == WeightFormat::kFp8Ue8m0 ? Fp8BlockUe8m0Scale(amax)
