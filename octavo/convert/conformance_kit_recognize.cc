@@ -235,7 +235,10 @@ class Fp8Recognizer {
                                : output_.format == "fp8-channel" ? Fp8Floor::kBf16Of1e12
                                                                  : Fp8Floor::k1e12;
     const bool is_tensor = output_.format == "fp8-tensor";
-    const std::span<const RuleText> other = is_tensor ? kSharingRules : kPaddingRules;
+    const bool has_blocks = output_.format == "fp8" || powers_of_two_;
+    const std::span<const RuleText> other =
+        is_tensor ? std::span<const RuleText>(kSharingRules)
+                  : std::span<const RuleText>(kPaddingRules).first(has_blocks ? 2 : 1);
     const std::array<Aspect, 4> aspects = {{
         {"scale", powers_of_two_ ? std::span<const RuleText>(kUe8m0Rules) : kScaleRules},
         {"floor", kFloorRules, static_cast<size_t>(own_floor)},
@@ -250,6 +253,9 @@ class Fp8Recognizer {
     };
     scales_ = TryAll(aspects, count);
     RunElements();
+    if (!is_tensor && !has_blocks) {
+      std::erase_if(scales_.rules, [](const KitRule& rule) { return rule.aspect == "padding"; });
+    }
     return std::move(scales_.rules);
   }
 
