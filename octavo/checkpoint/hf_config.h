@@ -30,7 +30,7 @@ std::string_view RopeTypeName(RopeType type);
 struct RopeScaling {
   RopeType type = RopeType::kDefault;
   double factor = 1.0;  // Both: how far contexts are stretched, >= 1.
-  // Both: positions of pre-training. YaRN without it: max_position_embeddings.
+  // Both: positions of pre-training; max_position_embeddings when the file does not say.
   int64_t original_max_position_embeddings = 0;
   double low_freq_factor = 0.0;   // llama3: wavelengths above original / low are divided by factor.
   double high_freq_factor = 0.0;  // llama3: wavelengths below original / high stay; above low.

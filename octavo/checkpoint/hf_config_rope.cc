@@ -20,17 +20,16 @@ namespace {
 constexpr double kThetaMax = 1e15;
 constexpr double kFactorMax = 1e6;
 constexpr int64_t kPositionsMax = int64_t{1} << 30;
+constexpr std::string_view kOriginalKey = "original_max_position_embeddings";
 
 // What every kind of rope object may hold.
 constexpr std::array<std::string_view, 4> kCommonKeys = {"rope_type", "type", "rope_theta",
                                                          "partial_rotary_factor"};
-constexpr std::array<std::string_view, 4> kLlama3Keys = {
-    "factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"};
+constexpr std::array<std::string_view, 4> kLlama3Keys = {"factor", kOriginalKey, "low_freq_factor",
+                                                         "high_freq_factor"};
 constexpr std::array<std::string_view, 8> kYarnKeys = {
-    "factor",           "original_max_position_embeddings",
-    "beta_fast",        "beta_slow",
-    "attention_factor", "mscale",
-    "mscale_all_dim",   "truncate"};
+    "factor",           kOriginalKey, "beta_fast",      "beta_slow",
+    "attention_factor", "mscale",     "mscale_all_dim", "truncate"};
 
 // `section` is the whole config or one of its rope objects.
 Status RefusePartialRotary(const HfSection& section) {
@@ -81,18 +80,18 @@ Status RefuseOtherKeys(const HfSection& rope, const std::array<std::string_view,
   return OkStatus();
 }
 
-Status ParseFactor(const HfSection& rope, RopeScaling& out) {
+// The members that llama3 and YaRN share. `original` is the fallback for the one of that name.
+Status ParseStretch(const HfSection& rope, int64_t original, RopeScaling& out) {
   if (!rope.Has("factor")) {
     return rope.Missing("factor", fmt::format("a number from 1 to {:g}", kFactorMax));
   }
-  return rope.OptionalNumber("factor", {.min = 1.0, .max = kFactorMax}, out.factor);
+  RETURN_IF_ERROR(rope.OptionalNumber("factor", {.min = 1.0, .max = kFactorMax}, out.factor));
+  out.original_max_position_embeddings = original;
+  return rope.OptionalCount(kOriginalKey, kPositionsMax, out.original_max_position_embeddings);
 }
 
 Status ParseLlama3(const HfSection& rope, RopeScaling& out) {
   RETURN_IF_ERROR(RefuseOtherKeys(rope, kLlama3Keys, RopeType::kLlama3));
-  RETURN_IF_ERROR(ParseFactor(rope, out));
-  RETURN_IF_ERROR(rope.Count("original_max_position_embeddings", kPositionsMax,
-                             out.original_max_position_embeddings));
   RETURN_IF_ERROR(rope.Positive("low_freq_factor", kFactorMax, out.low_freq_factor));
   RETURN_IF_ERROR(rope.Positive("high_freq_factor", kFactorMax, out.high_freq_factor));
   if (out.high_freq_factor <= out.low_freq_factor) {
@@ -102,12 +101,8 @@ Status ParseLlama3(const HfSection& rope, RopeScaling& out) {
   return OkStatus();
 }
 
-Status ParseYarn(const HfSection& rope, int64_t max_positions, RopeScaling& out) {
+Status ParseYarn(const HfSection& rope, RopeScaling& out) {
   RETURN_IF_ERROR(RefuseOtherKeys(rope, kYarnKeys, RopeType::kYarn));
-  RETURN_IF_ERROR(ParseFactor(rope, out));
-  out.original_max_position_embeddings = max_positions;
-  RETURN_IF_ERROR(rope.OptionalCount("original_max_position_embeddings", kPositionsMax,
-                                     out.original_max_position_embeddings));
   RETURN_IF_ERROR(rope.OptionalPositive("beta_fast", kFactorMax, out.beta_fast));
   RETURN_IF_ERROR(rope.OptionalPositive("beta_slow", kFactorMax, out.beta_slow));
   if (out.beta_fast <= out.beta_slow) {
@@ -122,7 +117,7 @@ Status ParseYarn(const HfSection& rope, int64_t max_positions, RopeScaling& out)
 }
 
 // `rope` is rope_parameters or rope_scaling.
-Result<RopeScaling> ParseScaling(const HfSection& rope, int64_t max_positions) {
+Result<RopeScaling> ParseScaling(const HfSection& rope, int64_t original) {
   RopeScaling out;
   ASSIGN_OR_RETURN(out.type, ParseRopeType(rope));
   RETURN_IF_ERROR(RefusePartialRotary(rope));
@@ -131,16 +126,11 @@ Result<RopeScaling> ParseScaling(const HfSection& rope, int64_t max_positions) {
       return rope.NotBuilt(key, "one plain rotary embedding for all layers");
     }
   }
-  switch (out.type) {
-    case RopeType::kDefault:
-      break;
-    case RopeType::kLlama3:
-      RETURN_IF_ERROR(ParseLlama3(rope, out));
-      break;
-    case RopeType::kYarn:
-      RETURN_IF_ERROR(ParseYarn(rope, max_positions, out));
-      break;
+  if (out.type == RopeType::kDefault) {
+    return out;
   }
+  RETURN_IF_ERROR(ParseStretch(rope, original, out));
+  RETURN_IF_ERROR(out.type == RopeType::kLlama3 ? ParseLlama3(rope, out) : ParseYarn(rope, out));
   return out;
 }
 
@@ -161,13 +151,20 @@ std::string_view RopeTypeName(RopeType type) {
 Status ParseHfRope(const HfSection& config, HfConfig& out) {
   RETURN_IF_ERROR(config.OptionalPositive("rope_theta", kThetaMax, out.rope_theta));
   RETURN_IF_ERROR(RefusePartialRotary(config));
+  // Some files have it beside the rope object.
+  int64_t original = out.max_position_embeddings;
+  RETURN_IF_ERROR(config.OptionalCount(kOriginalKey, kPositionsMax, original));
   bool is_known = false;
   for (const std::string_view key : {"rope_scaling", "rope_parameters"}) {
     if (!config.Has(key)) {
       continue;
     }
     ASSIGN_OR_RETURN(const HfSection rope, config.Object(key));
-    ASSIGN_OR_RETURN(const RopeScaling found, ParseScaling(rope, out.max_position_embeddings));
+    ASSIGN_OR_RETURN(const RopeScaling found, ParseScaling(rope, original));
+    if (config.Has(kOriginalKey) && found.type != RopeType::kDefault &&
+        found.original_max_position_embeddings != original) {
+      return rope.Wrong(kOriginalKey, fmt::format("{} as elsewhere in the file", original));
+    }
     if (is_known && found != out.rope_scaling) {
       return config.Wrong(key, "the same scaling as in rope_scaling");
     }

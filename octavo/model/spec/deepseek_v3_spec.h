@@ -4,7 +4,7 @@
 //
 // An MTP layer is stored as layer num_hidden_layers and up: a whole sparse decoder layer with
 // enorm, hnorm and eh_proj [hidden, 2 * hidden] before it and shared_head.norm and shared_head.head
-// behind it, and a copy of the embedding. transformers keeps none of them.
+// behind it, and a copy of the embedding. transformers neither loads nor writes such layers.
 // Source: HF transformers modeling_deepseek_v3.py (4.57); the published checkpoints and their
 // modeling file for MTP and moe_layer_freq.
 
