@@ -13,6 +13,34 @@
 
 namespace {
 
+void CheckMoe(const octavo::HfConfig& config) {
+  const octavo::HfMoeConfig& moe = config.moe;
+  CHECK(moe.num_experts >= 0);
+  if (moe.num_experts > 0) {
+    CHECK(moe.num_experts_per_tok > 0);
+  }
+  CHECK(moe.decoder_sparse_step > 0);
+  CHECK(moe.moe_layer_freq > 0);
+  int64_t elements = 0;
+  CHECK(!__builtin_mul_overflow(moe.num_experts * moe.moe_intermediate_size, config.hidden_size,
+                                &elements));
+  for (const int64_t layer : moe.mlp_only_layers) {
+    CHECK(layer >= 0);
+    CHECK(layer < config.num_layers);
+  }
+}
+
+void CheckRope(const octavo::RopeScaling& rope) {
+  if (rope.type == octavo::RopeType::kDefault) {
+    const bool is_plain = rope == octavo::RopeScaling();
+    CHECK(is_plain);
+    return;
+  }
+  CHECK(rope.factor >= 1.0);
+  CHECK(rope.original_max_position_embeddings > 0);
+  CHECK(rope.beta_fast > rope.beta_slow);
+}
+
 void CheckParsed(const octavo::HfConfig& config) {
   CHECK(config.hidden_size > 0);
   CHECK(config.num_layers > 0);
@@ -24,6 +52,13 @@ void CheckParsed(const octavo::HfConfig& config) {
   int64_t elements = 0;
   CHECK(!__builtin_mul_overflow(config.num_heads * config.head_dim, config.hidden_size, &elements));
   CHECK(!__builtin_mul_overflow(config.vocab_size, config.hidden_size, &elements));
+  CheckMoe(config);
+  CheckRope(config.rope_scaling);
+  CHECK(config.num_mtp_layers >= 0);
+  CHECK(config.mla.kv_lora_rank >= 0);
+  if (config.mla.kv_lora_rank > 0) {
+    CHECK(config.head_dim == config.mla.qk_rope_head_dim);
+  }
   for (size_t i = 1; i < config.eos_token_ids.size(); ++i) {
     CHECK(config.eos_token_ids[i - 1] < config.eos_token_ids[i]);
   }

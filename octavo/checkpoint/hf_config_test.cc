@@ -16,6 +16,7 @@
 
 #include "octavo/base/file.h"
 #include "octavo/base/status.h"
+#include "octavo/checkpoint/hf_config_for_test.h"
 
 namespace octavo {
 namespace {
@@ -24,8 +25,6 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Pair;
-
-using Json = nlohmann::ordered_json;
 
 // Qwen3-0.6B's dimensions.
 Json Transformers4() {
@@ -49,25 +48,6 @@ Json Transformers5() {
   json["layer_types"] = std::vector<std::string>(28, "full_attention");
   json["rope_parameters"] = {{"rope_theta", 1000000.0}, {"rope_type", "default"}};
   return json;
-}
-
-HfConfig ParseOk(const Json& json, std::string_view generation = "") {
-  auto config = ParseHfConfig(json.dump(), generation);
-  EXPECT_TRUE(config.has_value()) << config.error().message();
-  return config.has_value() ? *std::move(config) : HfConfig();
-}
-
-// The error that follows from setting `key` of `json` to `value`.
-std::pair<StatusCode, std::string> ErrorWith(Json json, const std::string& key, const Json& value) {
-  json[key] = value;
-  const auto config = ParseHfConfig(json.dump(), "");
-  return {config.error().code(), config.has_value() ? "accepted" : config.error().message()};
-}
-
-std::pair<StatusCode, std::string> ErrorWithout(Json json, const std::string& key) {
-  json.erase(key);
-  const auto config = ParseHfConfig(json.dump(), "");
-  return {config.error().code(), config.has_value() ? "accepted" : config.error().message()};
 }
 
 void ExpectQwen(const HfConfig& config) {
@@ -98,22 +78,6 @@ TEST(HfConfig, ReadsTransformers4) {
 }
 
 TEST(HfConfig, ReadsTransformers5) { ExpectQwen(ParseOk(Transformers5())); }
-
-// The configs of the other trained models: MoE and MLA parse, though only their own spec can say
-// whether they can run.
-TEST(HfConfig, ReadsOtherArchitectures) {
-  const auto parse = [](const std::string& model) {
-    return ParseHfConfig(ReadTextFile("models/" + model + "/config.json").value(),
-                         ReadTextFile("models/" + model + "/generation_config.json").value());
-  };
-  const auto moe = parse("abacus-moe");
-  ASSERT_TRUE(moe.has_value()) << moe.error().message();
-  EXPECT_EQ(moe->architecture, "Qwen3MoeForCausalLM");
-  const auto mla = parse("abacus-mla");
-  ASSERT_TRUE(mla.has_value()) << mla.error().message();
-  EXPECT_EQ(mla->architecture, "DeepseekV3ForCausalLM");
-  EXPECT_EQ(mla->head_dim, 32);
-}
 
 // Qwen2 writes neither head_dim nor attention_bias, and a window that its flag turns off.
 TEST(HfConfig, FillsInWhatOlderFamiliesLeaveOut) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "octavo/base/status.h"
+#include "octavo/checkpoint/checkpoint.h"
 #include "octavo/checkpoint/hf_config.h"
 #include "octavo/model/spec/deepseek_v3_spec.h"
 #include "octavo/model/spec/gqa_spec.h"
@@ -146,6 +147,15 @@ Result<ModelSpec> MakeModelSpec(const HfConfig& config, std::string_view prefix)
   }
   IndexWeights(&spec);
   return spec;
+}
+
+Result<ModelSpec> MakeCheckpointSpec(const Checkpoint& checkpoint) {
+  std::vector<std::string_view> names;
+  names.reserve(checkpoint.tensors().size());
+  for (const StoredTensor& tensor : checkpoint.tensors()) {
+    names.push_back(tensor.name);
+  }
+  return MakeModelSpec(checkpoint.config(), DetectPrefix(names, checkpoint.config()));
 }
 
 bool IsSparseLayer(const ModelSpec& spec, int64_t layer) {

@@ -13,6 +13,8 @@
 
 namespace octavo {
 
+class Checkpoint;
+
 // What a weight is for. The policy decides by role, never by parts of a name.
 enum class Role {
   kEmbedding,
@@ -129,6 +131,10 @@ struct ModelSpec {
 // Errors: kUnsupported for an architecture, a prefix or an option that is not built, by name;
 // kInvalidArgument for dimensions that do not fit together, with expected and actual.
 Result<ModelSpec> MakeModelSpec(const HfConfig& config, std::string_view prefix = "model.");
+
+// The table of a checkpoint: with the prefix that its tensors have (text_prefix.h).
+// Errors: those of MakeModelSpec.
+Result<ModelSpec> MakeCheckpointSpec(const Checkpoint& checkpoint);
 
 // True for a layer (MTP layers included) whose MLP is a mixture of experts.
 bool IsSparseLayer(const ModelSpec& spec, int64_t layer);
