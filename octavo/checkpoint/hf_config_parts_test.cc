@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 #include <vector>
@@ -21,11 +22,26 @@ using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using ::testing::Pair;
 
+using Json = nlohmann::ordered_json;
+
+Json PublishedJson(const std::string& name) { return Json::parse(PublishedConfig(name)); }
+
+// The error that follows from setting `key` of `json` to `value`.
+std::pair<StatusCode, std::string> ErrorWith(Json json, const std::string& key, const Json& value) {
+  json[key] = value;
+  return ErrorOf(json.dump());
+}
+
+std::pair<StatusCode, std::string> ErrorWithout(Json json, const std::string& key) {
+  json.erase(key);
+  return ErrorOf(json.dump());
+}
+
 const char* const kMoe = "qwen3-30b-a3b";
 const char* const kDeepseek = "deepseek-v3";
 
 TEST(HfMoeConfig, ReadsQwen3Moe) {
-  const HfConfig config = ParseOk(PublishedJson(kMoe));
+  const HfConfig config = ParseOk(PublishedJson(kMoe).dump());
   EXPECT_EQ(config.architecture, "Qwen3MoeForCausalLM");
   EXPECT_EQ(config.moe.num_experts, 128);
   EXPECT_EQ(config.moe.num_experts_per_tok, 8);
@@ -41,7 +57,7 @@ TEST(HfMoeConfig, ReadsQwen3Moe) {
 // transformers 5 calls the experts num_local_experts.
 TEST(HfMoeConfig, ReadsTheTrainedModels) {
   const auto parse = [](const std::string& dir) {
-    return ParseOk(Json::parse(ReadTextFile("models/" + dir + "/config.json").value()),
+    return ParseOk(ReadTextFile("models/" + dir + "/config.json").value(),
                    ReadTextFile("models/" + dir + "/generation_config.json").value());
   };
   const HfConfig moe = parse("abacus-moe");
@@ -56,7 +72,7 @@ TEST(HfMoeConfig, ReadsTheTrainedModels) {
 }
 
 TEST(HfMoeConfig, ReadsDeepseek) {
-  const HfConfig config = ParseOk(PublishedJson(kDeepseek));
+  const HfConfig config = ParseOk(PublishedJson(kDeepseek).dump());
   EXPECT_EQ(config.moe, (HfMoeConfig{.num_experts = 256,
                                      .num_experts_per_tok = 8,
                                      .moe_intermediate_size = 2048,
@@ -83,16 +99,16 @@ TEST(HfMoeConfig, ReadsDeepseek) {
 TEST(HfMoeConfig, SortsTheLayersWithoutExperts) {
   Json json = PublishedJson(kMoe);
   json["mlp_only_layers"] = {47, 0, 3, 0};
-  EXPECT_THAT(ParseOk(json).moe.mlp_only_layers, ElementsAre(0, 3, 47));
+  EXPECT_THAT(ParseOk(json.dump()).moe.mlp_only_layers, ElementsAre(0, 3, 47));
 }
 
 TEST(HfMoeConfig, TakesOneNumberUnderThreeNames) {
   Json json = PublishedJson(kMoe);
   json["num_local_experts"] = 128;
   json["n_routed_experts"] = 128;
-  EXPECT_EQ(ParseOk(json).moe.num_experts, 128);
+  EXPECT_EQ(ParseOk(json.dump()).moe.num_experts, 128);
   json["n_routed_experts"] = 64;
-  EXPECT_EQ(ErrorOf(json).second,
+  EXPECT_EQ(ErrorOf(json.dump()).second,
             "config.json: n_routed_experts: expected 128 as elsewhere in the file, got 64");
 }
 
@@ -175,10 +191,10 @@ TEST(HfMlaConfig, NeedsNoHeadDimAndNoLatentOfQueries) {
   json["q_lora_rank"] = nullptr;
   json["num_attention_heads"] = 60;  // 7168 is no multiple.
   json["num_key_value_heads"] = 60;
-  EXPECT_EQ(ParseOk(json).mla.q_lora_rank, 0);
-  EXPECT_EQ(ParseOk(json).head_dim, 64);
+  EXPECT_EQ(ParseOk(json.dump()).mla.q_lora_rank, 0);
+  EXPECT_EQ(ParseOk(json.dump()).head_dim, 64);
   json["head_dim"] = 56;
-  EXPECT_EQ(ParseOk(json).head_dim, 64);
+  EXPECT_EQ(ParseOk(json.dump()).head_dim, 64);
 }
 
 TEST(HfConfig, RefusesByNameWhatOtherFamiliesAdd) {
@@ -226,8 +242,8 @@ TEST(HfConfig, ReadsANestedTextModel) {
                                                         {"llama-3.1-8b", "LlamaForCausalLM"},
                                                         {"qwen2.5-7b", "Qwen2ForCausalLM"}};
   for (const auto& [model, architecture] : models) {
-    const HfConfig plain = ParseOk(PublishedJson(model));
-    const HfConfig nested = ParseOk(Wrapped(PublishedJson(model)));
+    const HfConfig plain = ParseOk(PublishedJson(model).dump());
+    const HfConfig nested = ParseOk(Wrapped(PublishedJson(model)).dump());
     EXPECT_EQ(nested.architecture, architecture);
     EXPECT_EQ(nested.wrapper_architecture, "LlavaForConditionalGeneration");
     EXPECT_THAT(plain.wrapper_architecture, IsEmpty());
@@ -247,13 +263,13 @@ TEST(HfConfig, ReadsANestedTextModel) {
 TEST(HfConfig, TakesANestedModelsClassFromItsOwnConfigFirst) {
   Json json = Wrapped(PublishedJson(kDeepseek));
   json["text_config"]["model_type"] = "kimi_k2";
-  EXPECT_EQ(ParseOk(json).architecture, "DeepseekV3ForCausalLM");
+  EXPECT_EQ(ParseOk(json.dump()).architecture, "DeepseekV3ForCausalLM");
   json["text_config"]["model_type"] = "some_text";
-  EXPECT_EQ(ParseOk(json).architecture, "LlavaForConditionalGeneration");
+  EXPECT_EQ(ParseOk(json.dump()).architecture, "LlavaForConditionalGeneration");
   json["text_config"]["architectures"] = {"SomeForCausalLM"};
-  EXPECT_EQ(ParseOk(json).architecture, "SomeForCausalLM");
+  EXPECT_EQ(ParseOk(json.dump()).architecture, "SomeForCausalLM");
   json["text_config"]["architectures"] = Json::array();
-  EXPECT_EQ(ErrorOf(json).second,
+  EXPECT_EQ(ErrorOf(json.dump()).second,
             "config.json: text_config: architectures: expected a list that begins with a class "
             "name, got []");
 }
@@ -262,31 +278,31 @@ TEST(HfConfig, LooksInBothPlacesForWhatWrappersRepeat) {
   Json json = Wrapped(PublishedJson("qwen2.5-7b"));
   json["tie_word_embeddings"] = true;
   json["eos_token_id"] = 7;
-  EXPECT_TRUE(ParseOk(json).tie_word_embeddings);
-  EXPECT_THAT(ParseOk(json).eos_token_ids, ElementsAre(7, 151643));
+  EXPECT_TRUE(ParseOk(json.dump()).tie_word_embeddings);
+  EXPECT_THAT(ParseOk(json.dump()).eos_token_ids, ElementsAre(7, 151643));
   json["text_config"]["tie_word_embeddings"] = false;
   json["text_config"]["dtype"] = "float32";
-  EXPECT_FALSE(ParseOk(json).tie_word_embeddings);
-  EXPECT_EQ(ParseOk(json).dtype, "float32");
+  EXPECT_FALSE(ParseOk(json.dump()).tie_word_embeddings);
+  EXPECT_EQ(ParseOk(json.dump()).dtype, "float32");
   json["text_config"]["quantization_config"] = {{"quant_method", "fp8"}};
   json["compression_config"] = {{"quant_method", "other"}};
-  EXPECT_EQ(ParseOk(json).quantization_config, R"({"quant_method":"fp8"})");
+  EXPECT_EQ(ParseOk(json.dump()).quantization_config, R"({"quant_method":"fp8"})");
   json["quantization_config"] = {{"quant_method", "mxfp8"}};
-  EXPECT_EQ(ParseOk(json).quantization_config, R"({"quant_method":"mxfp8"})");
+  EXPECT_EQ(ParseOk(json.dump()).quantization_config, R"({"quant_method":"mxfp8"})");
 }
 
 // A config that has its sizes at the top is plain, whatever else it carries.
 TEST(HfConfig, ReadsTheTopWhereTheSizesAreThere) {
   Json json = PublishedJson("qwen2.5-7b");
   json["text_config"] = {{"hidden_size", 8}};
-  EXPECT_EQ(ParseOk(json).hidden_size, 3584);
-  EXPECT_THAT(ParseOk(json).wrapper_architecture, IsEmpty());
+  EXPECT_EQ(ParseOk(json.dump()).hidden_size, 3584);
+  EXPECT_THAT(ParseOk(json.dump()).wrapper_architecture, IsEmpty());
 }
 
 TEST(HfConfig, NamesThePlaceInsideANestedModel) {
   Json json = Wrapped(PublishedJson("qwen2.5-7b"));
   json["text_config"].erase("vocab_size");
-  EXPECT_EQ(ErrorOf(json).second,
+  EXPECT_EQ(ErrorOf(json.dump()).second,
             "config.json: text_config: vocab_size: expected an integer from 1 to 16777216, got "
             "nothing");
   EXPECT_EQ(ErrorWith(json, "text_config", 3).second,

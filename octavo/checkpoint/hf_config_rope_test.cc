@@ -6,8 +6,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "octavo/base/status.h"
 #include "octavo/checkpoint/hf_config.h"
@@ -18,11 +20,21 @@ namespace {
 
 using ::testing::Pair;
 
+using Json = nlohmann::ordered_json;
+
+Json PublishedJson(const std::string& name) { return Json::parse(PublishedConfig(name)); }
+
+// The error that follows from setting `key` of `json` to `value`.
+std::pair<StatusCode, std::string> ErrorWith(Json json, const std::string& key, const Json& value) {
+  json[key] = value;
+  return ErrorOf(json.dump());
+}
+
 const char* const kLlama = "llama-3.1-8b";
 const char* const kDeepseek = "deepseek-v3";
 
 TEST(HfRope, ReadsLlama3) {
-  const HfConfig config = ParseOk(PublishedJson(kLlama));
+  const HfConfig config = ParseOk(PublishedJson(kLlama).dump());
   EXPECT_EQ(config.rope_theta, 500000.0);
   EXPECT_EQ(config.rope_scaling, (RopeScaling{.type = RopeType::kLlama3,
                                               .factor = 8.0,
@@ -32,7 +44,7 @@ TEST(HfRope, ReadsLlama3) {
 }
 
 TEST(HfRope, ReadsYarn) {
-  const HfConfig config = ParseOk(PublishedJson(kDeepseek));
+  const HfConfig config = ParseOk(PublishedJson(kDeepseek).dump());
   EXPECT_EQ(config.rope_theta, 10000.0);
   const RopeScaling expected = {.type = RopeType::kYarn,
                                 .factor = 40.0,
@@ -48,33 +60,34 @@ TEST(HfRope, ReadsYarn) {
 TEST(HfRope, ReadsTheSameFromRopeParameters) {
   for (const char* name : {kLlama, kDeepseek}) {
     Json json = PublishedJson(name);
-    const HfConfig old = ParseOk(json);
+    const HfConfig old = ParseOk(json.dump());
     json["rope_parameters"] = json["rope_scaling"];
     json["rope_parameters"]["rope_theta"] = json["rope_theta"];
     json["rope_parameters"]["rope_type"] = RopeTypeName(old.rope_scaling.type);
-    EXPECT_EQ(ParseOk(json).rope_scaling, old.rope_scaling) << "both places";
+    EXPECT_EQ(ParseOk(json.dump()).rope_scaling, old.rope_scaling) << "both places";
     json.erase("rope_scaling");
     json.erase("rope_theta");
-    EXPECT_EQ(ParseOk(json).rope_scaling, old.rope_scaling);
-    EXPECT_EQ(ParseOk(json).rope_theta, old.rope_theta);
+    EXPECT_EQ(ParseOk(json.dump()).rope_scaling, old.rope_scaling);
+    EXPECT_EQ(ParseOk(json.dump()).rope_theta, old.rope_theta);
   }
 }
 
 TEST(HfRope, FillsInWhatYarnLeavesOut) {
   Json json = PublishedJson(kDeepseek);
   json["rope_scaling"] = {{"rope_type", "yarn"}, {"factor", 4}};
-  EXPECT_EQ(ParseOk(json).rope_scaling, (RopeScaling{.type = RopeType::kYarn,
-                                                     .factor = 4.0,
-                                                     .original_max_position_embeddings = 163840}));
+  EXPECT_EQ(
+      ParseOk(json.dump()).rope_scaling,
+      (RopeScaling{
+          .type = RopeType::kYarn, .factor = 4.0, .original_max_position_embeddings = 163840}));
   json["original_max_position_embeddings"] = 8192;
-  EXPECT_EQ(ParseOk(json).rope_scaling.original_max_position_embeddings, 8192);
+  EXPECT_EQ(ParseOk(json.dump()).rope_scaling.original_max_position_embeddings, 8192);
   json["rope_scaling"] = {{"rope_type", "yarn"},
                           {"factor", 4},
                           {"attention_factor", 1.25},
                           {"truncate", false},
                           {"mscale", nullptr}};
-  EXPECT_EQ(ParseOk(json).rope_scaling.attention_factor, 1.25);
-  EXPECT_FALSE(ParseOk(json).rope_scaling.truncate);
+  EXPECT_EQ(ParseOk(json.dump()).rope_scaling.attention_factor, 1.25);
+  EXPECT_FALSE(ParseOk(json.dump()).rope_scaling.truncate);
 }
 
 TEST(HfRope, NamesEveryType) {
@@ -94,7 +107,7 @@ void ExpectErrors(const std::vector<Change>& changes, StatusCode code) {
   for (const Change& change : changes) {
     Json json = PublishedJson(change.model);
     json["rope_scaling"][change.key] = change.value;
-    EXPECT_THAT(ErrorOf(json),
+    EXPECT_THAT(ErrorOf(json.dump()),
                 Pair(code, std::string("config.json: rope_scaling: ") + change.message));
   }
 }
@@ -142,15 +155,17 @@ TEST(HfRope, RefusesByNameWhatItDoesNotKnow) {
 TEST(HfRope, RefusesPlacesThatContradictEachOther) {
   Json json = PublishedJson(kLlama);
   json["original_max_position_embeddings"] = 4096;
-  EXPECT_EQ(ErrorOf(json).second,
+  EXPECT_EQ(ErrorOf(json.dump()).second,
             "config.json: rope_scaling: original_max_position_embeddings: expected 4096 as "
             "elsewhere in the file, got 8192");
   json.erase("original_max_position_embeddings");
   json["rope_parameters"] = json["rope_scaling"];
   json["rope_parameters"]["factor"] = 32.0;
-  EXPECT_EQ(ErrorOf(json).first, StatusCode::kInvalidArgument);
-  EXPECT_TRUE(ErrorOf(json).second.starts_with(
-      "config.json: rope_parameters: expected the same scaling as in rope_scaling, got {"));
+  EXPECT_EQ(ErrorOf(json.dump()).first, StatusCode::kInvalidArgument);
+  EXPECT_TRUE(
+      ErrorOf(json.dump())
+          .second.starts_with(
+              "config.json: rope_parameters: expected the same scaling as in rope_scaling, got {"));
   EXPECT_EQ(ErrorWith(PublishedJson(kLlama), "rope_scaling", "llama3").second,
             "config.json: rope_scaling: expected an object or null, got \"llama3\"");
 }

@@ -26,6 +26,19 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Pair;
 
+using Json = nlohmann::ordered_json;
+
+// The error that follows from setting `key` of `json` to `value`.
+std::pair<StatusCode, std::string> ErrorWith(Json json, const std::string& key, const Json& value) {
+  json[key] = value;
+  return ErrorOf(json.dump());
+}
+
+std::pair<StatusCode, std::string> ErrorWithout(Json json, const std::string& key) {
+  json.erase(key);
+  return ErrorOf(json.dump());
+}
+
 // Qwen3-0.6B's dimensions.
 Json Transformers4() {
   return Json::parse(R"({
@@ -72,12 +85,12 @@ void ExpectQwen(const HfConfig& config) {
 
 TEST(HfConfig, ReadsTransformers4) {
   const Json json = Transformers4();
-  const HfConfig config = ParseOk(json);
+  const HfConfig config = ParseOk(json.dump());
   ExpectQwen(config);
   EXPECT_EQ(config.config_json, json.dump());
 }
 
-TEST(HfConfig, ReadsTransformers5) { ExpectQwen(ParseOk(Transformers5())); }
+TEST(HfConfig, ReadsTransformers5) { ExpectQwen(ParseOk(Transformers5().dump())); }
 
 // Qwen2 writes neither head_dim nor attention_bias, and a window that its flag turns off.
 TEST(HfConfig, FillsInWhatOlderFamiliesLeaveOut) {
@@ -88,7 +101,7 @@ TEST(HfConfig, FillsInWhatOlderFamiliesLeaveOut) {
                           "eos_token_id", "tie_word_embeddings", "model_type", "hidden_act"}) {
     json.erase(key);
   }
-  const HfConfig config = ParseOk(json);
+  const HfConfig config = ParseOk(json.dump());
   EXPECT_EQ(config.head_dim, 64);  // 1024 / 16
   EXPECT_EQ(config.num_kv_heads, 16);
   EXPECT_FALSE(config.tie_word_embeddings);
@@ -101,15 +114,16 @@ TEST(HfConfig, TreatsNullAsAbsent) {
   for (const char* key : {"head_dim", "eos_token_id", "quantization_config", "layer_types"}) {
     json[key] = nullptr;
   }
-  EXPECT_EQ(ParseOk(json).head_dim, 64);
+  EXPECT_EQ(ParseOk(json.dump()).head_dim, 64);
 }
 
 TEST(HfConfig, UnitesEndOfSequenceIds) {
   Json json = Transformers4();
   json["eos_token_id"] = {7, 3};
-  EXPECT_THAT(ParseOk(json, R"({"eos_token_id":[9,3]})").eos_token_ids, ElementsAre(3, 7, 9));
-  EXPECT_THAT(ParseOk(json, R"({"eos_token_id":0})").eos_token_ids, ElementsAre(0, 3, 7));
-  EXPECT_THAT(ParseOk(json, R"({"temperature":0.6})").eos_token_ids, ElementsAre(3, 7));
+  EXPECT_THAT(ParseOk(json.dump(), R"({"eos_token_id":[9,3]})").eos_token_ids,
+              ElementsAre(3, 7, 9));
+  EXPECT_THAT(ParseOk(json.dump(), R"({"eos_token_id":0})").eos_token_ids, ElementsAre(0, 3, 7));
+  EXPECT_THAT(ParseOk(json.dump(), R"({"temperature":0.6})").eos_token_ids, ElementsAre(3, 7));
 }
 
 TEST(HfConfig, RefusesIdsThatAreNone) {
@@ -129,7 +143,7 @@ TEST(HfConfig, RefusesIdsThatAreNone) {
 TEST(HfConfig, KeepsTheTextOfTheQuantizationConfig) {
   Json json = Transformers4();
   json["quantization_config"] = Json::parse(R"({"quant_method": "fp8", "b": [128, 128]})");
-  EXPECT_EQ(ParseOk(json).quantization_config, R"({"quant_method":"fp8","b":[128,128]})");
+  EXPECT_EQ(ParseOk(json.dump()).quantization_config, R"({"quant_method":"fp8","b":[128,128]})");
   EXPECT_EQ(ErrorWith(Transformers4(), "quantization_config", "fp8").second,
             "config.json: quantization_config: expected an object or null, got \"fp8\"");
 }
@@ -138,7 +152,7 @@ TEST(HfConfig, KeepsTheTextOfTheQuantizationConfig) {
 TEST(HfConfig, FallsBackToTheCompressionConfig) {
   Json json = Transformers4();
   json["compression_config"] = {{"quant_method", "compressed-tensors"}};
-  EXPECT_EQ(ParseOk(json).quantization_config, R"({"quant_method":"compressed-tensors"})");
+  EXPECT_EQ(ParseOk(json.dump()).quantization_config, R"({"quant_method":"compressed-tensors"})");
 }
 
 TEST(HfConfig, NamesEveryKeyThatIsMissing) {
