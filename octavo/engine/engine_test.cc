@@ -96,13 +96,17 @@ TEST(Engine, AnswersConcurrentClientsAsIfEachWereAlone) {
   Started server;
   constexpr int kClients = 4;
   constexpr int kEach = 8;
+  const auto seed_of = [](int client, int i) {
+    return static_cast<uint64_t>(client) * kEach + static_cast<uint64_t>(i);
+  };
   std::vector<std::thread> clients;
+  clients.reserve(kClients);
   std::vector<std::vector<Collected>> results(kClients);
   for (int c = 0; c < kClients; ++c) {
     clients.emplace_back([&, c] {
       for (int i = 0; i < kEach; ++i) {
         const auto sink = std::make_shared<RecordingSink>();
-        const auto seed = static_cast<uint64_t>(c * kEach + i);
+        const uint64_t seed = seed_of(c, i);
         const Status status = server.engine->Submit(
             MakeRequest("c" + std::to_string(c) + "-" + std::to_string(i), seed, 12, sink));
         EXPECT_TRUE(status.ok()) << status.message();
@@ -116,7 +120,7 @@ TEST(Engine, AnswersConcurrentClientsAsIfEachWereAlone) {
   for (int c = 0; c < kClients; ++c) {
     for (int i = 0; i < kEach; ++i) {
       Harness harness;
-      const auto seed = static_cast<uint64_t>(c * kEach + i);
+      const uint64_t seed = seed_of(c, i);
       const Collected alone = harness.Run(MakeRequest("", seed, 12, nullptr));
       const Collected& actual = results[static_cast<size_t>(c)][static_cast<size_t>(i)];
       EXPECT_EQ(actual.all.new_ids, alone.all.new_ids);

@@ -87,6 +87,7 @@ TEST_P(Promise5, InCompanyAsAlone) {
   for (const int64_t length : Lengths()) {
     Harness harness(Options());
     std::vector<std::shared_ptr<RecordingSink>> others;
+    others.reserve(63);
     for (uint64_t i = 0; i < 30; ++i) {
       others.push_back(harness.Add(Other(i)));
     }

@@ -143,6 +143,7 @@ TEST(SampleToken, DependsOnSeedAndPositionAlone) {
   SamplerScratch fresh(101);
   SamplerScratch used(101);
   std::vector<float> row;
+  row.reserve(101);
   for (uint64_t i = 0; i < 101; ++i) {
     row.push_back(UniformFloat(1, i) * 4.0F);
   }
@@ -262,6 +263,7 @@ TEST(Logprobs, NeverFallBelowTheFloor) {
 
 TEST(ExpRow, HasTheBitsOfExpF32) {
   std::vector<float> row;
+  row.reserve(5001);
   for (uint64_t i = 0; i < 5000; ++i) {
     row.push_back(UniformFloat(5, i) * 120.0F - 120.0F);
   }

@@ -34,6 +34,7 @@ using testing::ElementsAre;
 
 std::vector<int32_t> Ids(int32_t first, int64_t count) {
   std::vector<int32_t> ids;
+  ids.reserve(static_cast<size_t>(count));
   for (int64_t i = 0; i < count; ++i) {
     ids.push_back(first + static_cast<int32_t>(i));
   }
@@ -230,6 +231,7 @@ class SchedulerTest : public testing::Test {
 
   std::vector<int64_t> Arrivals(const StepPlan& plan) const {
     std::vector<int64_t> arrivals;
+    arrivals.reserve(plan.sequences.size());
     for (const Sequence* sequence : plan.sequences) {
       arrivals.push_back(sequence->arrival);
     }

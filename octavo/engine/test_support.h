@@ -163,6 +163,7 @@ inline std::unique_ptr<ModelWeights> TinyWeights(const ModelSpec& spec, const Ba
 // `count` token ids of the tiny vocabulary that depend on `seed` alone.
 inline std::vector<int32_t> RandomIds(uint64_t seed, int64_t count) {
   std::vector<int32_t> ids;
+  ids.reserve(static_cast<size_t>(count));
   for (int64_t i = 0; i < count; ++i) {
     ids.push_back(static_cast<int32_t>(Philox(seed, static_cast<uint64_t>(i))[0] % 101));
   }
@@ -172,6 +173,7 @@ inline std::vector<int32_t> RandomIds(uint64_t seed, int64_t count) {
 // Logprobs must agree in every bit: EXPECT_EQ on their representations.
 inline std::vector<std::pair<int32_t, uint32_t>> Bits(const std::vector<TokenLogprob>& logprobs) {
   std::vector<std::pair<int32_t, uint32_t>> bits;
+  bits.reserve(logprobs.size());
   for (const TokenLogprob& entry : logprobs) {
     bits.emplace_back(entry.id, std::bit_cast<uint32_t>(entry.logprob));
   }
