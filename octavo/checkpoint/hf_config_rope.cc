@@ -4,11 +4,11 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "octavo/base/status.h"
 #include "octavo/checkpoint/hf_config.h"

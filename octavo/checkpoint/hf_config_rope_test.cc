@@ -1,15 +1,13 @@
 // Method: the rope objects of published configs and both spellings of each; then one member changed
 // at a time, each refusal with its whole message.
 
-#include "octavo/checkpoint/hf_config_rope.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
 #include <string>
-#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "octavo/base/status.h"
 #include "octavo/checkpoint/hf_config.h"

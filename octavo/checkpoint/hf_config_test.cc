@@ -14,7 +14,6 @@
 #include <utility>
 #include <vector>
 
-#include "octavo/base/file.h"
 #include "octavo/base/status.h"
 #include "octavo/checkpoint/hf_config_for_test.h"
 

@@ -1,5 +1,6 @@
 #include "octavo/model/spec/deepseek_v3_spec.h"
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string_view>

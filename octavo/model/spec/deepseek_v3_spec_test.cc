@@ -2,16 +2,17 @@
 // and shapes as HF transformers' modules make them and MTP layers as the published checkpoint
 // stores them; then each refusal once.
 
-#include "octavo/model/spec/deepseek_v3_spec.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
 #include "octavo/checkpoint/hf_config.h"
 #include "octavo/model/spec/model_spec.h"
 #include "octavo/model/spec/spec_for_test.h"

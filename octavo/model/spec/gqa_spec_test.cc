@@ -1,13 +1,14 @@
 // Method: tables written out by hand for tiny configs of each architecture and option, with names
 // and shapes as HF transformers' modules make them; then each refusal once.
 
-#include "octavo/model/spec/gqa_spec.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "octavo/base/status.h"

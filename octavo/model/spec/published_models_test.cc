@@ -58,7 +58,7 @@ struct Published {
 
 ModelSpec SpecOf(const std::string& name) {
   const auto config = ParseHfConfig(ReadTextFile("tests/data/model_spec/" + name + ".json").value(),
-                                    /*generation=*/"");
+                                    /*generation_config_json=*/"");
   EXPECT_TRUE(config.has_value()) << config.error().message();
   auto spec = MakeModelSpec(*config);
   EXPECT_TRUE(spec.has_value()) << spec.error().message();

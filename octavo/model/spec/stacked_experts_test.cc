@@ -13,6 +13,7 @@
 
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
+#include "octavo/checkpoint/hf_config.h"
 #include "octavo/model/spec/model_spec.h"
 #include "octavo/model/spec/spec_for_test.h"
 

@@ -2,13 +2,11 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
-#include <system_error>
 
 #include "octavo/checkpoint/hf_config.h"
 
@@ -30,11 +28,19 @@ int64_t LayerOfStripped(std::string_view name) {
     return -1;
   }
   name.remove_prefix(kLayers.size());
+  const std::string_view digits = name.substr(0, name.find('.'));
+  constexpr size_t kDigitsMax = 9;  // Far more layers than any model has, and no overflow.
+  if (digits.empty() || digits.size() > kDigitsMax) {
+    return -1;
+  }
   int64_t layer = 0;
-  const char* const end = name.data() + name.size();
-  const auto [stop, error] = std::from_chars(name.data(), end, layer);
-  const bool is_whole = error == std::errc() && (stop == end || *stop == '.');
-  return is_whole && layer >= 0 ? layer : -1;
+  for (const char digit : digits) {
+    if (digit < '0' || digit > '9') {
+      return -1;
+    }
+    layer = layer * 10 + (digit - '0');
+  }
+  return layer;
 }
 
 }  // namespace

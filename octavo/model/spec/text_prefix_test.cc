@@ -6,11 +6,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "octavo/base/status.h"
+#include "octavo/checkpoint/hf_config.h"
 #include "octavo/model/spec/model_spec.h"
 #include "octavo/model/spec/spec_for_test.h"
 
