@@ -3,6 +3,7 @@
 // loader, updater, server and auditor read this one table.
 
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -44,13 +45,32 @@ struct PrecisionTable {
   std::string Hash() const;
 };
 
-// Which linear weights --format means. Without a scope: all for the fp8 family and mxfp8 (mxfp8
-// without MLA's kv_b_proj); for nvfp4 the routed experts of a mixture of experts, and
-// gate/up/down of a dense model.
+// Which linear weights --format means. Without a scope: all for the fp8 family and mxfp8; for nvfp4
+// the routed experts of a mixture of experts, and gate/up/down of a dense model. In every scope
+// MLA's kv_b_proj stays BF16 for mxfp8 and nvfp4, and MTP layers for nvfp4 in ModelOpt's layout;
+// a PolicyRule may say otherwise.
 enum class QuantizeScope {
   kExperts,  // Routed experts.
   kMlp,      // Those, shared experts and dense MLPs.
   kAll,      // Every linear role.
+};
+
+// "experts", "mlp", "all": the spelling of --scope.
+std::string_view QuantizeScopeName(QuantizeScope scope);
+std::optional<QuantizeScope> ParseQuantizeScope(std::string_view name);
+
+// Inclusive.
+struct LayerRange {
+  int first = 0;
+  int last = 0;
+};
+
+// One [[rule]] of a policy file: the weights that all of its given selectors match.
+struct PolicyRule {
+  std::vector<std::string> patterns = {};  // As --keep; any of them. Empty: every name.
+  std::vector<Role> roles = {};            // Any of them. Empty: every role.
+  std::vector<LayerRange> layers = {};     // Any of them. Empty: weights outside layers too.
+  WeightFormat format = WeightFormat::kBf16;
 };
 
 // What a user asked for (docs/policy.md).
@@ -62,14 +82,21 @@ struct PolicyOptions {
   StoredLayout layout = StoredLayout::kDefault;
   // Dotted paths (whole segments), or globs when they hold a '*' (keep_pattern.h).
   std::vector<std::string> keep = {};
+  std::vector<PolicyRule> rules = {};  // Behind --keep, in order.
+  bool keep_mtp = false;               // Layers of multi-token prediction stay BF16.
 };
 
-// Rules, strongest first: role embedding / lm_head / norm, --keep in the order given, --keep-first,
-// --keep-last, --format. Every rule that was asked for must match a weight and win one.
+// Rules, strongest first: the roles that are never quantized, --keep in the order given, rules of a
+// policy file, --keep-mtp, --keep-first, --keep-last, what stays BF16 by default, --format. A
+// weight whose rows do not fit its format (ColsMultipleOf) stays BF16 by the rule "width K", and
+// with it all routed experts of its layer. Every rule that was asked for must match a weight, and
+// win one unless it asks for nothing else than what was decided.
 // Errors: kInvalidArgument, naming the rule, for one that matches nothing (with patterns that would
 // match) or wins nowhere (--format included: a table without one quantized weight), for any keep
-// beside --format bf16, for layer counts beyond the model, and for rules that split a fused set
-// (q/k/v, gate/up).
+// beside --format bf16, for layer counts beyond the model, for a rule that names exactly one weight
+// of a width that does not fit, and for rules that split what engines serve as one (q/k/v, q_a/kv_a,
+// gate/up, the routed experts of a layer); kUnsupported for a mix of formats that no configuration
+// can state.
 Result<PrecisionTable> CompilePolicy(const ModelSpec& spec, const PolicyOptions& options);
 
 // --- Stored form -------------------------------------------------------------------------------
@@ -113,8 +140,16 @@ std::vector<std::vector<int>> SharedScaleSets(const ModelSpec& spec, const Preci
 // --- In and out of a checkpoint's config.json ----------------------------------------------------
 
 // The text of quantization_config for a checkpoint stored by `table` (docs/formats.md), with our
-// own key "octavo": {"table": [...], "hash": HEX, ...}. Empty for a table that is all BF16.
-std::string QuantizationConfigJson(const PrecisionTable& table);
+// own key "octavo": {"table": [...], "hash": HEX, ...}. Its list also names `unknown_modules`, those
+// of matrices that the weight table does not know: an engine could take them for quantized ones.
+// Empty for a table that is all BF16.
+std::string QuantizationConfigJson(const PrecisionTable& table,
+                                   std::span<const std::string> unknown_modules = {});
+
+// The text of hf_quant_config.json, the file that ModelOpt writes beside config.json: for nvfp4 in
+// the default layout; empty for everything else.
+std::string HfQuantConfigJson(const PrecisionTable& table,
+                              std::span<const std::string> unknown_modules = {});
 
 // The table by which a checkpoint is stored: ours when `quantization_config` carries the "octavo"
 // key (its hash is checked), otherwise read in the dialect of its quant_method ("fp8": the

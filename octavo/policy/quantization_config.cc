@@ -1,5 +1,5 @@
-// The table in and out of config.json: quantization_config of docs/formats.md, with our own key
-// "octavo", and the reading of foreign ones.
+// The table out of config.json: from our own key "octavo", or in the dialect of a foreign
+// quantization_config.
 
 #include <fmt/core.h>
 
@@ -18,7 +18,7 @@
 #include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/foreign_table.h"
 #include "octavo/policy/json_depth.h"
-#include "octavo/policy/natural_order.h"
+#include "octavo/policy/own_key.h"
 #include "octavo/policy/precision_table.h"
 #include "octavo/policy/sglang_fp8.h"
 
@@ -27,50 +27,6 @@ namespace {
 
 using Json = nlohmann::json;
 using OrderedJson = nlohmann::ordered_json;
-
-// Version of the object under "octavo". A change of its meaning raises it.
-constexpr int kSchema = 1;
-constexpr std::string_view kOwnKey = "octavo";
-
-// The modules whose weight stays in BF16 although an engine could quantize it: linear layers and,
-// when the model stores one, the output head. Natural order.
-std::vector<std::string> KeptModules(const PrecisionTable& table) {
-  std::vector<std::string> modules;
-  for (const PrecisionRow& row : table.rows) {
-    if (row.format == WeightFormat::kBf16 &&
-        (IsLinearRole(row.role) || row.role == Role::kLmHead)) {
-      modules.emplace_back(ModuleOfWeight(row.name));
-    }
-  }
-  std::ranges::sort(modules, NaturalLess);
-  return modules;
-}
-
-OrderedJson OwnJson(const PrecisionTable& table) {
-  OrderedJson reasons = OrderedJson::object();
-  OrderedJson rows = OrderedJson::array();
-  for (const PrecisionRow& row : table.rows) {
-    OrderedJson out = {{"name", row.name},
-                       {"role", RoleName(row.role)},
-                       {"format", WeightFormatName(row.format)},
-                       {"rule", row.rule}};
-    // A rule gives one reason; only a row that differs carries its own.
-    if (!reasons.contains(row.rule)) {
-      reasons[row.rule] = row.reason;
-    } else if (reasons[row.rule] != row.reason) {
-      out["reason"] = row.reason;
-    }
-    if (!row.shadowed.empty()) {
-      out["shadowed"] = row.shadowed;
-    }
-    rows.push_back(std::move(out));
-  }
-  return {{"schema", kSchema},
-          {"format", WeightFormatName(table.format)},
-          {"hash", table.Hash()},
-          {"reasons", std::move(reasons)},
-          {"table", std::move(rows)}};
-}
 
 // For messages.
 std::string Dump(const Json& json) {
@@ -143,8 +99,8 @@ Result<PrecisionTable> ReadOwnTable(const ModelSpec& spec, const Json& own) {
     return BadOwnKey("expected an object");
   }
   const auto schema = own.find("schema");
-  if (schema == own.end() || !schema->is_number_integer() || *schema != kSchema) {
-    return Unsupported("quantization_config.octavo: schema: expected {}, got {}", kSchema,
+  if (schema == own.end() || !schema->is_number_integer() || *schema != kOwnSchema) {
+    return Unsupported("quantization_config.octavo: schema: expected {}, got {}", kOwnSchema,
                        schema == own.end() ? "none" : Dump(*schema));
   }
   const std::string* format_name = StringAt(own, "format");
@@ -163,7 +119,14 @@ Result<PrecisionTable> ReadOwnTable(const ModelSpec& spec, const Json& own) {
     return BadOwnKey(fmt::format("table: expected {} rows (the model's weights), got {}",
                                  spec.weights.size(), rows->size()));
   }
+  // Tables of before there were two layouts do not say.
+  const std::string* layout = StringAt(own, "layout");
   PrecisionTable table{.format = *format, .rows = {}};
+  if (layout != nullptr && *layout == LayoutName(StoredLayout::kCompressedTensors)) {
+    table.layout = StoredLayout::kCompressedTensors;
+  } else if (layout != nullptr && *layout != LayoutName(StoredLayout::kDefault)) {
+    return Unsupported("quantization_config.octavo: layout {} is not known here", *layout);
+  }
   for (size_t i = 0; i < spec.weights.size(); ++i) {
     ASSIGN_OR_RETURN(PrecisionRow row, ReadOwnRow(spec.weights[i], (*rows)[i], *reasons));
     table.rows.push_back(std::move(row));
@@ -174,6 +137,24 @@ Result<PrecisionTable> ReadOwnTable(const ModelSpec& spec, const Json& own) {
                                  hash == nullptr ? "none" : *hash));
   }
   return table;
+}
+
+// The settings that other engines read say what the table says; lists are the auditor's.
+Status CheckSettingsAgree(const PrecisionTable& table, const Json& config) {
+  const Json expected =
+      Json::parse(QuantizationConfigJson(table), nullptr, /*allow_exceptions=*/false);
+  if (!expected.is_object()) {
+    return BadOwnKey("the table quantizes nothing");
+  }
+  for (const auto& [key, value] : expected.items()) {
+    const bool is_setting =
+        key != kOwnKey && key != "modules_to_not_convert" && key != "ignore" && key != "producer";
+    if (is_setting && config.value(key, Json()) != value) {
+      return Corrupt("quantization_config.{}: expected {} for the stored table, got {}", key,
+                     Dump(value), Dump(config.value(key, Json())));
+    }
+  }
+  return OkStatus();
 }
 
 // Refuses, by name, what this dialect can say and is not built here.
@@ -212,24 +193,6 @@ Status CheckFp8Settings(const Json& config) {
 
 }  // namespace
 
-std::string QuantizationConfigJson(const PrecisionTable& table) {
-  const bool all_bf16 = std::ranges::all_of(
-      table.rows, [](const PrecisionRow& row) { return row.format == WeightFormat::kBf16; });
-  if (all_bf16) {
-    return {};
-  }
-  OrderedJson config = {{"quant_method", "fp8"},
-                        {"activation_scheme", "dynamic"},
-                        {"fmt", "e4m3"},
-                        {"weight_block_size", {kFp8BlockDim, kFp8BlockDim}}};
-  if (const std::vector<std::string> kept = KeptModules(table); !kept.empty()) {
-    config["modules_to_not_convert"] = kept;
-  }
-  config[kOwnKey] = OwnJson(table);
-  // Replacing, because no text that a user gave may make this throw.
-  return config.dump(2, ' ', /*ensure_ascii=*/false, OrderedJson::error_handler_t::replace);
-}
-
 Result<PrecisionTable> TableFromQuantizationConfig(const ModelSpec& spec,
                                                    std::string_view quantization_config) {
   if (quantization_config.empty()) {
@@ -243,8 +206,9 @@ Result<PrecisionTable> TableFromQuantizationConfig(const ModelSpec& spec,
     return Corrupt("quantization_config: expected a JSON object");
   }
   if (const auto own = config.find(kOwnKey); own != config.end()) {
-    RETURN_IF_ERROR(CheckFp8Settings(config));
-    return ReadOwnTable(spec, *own);
+    ASSIGN_OR_RETURN(PrecisionTable table, ReadOwnTable(spec, *own));
+    RETURN_IF_ERROR(CheckSettingsAgree(table, config));
+    return table;
   }
   RETURN_IF_ERROR(CheckFp8Settings(config));
   ASSIGN_OR_RETURN(const SglangFp8List list, ReadSglangFp8List(quantization_config, {}));
