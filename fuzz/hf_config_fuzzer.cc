@@ -38,7 +38,7 @@ void CheckRope(const octavo::RopeScaling& rope) {
   }
   CHECK(rope.factor >= 1.0);
   CHECK(rope.original_max_position_embeddings > 0);
-  CHECK(rope.beta_fast > rope.beta_slow);
+  CHECK(rope.beta_fast >= rope.beta_slow);
 }
 
 void CheckParsed(const octavo::HfConfig& config) {

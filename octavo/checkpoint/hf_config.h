@@ -34,7 +34,7 @@ struct RopeScaling {
   int64_t original_max_position_embeddings = 0;
   double low_freq_factor = 0.0;   // llama3: wavelengths above original / low are divided by factor.
   double high_freq_factor = 0.0;  // llama3: wavelengths below original / high stay; above low.
-  double beta_fast = 32.0;        // YaRN: rotations at which the ramp begins; above beta_slow.
+  double beta_fast = 32.0;        // YaRN: rotations at which the ramp begins; >= beta_slow.
   double beta_slow = 1.0;         // YaRN: rotations at which it ends.
   double attention_factor = 0.0;  // YaRN: on cos and sin; 0: from factor and the two mscales.
   double mscale = 0.0;            // YaRN; 0 when absent: HF then leaves both out of account.

@@ -105,9 +105,9 @@ Status ParseYarn(const HfSection& rope, RopeScaling& out) {
   RETURN_IF_ERROR(RefuseOtherKeys(rope, kYarnKeys, RopeType::kYarn));
   RETURN_IF_ERROR(rope.OptionalPositive("beta_fast", kFactorMax, out.beta_fast));
   RETURN_IF_ERROR(rope.OptionalPositive("beta_slow", kFactorMax, out.beta_slow));
-  if (out.beta_fast <= out.beta_slow) {
-    return InvalidArgument("{}: beta_fast: expected a number above beta_slow {:g}, got {:g}",
-                           rope.name(), out.beta_slow, out.beta_fast);
+  if (out.beta_fast < out.beta_slow) {
+    return InvalidArgument("{}: beta_fast: expected at least beta_slow {:g}, got {:g}", rope.name(),
+                           out.beta_slow, out.beta_fast);
   }
   RETURN_IF_ERROR(rope.OptionalPositive("attention_factor", kFactorMax, out.attention_factor));
   RETURN_IF_ERROR(rope.OptionalNumber("mscale", {.min = 0.0, .max = kFactorMax}, out.mscale));

@@ -86,6 +86,9 @@ TEST(HfRope, FillsInWhatYarnLeavesOut) {
                           {"mscale", nullptr}};
   EXPECT_EQ(ParseOk(json.dump()).rope_scaling.attention_factor, 1.25);
   EXPECT_FALSE(ParseOk(json.dump()).rope_scaling.truncate);
+  // A ramp of no width: Kimi-K2.
+  json["rope_scaling"] = {{"type", "yarn"}, {"factor", 32}, {"beta_fast", 1.0}, {"beta_slow", 1.0}};
+  EXPECT_EQ(ParseOk(json.dump()).rope_scaling.beta_fast, 1.0);
 }
 
 TEST(HfRope, NamesEveryType) {
@@ -122,7 +125,7 @@ TEST(HfRope, RefusesMembersThatAreWrong) {
         "high_freq_factor: expected a number above 0 and at most 1e+06, got \"4\""},
        {kLlama, "high_freq_factor", 1.0,
         "high_freq_factor: expected a number above low_freq_factor 1, got 1.0"},
-       {kDeepseek, "beta_fast", 1, "beta_fast: expected a number above beta_slow 1, got 1"},
+       {kDeepseek, "beta_fast", 0.5, "beta_fast: expected at least beta_slow 1, got 0.5"},
        {kDeepseek, "beta_slow", 0, "beta_slow: expected a number above 0 and at most 1e+06, got 0"},
        {kDeepseek, "attention_factor", 0,
         "attention_factor: expected a number above 0 and at most 1e+06, got 0"},
