@@ -31,9 +31,9 @@ std::string ConvertText(const ConvertReport& report, const std::string& out) {
   double worst_error = 0.0;
   std::string notes;
   for (const ConvertedTensor& tensor : report.tensors) {
-    if (tensor.relative_rms_error.has_value()) {
+    if (tensor.error.has_value()) {
       ++num_quantized;
-      worst_error = std::max(worst_error, *tensor.relative_rms_error);
+      worst_error = std::max(worst_error, tensor.error->RelativeRms());
     }
     if (!tensor.note.empty()) {
       notes += fmt::format("note       {}: {}\n", tensor.name, tensor.note);

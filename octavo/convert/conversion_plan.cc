@@ -4,12 +4,10 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstring>
-#include <functional>
-#include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -22,6 +20,9 @@
 #include "octavo/base/tensor.h"
 #include "octavo/checkpoint/checkpoint.h"
 #include "octavo/checkpoint/writer.h"
+#include "octavo/convert/source.h"
+#include "octavo/convert/source_tensors.h"
+#include "octavo/convert/stored_check.h"
 #include "octavo/formats/format.h"
 #include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/natural_order.h"
@@ -33,53 +34,10 @@ namespace {
 using OrderedJson = nlohmann::ordered_json;
 
 // Raised when the same plan would give other bytes than before.
-constexpr int kConverterVersion = 1;
+constexpr int kConverterVersion = 2;
 constexpr std::string_view kListKey = "modules_to_not_convert";
 constexpr std::string_view kOwnKey = "octavo";
 constexpr std::string_view kWeightSuffix = ".weight";
-
-// The suffixes under which formats store what belongs to a weight.
-constexpr std::array<std::string_view, 7> kScaleSuffixes = {
-    "_scale_inv", "_scale", "_scale_2", "_global_scale", ".input_scale", ".k_scale", ".v_scale"};
-
-bool IsScaleName(std::string_view name) {
-  return std::ranges::any_of(kScaleSuffixes,
-                             [&](std::string_view suffix) { return name.ends_with(suffix); });
-}
-
-bool IsFp8DType(DType dtype) {
-  return dtype == DType::kF8E4m3 || dtype == DType::kF8E5m2 || dtype == DType::kF8E8m0;
-}
-
-bool IsSourceDType(DType dtype) {
-  return dtype == DType::kBf16 || dtype == DType::kF16 || dtype == DType::kF32;
-}
-
-bool IsQuantized(const PrecisionTable& table) {
-  return std::ranges::any_of(
-      table.rows, [](const PrecisionRow& row) { return row.format != WeightFormat::kBf16; });
-}
-
-// The rows by name, and the names of all tensors as which they are stored.
-struct TableIndex {
-  explicit TableIndex(const PrecisionTable& table) {
-    for (const PrecisionRow& row : table.rows) {
-      rows.emplace(row.name, &row);
-      for (StoredTensorSpec& spec : StoredTensorsOf(row)) {
-        if (spec.name != row.name) {
-          parts.insert(std::move(spec.name));
-        }
-      }
-    }
-  }
-  const PrecisionRow* Find(std::string_view name) const {
-    const auto row = rows.find(name);
-    return row == rows.end() ? nullptr : row->second;
-  }
-
-  std::map<std::string, const PrecisionRow*, std::less<>> rows;
-  std::set<std::string, std::less<>> parts;  // Scales.
-};
 
 Status CheckTableIsOfModel(const ModelSpec& spec, const PrecisionTable& table) {
   const bool same =
@@ -89,44 +47,27 @@ Status CheckTableIsOfModel(const ModelSpec& spec, const PrecisionTable& table) {
                                 spec.architecture);
 }
 
-// The source is not quantized, or quantized exactly as asked. Returns whether it is the latter.
-Result<bool> SourceIsStoredByTable(const Checkpoint& checkpoint, const ModelSpec& spec,
-                                   const PrecisionTable& table) {
-  ASSIGN_OR_RETURN(const PrecisionTable stored,
-                   TableFromQuantizationConfig(spec, checkpoint.config().quantization_config));
-  if (!IsQuantized(stored)) {
-    return false;
-  }
-  for (size_t i = 0; i < stored.rows.size(); ++i) {
-    if (stored.rows[i].format != table.rows[i].format) {
-      return Unsupported(
-          "{}: the source is quantized by another table: {} is stored as {} and asked for as {}; "
-          "convert from the BF16 checkpoint",
-          checkpoint.dir(), stored.rows[i].name, WeightFormatName(stored.rows[i].format),
-          WeightFormatName(table.rows[i].format));
+// Names an engine's loader does not need: a multi-token-prediction layer may leave its copies of
+// the embedding and the head to the model's own.
+bool MayBeAbsent(const WeightSpec& weight) {
+  return weight.is_mtp && (weight.role == Role::kEmbedding || weight.role == Role::kLmHead);
+}
+
+Status CheckAllPresent(const Checkpoint& checkpoint, const ModelSpec& spec,
+                       const SourceTensors& sources) {
+  std::set<int> mtp_layers;  // Of which something is stored.
+  for (size_t i = 0; i < spec.weights.size(); ++i) {
+    if (spec.weights[i].is_mtp && sources.weights[i].has_value()) {
+      mtp_layers.insert(spec.weights[i].layer);
     }
   }
-  return true;
-}
-
-Status CheckSourceTensor(const PrecisionRow& row, const StoredTensor& tensor) {
-  if (!IsSourceDType(tensor.view.dtype) || tensor.view.shape != row.shape) {
-    return InvalidArgument("{}: expected {} BF16, F16 or F32, got {} {}", row.name,
-                           ShapeString(row.shape), ShapeString(tensor.view.shape),
-                           DTypeName(tensor.view.dtype));
-  }
-  return OkStatus();
-}
-
-Status CheckAllPresent(const Checkpoint& checkpoint, const PrecisionTable& table,
-                       bool passes_through) {
   std::vector<std::string> missing;
-  for (const PrecisionRow& row : table.rows) {
-    for (const StoredTensorSpec& spec : StoredTensorsOf(row)) {
-      const bool needed = passes_through || spec.name == row.name;
-      if (needed && checkpoint.Find(spec.name) == nullptr) {
-        missing.push_back(spec.name);
-      }
+  for (size_t i = 0; i < spec.weights.size(); ++i) {
+    const WeightSpec& weight = spec.weights[i];
+    const bool needed =
+        !weight.is_mtp || (mtp_layers.contains(weight.layer) && !MayBeAbsent(weight));
+    if (needed && !sources.weights[i].has_value()) {
+      missing.push_back(weight.name);
     }
   }
   if (missing.empty()) {
@@ -136,45 +77,253 @@ Status CheckAllPresent(const Checkpoint& checkpoint, const PrecisionTable& table
                          checkpoint.dir(), missing.front(), missing.size());
 }
 
-Status CheckUnknown(const StoredTensor& tensor) {
-  if (IsScaleName(tensor.name)) {
-    return InvalidArgument("{}: a scale, but no quantized weight that it belongs to", tensor.name);
-  }
-  if (IsFp8DType(tensor.view.dtype)) {
-    return InvalidArgument("{}: {} codes without a known weight and scale", tensor.name,
-                           DTypeName(tensor.view.dtype));
-  }
-  return OkStatus();
+// Whether codes and scales of `source` are what `row` is stored as, names and dtypes aside.
+bool Holds(const WeightSource& source, const PrecisionRow& row) {
+  const bool is_power_of_two_block =
+      source.format == WeightFormat::kFp8Ue8m0 && row.format == WeightFormat::kFp8;
+  return source.format == row.format || is_power_of_two_block;
 }
 
-// What happens to one tensor, with its headers appended to the shard.
-Status PlanTensor(const TableIndex& index, const StoredTensor& tensor, ConversionPlan& plan) {
-  ShardPlan& shard = plan.shards[static_cast<size_t>(tensor.shard_idx)];
-  ConvertStep step = {.source = &tensor, .row = index.Find(tensor.name)};
-  const TensorHeader as_is = {tensor.name, tensor.view.dtype, tensor.view.shape};
-  if (step.row == nullptr) {
-    if (!plan.passes_through || !index.parts.contains(tensor.name)) {
-      RETURN_IF_ERROR(CheckUnknown(tensor));
-      plan.unknown.push_back(tensor.name);
-    }
-    shard.headers.push_back(as_is);
-  } else if (step.row->format == WeightFormat::kBf16) {
-    RETURN_IF_ERROR(CheckSourceTensor(*step.row, tensor));
-    step.action = ConvertAction::kKeep;
-    shard.headers.push_back(as_is);
-  } else if (plan.passes_through) {
-    step.action = ConvertAction::kAdopt;
-    shard.headers.push_back(as_is);
-  } else {
-    RETURN_IF_ERROR(CheckSourceTensor(*step.row, tensor));
-    step.action = ConvertAction::kTransform;
-    for (StoredTensorSpec& spec : StoredTensorsOf(*step.row)) {
-      shard.headers.push_back({std::move(spec.name), spec.dtype, std::move(spec.shape)});
+// Whether a weight is stored exactly as a converter would store it.
+bool IsStoredAs(const FoundWeight& found, const PrecisionRow& row, StoredLayout layout) {
+  if (found.is_stacked || !Holds(found.source, row)) {
+    return false;
+  }
+  if (row.format == WeightFormat::kBf16) {
+    return true;  // Kept weights have the dtype that they came with.
+  }
+  return std::ranges::all_of(StoredTensorsOf(row, layout), [&](const StoredTensorSpec& spec) {
+    const StoredTensor* tensor = found.Find(spec.part);
+    return tensor != nullptr && tensor->name == spec.name &&
+           CheckStoredType(row, spec, tensor->view).ok();
+  });
+}
+
+// The source is what the table asks for, in tensors and in configuration.
+bool PassesThrough(const Checkpoint& checkpoint, const ModelSpec& spec, const PrecisionTable& table,
+                   const SourceTensors& sources) {
+  const std::string& config = checkpoint.config().quantization_config;
+  const auto stored = config.empty() ? Result<PrecisionTable>(NotFound("no quantization_config"))
+                                     : TableFromQuantizationConfig(spec, config);
+  if (!stored || stored->layout != table.layout) {
+    return false;
+  }
+  for (size_t i = 0; i < table.rows.size(); ++i) {
+    const std::optional<FoundWeight>& found = sources.weights[i];
+    if (stored->rows[i].format != table.rows[i].format ||
+        (found.has_value() && !IsStoredAs(*found, table.rows[i], table.layout))) {
+      return false;
     }
   }
-  shard.steps.push_back(step);
-  plan.bytes_in += tensor.view.NumBytes();
-  return OkStatus();
+  return true;
+}
+
+ConvertAction ActionFor(const WeightSource& source, const PrecisionRow& row, bool passes_through) {
+  const bool is_plain = source.format == WeightFormat::kBf16;
+  if (row.format == WeightFormat::kBf16) {
+    return is_plain ? ConvertAction::kKeep : ConvertAction::kDecode;
+  }
+  if (passes_through) {
+    return ConvertAction::kPassThrough;
+  }
+  if (Holds(source, row)) {
+    return ConvertAction::kAdopt;
+  }
+  if (source.format == WeightFormat::kFp8Ue8m0 && row.format == WeightFormat::kMxfp8) {
+    return ConvertAction::kBlocksToGroups;
+  }
+  if (source.format == WeightFormat::kMxfp8 && row.format == WeightFormat::kFp8Ue8m0) {
+    return ConvertAction::kGroupsToBlocks;
+  }
+  return ConvertAction::kEncode;
+}
+
+// The scale or divisor of one element that `spec` stores, from what the source has of either.
+float AdoptedValue(const FoundWeight& found, StoredPart part) {
+  const auto value_of = [&](StoredPart scale, StoredPart divisor) {
+    const bool want_divisor = part == divisor;
+    const StoredTensor* tensor = found.Find(part);
+    const bool same = tensor != nullptr;
+    if (!same) {
+      tensor = found.Find(want_divisor ? scale : divisor);
+    }
+    float value = 1.0F;
+    if (tensor != nullptr) {
+      WidenScales(tensor->view, 0, {&value, 1});
+    }
+    return same ? value : 1.0F / value;
+  };
+  if (part == StoredPart::kTensorScale || part == StoredPart::kTensorDivisor) {
+    return value_of(StoredPart::kTensorScale, StoredPart::kTensorDivisor);
+  }
+  return value_of(StoredPart::kInputScale, StoredPart::kInputDivisor);
+}
+
+// What the step writes.
+std::vector<StepOutput> OutputsOf(const ConvertStep& step, const FoundWeight& found,
+                                  StoredLayout layout) {
+  std::vector<StepOutput> outputs;
+  if (step.action == ConvertAction::kKeep) {
+    StoredTensorSpec spec = StoredTensorsOf(*step.row, layout).front();
+    spec.dtype = found.source.codes.dtype;
+    return {{.spec = std::move(spec)}};
+  }
+  if (step.action == ConvertAction::kPassThrough) {
+    for (const SourcePart& part : found.parts) {
+      const ConstTensorView& view = part.tensor->view;
+      outputs.push_back(
+          {.spec = {part.tensor->name, view.dtype, view.shape, part.part}, .from = part.tensor});
+    }
+    return outputs;
+  }
+  for (StoredTensorSpec& spec : StoredTensorsOf(*step.row, layout)) {
+    StepOutput output = {.spec = std::move(spec)};
+    const bool is_single =
+        output.spec.part != StoredPart::kCodes && output.spec.part != StoredPart::kScales;
+    if (step.action == ConvertAction::kAdopt) {
+      output.from = is_single ? nullptr : found.Find(output.spec.part);
+      output.value = is_single ? AdoptedValue(found, output.spec.part) : 1.0F;
+    }
+    outputs.push_back(std::move(output));
+  }
+  return outputs;
+}
+
+void SetAction(ConvertAction action, const FoundWeight& found, StoredLayout layout,
+               ConvertStep& step) {
+  step.action = action;
+  step.outputs = OutputsOf(step, found, layout);
+}
+
+ConvertStep StepFor(const FoundWeight& found, const PrecisionRow& row, int row_idx,
+                    const ConversionPlan& plan) {
+  ConvertStep step;
+  step.name = row.name;
+  step.row = &row;
+  step.row_idx = row_idx;
+  step.source = found.source;
+  SetAction(ActionFor(found.source, row, plan.passes_through), found, plan.layout, step);
+  if (found.is_stacked) {
+    step.bytes_in = found.source.codes.NumBytes();
+    step.note = fmt::format("a slice of {}", found.parts.front().tensor->name);
+  } else {
+    for (const SourcePart& part : found.parts) {
+      step.bytes_in += part.tensor->view.NumBytes();
+    }
+  }
+  if (step.action == ConvertAction::kKeep && found.source.codes.dtype != DType::kBf16) {
+    step.note += fmt::format("{}kept as {}", step.note.empty() ? "" : ", ",
+                             DTypeName(found.source.codes.dtype));
+  }
+  return step;
+}
+
+ConvertStep CopyStep(const StoredTensor& tensor) {
+  ConvertStep step;
+  step.name = tensor.name;
+  step.source = PlainSource({DType::kU8, {tensor.view.NumBytes()}, tensor.view.data});
+  step.outputs = {{.spec = {tensor.name, tensor.view.dtype, tensor.view.shape}, .from = &tensor}};
+  step.bytes_in = tensor.view.NumBytes();
+  step.note = "not in the model's weight table: kept as it is";
+  return step;
+}
+
+// The steps by row, while the plan is made; null where there is none.
+using StepsByRow = std::vector<ConvertStep*>;
+
+// A set is encoded whole or adopted whole: one member encoded anew would not share the scale of the
+// others.
+void PlanAmaxSets(const ModelSpec& spec, const PrecisionTable& table, const SourceTensors& sources,
+                  const StepsByRow& steps, ConversionPlan& plan) {
+  std::vector<std::vector<int>> sets = SharedScaleSets(spec, table);
+  std::set<int> in_sets;
+  for (const std::vector<int>& members : sets) {
+    in_sets.insert(members.begin(), members.end());
+  }
+  for (size_t i = 0; i < table.rows.size(); ++i) {
+    if (SharesScale(table.rows[i].format) && !in_sets.contains(static_cast<int>(i))) {
+      sets.push_back({static_cast<int>(i)});
+    }
+  }
+  for (std::vector<int>& members : sets) {
+    std::erase_if(members, [&](int row) { return steps[static_cast<size_t>(row)] == nullptr; });
+    const auto is_encoded = [&](int row) {
+      return steps[static_cast<size_t>(row)]->action == ConvertAction::kEncode;
+    };
+    if (std::ranges::none_of(members, is_encoded)) {
+      continue;
+    }
+    for (const int row : members) {
+      const auto idx = static_cast<size_t>(row);
+      if (!is_encoded(row)) {
+        SetAction(ConvertAction::kEncode, *sources.weights[idx], plan.layout, *steps[idx]);
+      }
+    }
+    plan.amax_sets.push_back(std::move(members));
+  }
+}
+
+// Says so where adopted members of a set have scales of their own: engines take one for all.
+void NoteUnsharedScales(const ModelSpec& spec, const PrecisionTable& table,
+                        const SourceTensors& sources, const StepsByRow& steps) {
+  for (const std::vector<int>& members : SharedScaleSets(spec, table)) {
+    for (const int row : members) {
+      const auto idx = static_cast<size_t>(row);
+      const auto first = static_cast<size_t>(members.front());
+      const bool adopted = steps[idx] != nullptr && steps[first] != nullptr &&
+                           steps[idx]->action != ConvertAction::kEncode;
+      if (adopted && sources.weights[idx]->source.tensor_scale !=
+                         sources.weights[first]->source.tensor_scale) {
+        steps[idx]->note = fmt::format("its scale is not that of {}, with which engines fuse it",
+                                       table.rows[first].name);
+      }
+    }
+  }
+}
+
+void FinishShard(ShardPlan& shard, ConversionPlan& plan) {
+  std::ranges::sort(shard.steps, {}, &ConvertStep::name);
+  for (ConvertStep& step : shard.steps) {
+    step.first_header = shard.headers.size();
+    plan.bytes_in += step.bytes_in;
+    for (const StepOutput& output : step.outputs) {
+      shard.headers.push_back({output.spec.name, output.spec.dtype, output.spec.shape});
+      plan.bytes_out += NumElements(output.spec.shape) * DTypeBytes(output.spec.dtype);
+    }
+  }
+}
+
+// Fills in the shards and the sets.
+void PlanSteps(const Checkpoint& checkpoint, const ModelSpec& spec, const PrecisionTable& table,
+               const SourceTensors& sources, ConversionPlan& plan) {
+  for (const std::string& file : checkpoint.shard_files()) {
+    plan.shards.push_back({.file = file, .headers = {}, .steps = {}});
+  }
+  std::vector<ConvertStep> steps;
+  steps.reserve(table.rows.size());  // Pointers into it stay.
+  StepsByRow by_row(table.rows.size());
+  for (size_t i = 0; i < table.rows.size(); ++i) {
+    if (sources.weights[i].has_value()) {
+      steps.push_back(StepFor(*sources.weights[i], table.rows[i], static_cast<int>(i), plan));
+      by_row[i] = &steps.back();
+    }
+  }
+  PlanAmaxSets(spec, table, sources, by_row, plan);
+  NoteUnsharedScales(spec, table, sources, by_row);
+  const auto shard_of = [&](const StoredTensor& tensor) -> ShardPlan& {
+    return plan.shards[static_cast<size_t>(tensor.shard_idx)];
+  };
+  for (ConvertStep& step : steps) {
+    const FoundWeight& found = *sources.weights[static_cast<size_t>(step.row_idx)];
+    shard_of(*found.parts.front().tensor).steps.push_back(std::move(step));
+  }
+  for (const StoredTensor* tensor : sources.others) {
+    plan.unknown.push_back(tensor->name);
+    shard_of(*tensor).steps.push_back(CopyStep(*tensor));
+  }
+  for (ShardPlan& shard : plan.shards) {
+    FinishShard(shard, plan);
+  }
 }
 
 // "NAME SIZE SECONDS.NANOSECONDS\n" of a source file: another file, or a changed one, differs.
@@ -190,14 +339,18 @@ Result<std::string> FileIdentity(const std::string& dir, const std::string& file
 
 Result<std::string> PlanHash(const Checkpoint& checkpoint, const PrecisionTable& table,
                              const ConversionPlan& plan) {
-  std::string text =
-      fmt::format("octavo convert {}\n{}\n{}\n", kConverterVersion, table.Hash(), plan.config_json);
+  std::string text = fmt::format("octavo convert {}\n{} {} {}\n{}\n{}\n", kConverterVersion,
+                                 table.Hash(), static_cast<int>(plan.layout), plan.direct,
+                                 plan.config_json, plan.hf_quant_config_json);
   for (const ShardPlan& shard : plan.shards) {
     ASSIGN_OR_RETURN(const std::string identity, FileIdentity(checkpoint.dir(), shard.file));
     text += identity;
     for (const TensorHeader& header : shard.headers) {
       text += fmt::format("{} {} {}\n", header.name, DTypeName(header.dtype),
                           ShapeString(header.shape));
+    }
+    for (const ConvertStep& step : shard.steps) {
+      text += fmt::format("{} {}\n", step.name, static_cast<int>(step.action));
     }
   }
   return HashHex(HashText(text));
@@ -207,10 +360,16 @@ Result<std::string> PlanHash(const Checkpoint& checkpoint, const PrecisionTable&
 
 std::vector<const StoredTensor*> UnknownTensors(const Checkpoint& checkpoint,
                                                 const PrecisionTable& table) {
-  const TableIndex index(table);
+  std::set<std::string> known;
+  for (const PrecisionRow& row : table.rows) {
+    known.insert(row.name);
+    for (StoredTensorSpec& spec : StoredTensorsOf(row, table.layout)) {
+      known.insert(std::move(spec.name));
+    }
+  }
   std::vector<const StoredTensor*> unknown;
   for (const StoredTensor& tensor : checkpoint.tensors()) {
-    if (index.Find(tensor.name) == nullptr && !index.parts.contains(tensor.name)) {
+    if (!known.contains(tensor.name)) {
       unknown.push_back(&tensor);
     }
   }
@@ -267,29 +426,20 @@ std::vector<std::string> ListedModules(std::string_view quantization_config) {
 }
 
 Result<ConversionPlan> PlanConversion(const Checkpoint& checkpoint, const ModelSpec& spec,
-                                      const PrecisionTable& table) {
+                                      const PrecisionTable& table, const PlanOptions& options) {
   RETURN_IF_ERROR(CheckTableIsOfModel(spec, table));
+  ASSIGN_OR_RETURN(const SourceTensors sources, FindSources(checkpoint, spec));
+  RETURN_IF_ERROR(CheckAllPresent(checkpoint, spec, sources));
   ConversionPlan plan;
-  ASSIGN_OR_RETURN(plan.passes_through, SourceIsStoredByTable(checkpoint, spec, table));
-  RETURN_IF_ERROR(CheckAllPresent(checkpoint, table, plan.passes_through));
-  for (const std::string& file : checkpoint.shard_files()) {
-    plan.shards.push_back({.file = file, .headers = {}, .steps = {}});
-  }
-  const TableIndex index(table);
-  for (const StoredTensor& tensor : checkpoint.tensors()) {
-    RETURN_IF_ERROR(PlanTensor(index, tensor, plan));
-  }
-  for (const ShardPlan& shard : plan.shards) {
-    for (const TensorHeader& header : shard.headers) {
-      plan.bytes_out += NumElements(header.shape) * DTypeBytes(header.dtype);
-    }
-  }
+  plan.layout = table.layout;
+  plan.direct = options.direct;
+  plan.passes_through = PassesThrough(checkpoint, spec, table, sources);
+  PlanSteps(checkpoint, spec, table, sources, plan);
   plan.config_json = checkpoint.config().config_json;
   if (!plan.passes_through) {
-    const auto unknown = UnknownTensors(checkpoint, table);
     ASSIGN_OR_RETURN(
         plan.config_json,
-        ConfigJsonWithQuantization(plan.config_json, QuantizationConfigFor(table, unknown)));
+        ConfigJsonWithQuantization(plan.config_json, QuantizationConfigFor(table, sources.others)));
   }
   ASSIGN_OR_RETURN(plan.hash, PlanHash(checkpoint, table, plan));
   return plan;

@@ -10,23 +10,43 @@
 #include "octavo/base/status.h"
 #include "octavo/checkpoint/checkpoint.h"
 #include "octavo/checkpoint/writer.h"
+#include "octavo/convert/source.h"
 #include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/precision_table.h"
 
 namespace octavo {
 
 enum class ConvertAction {
-  kTransform,  // TransformWeight of the row.
-  kKeep,       // A weight kept as it is: checked finite, bytes copied.
-  kAdopt,      // Already in its stored form: checked with its scales, bytes copied.
-  kCopy,       // A scale of an adopted weight, or a tensor that the weight table does not know.
+  kEncode,          // Quantized from values, or from what other codes decode to.
+  kKeep,            // Values checked finite, bytes copied.
+  kDecode,          // Codes to BF16.
+  kAdopt,           // Codes copied as they are, scales in the form that the target has.
+  kPassThrough,     // Everything copied as it is, and checked.
+  kBlocksToGroups,  // Blocks with power-of-two scales to mxfp8: the codes stay.
+  kGroupsToBlocks,  // mxfp8 to such blocks: the codes only change by a power of two. Where one
+                    // does not survive that, kEncode.
+  kCopy,            // A tensor that the weight table does not know: bytes copied.
 };
 
-// One tensor of the source. Pointers are into the checkpoint and the table.
+// One tensor that a step writes.
+struct StepOutput {
+  StoredTensorSpec spec;
+  // What it is copied from, for kAdopt and kPassThrough. Null where `value` says what it holds.
+  const StoredTensor* from = nullptr;
+  float value = 1.0F;  // Of an adopted tensor of one element.
+};
+
+// One weight, or one tensor that is no weight. Pointers are into the checkpoint and the table.
 struct ConvertStep {
-  const StoredTensor* source = nullptr;
+  std::string_view name;
   const PrecisionRow* row = nullptr;  // Null for kCopy.
+  int row_idx = -1;                   // In table.rows.
   ConvertAction action = ConvertAction::kCopy;
+  WeightSource source;  // For kCopy the bytes.
+  std::vector<StepOutput> outputs;
+  size_t first_header = 0;  // Of outputs, in ShardPlan::headers.
+  int64_t bytes_in = 0;     // Of everything that the step reads.
+  std::string note;         // For the report.
 };
 
 // One file, under the name that it has in the source.
@@ -38,7 +58,13 @@ struct ShardPlan {
 
 struct ConversionPlan {
   std::vector<ShardPlan> shards;
+  // Rows whose weights are encoded with one amax: every row of a format with SharesScale that has
+  // a step to encode it is in one set, alone or with the others.
+  std::vector<std::vector<int>> amax_sets;
+  StoredLayout layout = StoredLayout::kDefault;
+  bool direct = false;
   std::string config_json;
+  std::string hf_quant_config_json;  // Empty: there is none.
   std::vector<std::string> unknown;  // Tensors that the weight table does not know, by name.
   int64_t bytes_in = 0;
   int64_t bytes_out = 0;
@@ -48,12 +74,18 @@ struct ConversionPlan {
   std::string hash;
 };
 
-// `checkpoint` and `table` must outlive the plan.
-// Errors: kInvalidArgument for a weight that is missing or of another shape or dtype, a scale
-// without its weight, a table of another model; kUnsupported for a source that is quantized by
-// another table; all name the tensor.
+struct PlanOptions {
+  // F32 and F16 weights are encoded as they are, not rounded to BF16 first. Default: false, for the
+  // trainer runs a BF16 model.
+  bool direct = false;
+};
+
+// `checkpoint` and `table` must outlive the plan. Weights of MTP layers may be missing, all of a
+// layer; scales go into the file of their weight.
+// Errors: kInvalidArgument for a weight that is missing, a table of another model; those of
+// FindSources (source_tensors.h); all name the tensor.
 Result<ConversionPlan> PlanConversion(const Checkpoint& checkpoint, const ModelSpec& spec,
-                                      const PrecisionTable& table);
+                                      const PrecisionTable& table, const PlanOptions& options = {});
 
 // The tensors of `checkpoint` that belong to no weight of `table`, by name.
 std::vector<const StoredTensor*> UnknownTensors(const Checkpoint& checkpoint,

@@ -1,17 +1,14 @@
 #include "octavo/convert/convert.h"
 
-#include <fmt/core.h>
-
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
-#include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
-#include "octavo/base/check.h"
 #include "octavo/base/file.h"
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
@@ -19,31 +16,33 @@
 #include "octavo/checkpoint/checkpoint.h"
 #include "octavo/checkpoint/writer.h"
 #include "octavo/convert/conversion_plan.h"
-#include "octavo/convert/measure.h"
 #include "octavo/convert/out_folder.h"
-#include "octavo/convert/transform.h"
+#include "octavo/convert/shard_run.h"
+#include "octavo/convert/write_behind.h"
 #include "octavo/formats/format.h"
-#include "octavo/formats/fp8_block.h"
+#include "octavo/formats/quantize.h"
 #include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/precision_table.h"
 
 namespace octavo {
 namespace {
 
-// One run: what its steps share.
+// One run: what its files share.
 struct Run {
   const Checkpoint& checkpoint;
   const ConversionPlan& plan;
   const ConvertOptions& options;
-  ThreadPool pool;
+  ThreadPool& pool;
+  ShardRunner runner;
+  Committer committer;
   ConvertReport report;
-  int64_t bytes_done = 0;
+  int64_t bytes_done = 0;  // Of the files before the one at work.
 
-  void Advance(const StoredTensor& tensor) {
-    bytes_done += tensor.view.NumBytes();
+  void Progress(std::string_view tensor, int64_t bytes_in_shard) {
     if (options.progress) {
-      (*options.progress)(
-          {.tensor = tensor.name, .bytes_done = bytes_done, .bytes_total = plan.bytes_in});
+      (*options.progress)({.tensor = tensor,
+                           .bytes_done = bytes_done + bytes_in_shard,
+                           .bytes_total = plan.bytes_in});
     }
   }
 };
@@ -55,96 +54,91 @@ std::string PathIn(const std::string& dir, std::string_view name) {
 // The report's line before anything is measured.
 ConvertedTensor LineOf(const ConvertStep& step) {
   ConvertedTensor line;
-  line.name = step.source->name;
-  line.bytes_in = step.source->view.NumBytes();
-  line.bytes_out = line.bytes_in;
+  line.name = step.name;
+  line.bytes_in = step.bytes_in;
+  for (const StepOutput& output : step.outputs) {
+    line.bytes_out += NumElements(output.spec.shape) * DTypeBytes(output.spec.dtype);
+  }
+  line.note = step.note;
   if (step.row == nullptr) {
-    line.format = DTypeName(step.source->view.dtype);
+    line.format = DTypeName(step.outputs.front().spec.dtype);
     return line;
   }
+  line.role = RoleName(step.row->role);
   line.format = WeightFormatName(step.row->format);
-  if (step.action == ConvertAction::kKeep && step.source->view.dtype != DType::kBf16) {
-    line.note = fmt::format("kept as {}", DTypeName(step.source->view.dtype));
-  }
+  line.rule = step.row->rule;
   return line;
 }
 
-Status Transform(const ConvertStep& step, Run& run, ShardWriter& writer, ConvertedTensor& line) {
-  ASSIGN_OR_RETURN(const std::vector<OwnedTensor> stored,
-                   TransformWeight(*step.row, step.source->view, {.pool = &run.pool}));
-  line.bytes_out = 0;
-  for (const OwnedTensor& tensor : stored) {
-    RETURN_IF_ERROR(writer.Append(tensor.View()));
-    line.bytes_out += tensor.bytes.num_bytes();
+int64_t BytesIn(const ShardPlan& shard) {
+  int64_t bytes = 0;
+  for (const ConvertStep& step : shard.steps) {
+    bytes += step.bytes_in;
   }
-  const Fp8BlockError error =
-      MeasureStored(step.source->view, stored[0].View(), stored[1].View(), &run.pool);
-  line.relative_rms_error = error.RelativeRms();
-  line.num_saturated = error.num_saturated;
-  line.num_zero_blocks = error.num_zero_blocks;
-  return OkStatus();
-}
-
-// Checks a weight that is copied: the transform refuses what must not be stored.
-Status CheckCopied(const ConvertStep& step, Run& run) {
-  if (step.action == ConvertAction::kKeep) {
-    return CheckWeight(*step.row, step.source->view, &run.pool);
-  }
-  std::vector<ConstTensorView> stored;
-  for (const StoredTensorSpec& spec : StoredTensorsOf(*step.row)) {
-    const StoredTensor* part = run.checkpoint.Find(spec.name);
-    CHECK(part != nullptr);  // PlanConversion saw it.
-    stored.push_back(part->view);
-  }
-  return AdoptStored(*step.row, stored).error();
-}
-
-Status RunStep(const ConvertStep& step, Run& run, ShardWriter& writer) {
-  ConvertedTensor line = LineOf(step);
-  if (step.action == ConvertAction::kTransform) {
-    RETURN_IF_ERROR(Transform(step, run, writer, line));
-  } else {
-    if (step.row != nullptr) {
-      RETURN_IF_ERROR(CheckCopied(step, run));
-    }
-    RETURN_IF_ERROR(writer.Append(step.source->view));
-  }
-  run.report.tensors.push_back(std::move(line));
-  run.Advance(*step.source);
-  return OkStatus();
+  return bytes;
 }
 
 // The lines of a file that an earlier run finished: sizes as planned, nothing measured.
 void ReportFinished(const ShardPlan& shard, Run& run) {
   for (const ConvertStep& step : shard.steps) {
     ConvertedTensor line = LineOf(step);
-    if (step.action == ConvertAction::kTransform) {
-      line.bytes_out = 0;
-      for (const StoredTensorSpec& spec : StoredTensorsOf(*step.row)) {
-        line.bytes_out += NumElements(spec.shape) * DTypeBytes(spec.dtype);
-      }
-    }
     line.note += line.note.empty() ? "written by an earlier run" : ", written by an earlier run";
     run.report.tensors.push_back(std::move(line));
-    run.Advance(*step.source);
   }
   ++run.report.num_files_resumed;
 }
 
-Status ConvertShard(const ShardPlan& shard, Run& run) {
-  if (run.options.resume) {
-    ASSIGN_OR_RETURN(const bool finished, IsFinished(shard, run.options.out_dir));
-    if (finished) {
-      ReportFinished(shard, run);
-      return OkStatus();
+void Report(const ShardPlan& shard, const std::vector<QuantizationError>& errors, Run& run) {
+  for (size_t i = 0; i < shard.steps.size(); ++i) {
+    ConvertedTensor line = LineOf(shard.steps[i]);
+    if (errors[i].num_values > 0) {
+      line.error = errors[i];
     }
+    run.report.tensors.push_back(std::move(line));
   }
+}
+
+Status ConvertShard(const ShardPlan& shard, Run& run) {
   ASSIGN_OR_RETURN(ShardWriter writer,
                    ShardWriter::Create(PathIn(run.options.out_dir, shard.file), shard.headers));
-  for (const ConvertStep& step : shard.steps) {
-    RETURN_IF_ERROR(RunStep(step, run, writer));
+  const auto progress = [&](const ConvertStep& step, int64_t bytes) {
+    run.Progress(step.name, bytes);
+  };
+  ASSIGN_OR_RETURN(const std::vector<QuantizationError> errors,
+                   run.runner.Run(shard, writer, progress));
+  Report(shard, errors, run);
+  return run.committer.Submit(std::move(writer));
+}
+
+// Files that an earlier run of the same plan finished; none without --resume.
+Result<std::vector<bool>> FinishedShards(const ConversionPlan& plan,
+                                         const ConvertOptions& options) {
+  std::vector<bool> finished;
+  for (const ShardPlan& shard : plan.shards) {
+    bool is_finished = false;
+    if (options.resume) {
+      ASSIGN_OR_RETURN(is_finished, IsFinished(shard, options.out_dir));
+    }
+    finished.push_back(is_finished);
   }
-  return writer.Commit();
+  return finished;
+}
+
+Status ConvertShards(Run& run) {
+  const ConversionPlan& plan = run.plan;
+  ASSIGN_OR_RETURN(const std::vector<bool> finished, FinishedShards(plan, run.options));
+  RETURN_IF_ERROR(CheckFreeSpace(plan, finished, run.options.out_dir));
+  for (size_t i = 0; i < plan.shards.size(); ++i) {
+    const ShardPlan& shard = plan.shards[i];
+    if (finished[i]) {
+      ReportFinished(shard, run);
+    } else {
+      RETURN_IF_ERROR(ConvertShard(shard, run));
+    }
+    run.bytes_done += BytesIn(shard);
+    run.Progress(shard.file, 0);
+  }
+  return run.committer.Wait();
 }
 
 // The index and what stands beside the weights; config.json completes the folder.
@@ -154,18 +148,15 @@ Status Finish(Run& run) {
   for (const ShardPlan& shard : run.plan.shards) {
     contents.push_back({.file = shard.file, .tensors = shard.headers});
   }
-  RETURN_IF_ERROR(CopyExtraFiles(run.checkpoint, run.options.out_dir));
-  RETURN_IF_ERROR(WriteIndex(run.options.out_dir, contents));
-  RETURN_IF_ERROR(WriteTextFile(PathIn(run.options.out_dir, "config.json"), run.plan.config_json));
-  return ReleaseOutFolder(run.options.out_dir);
-}
-
-void NoteUnknown(const ConversionPlan& plan, ConvertReport& report) {
-  for (ConvertedTensor& line : report.tensors) {
-    if (std::ranges::binary_search(plan.unknown, line.name)) {
-      line.note = "not in the model's weight table: kept as it is";
-    }
+  const std::string& out_dir = run.options.out_dir;
+  RETURN_IF_ERROR(CopyExtraFiles(run.checkpoint, out_dir));
+  RETURN_IF_ERROR(WriteIndex(out_dir, contents));
+  if (!run.plan.hf_quant_config_json.empty()) {
+    RETURN_IF_ERROR(
+        WriteTextFile(PathIn(out_dir, kHfQuantConfigFile), run.plan.hf_quant_config_json));
   }
+  RETURN_IF_ERROR(WriteTextFile(PathIn(out_dir, "config.json"), run.plan.config_json));
+  return ReleaseOutFolder(out_dir);
 }
 
 }  // namespace
@@ -174,19 +165,19 @@ Result<ConvertReport> ConvertCheckpoint(const Checkpoint& checkpoint, const Mode
                                         const PrecisionTable& table,
                                         const ConvertOptions& options) {
   const auto start = std::chrono::steady_clock::now();
-  ASSIGN_OR_RETURN(const ConversionPlan plan, PlanConversion(checkpoint, spec, table));
+  ASSIGN_OR_RETURN(const ConversionPlan plan,
+                   PlanConversion(checkpoint, spec, table, {.direct = options.direct}));
   RETURN_IF_ERROR(ClaimOutFolder(checkpoint, plan, options.out_dir));
-  const int num_threads = options.num_threads > 0 ? options.num_threads : NumUsableThreads();
+  ThreadPool pool(options.num_threads > 0 ? options.num_threads : NumUsableThreads());
   Run run = {.checkpoint = checkpoint,
              .plan = plan,
              .options = options,
-             .pool = ThreadPool(num_threads),
+             .pool = pool,
+             .runner = ShardRunner(plan, pool),
+             .committer = {},
              .report = {}};
-  for (const ShardPlan& shard : plan.shards) {
-    RETURN_IF_ERROR(ConvertShard(shard, run));
-  }
+  RETURN_IF_ERROR(ConvertShards(run));
   RETURN_IF_ERROR(Finish(run));
-  NoteUnknown(plan, run.report);
   run.report.bytes_in = plan.bytes_in;
   run.report.bytes_out = plan.bytes_out;
   run.report.passed_through = plan.passes_through;
@@ -194,32 +185,6 @@ Result<ConvertReport> ConvertCheckpoint(const Checkpoint& checkpoint, const Mode
   run.report.seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return std::move(run.report);
-}
-
-std::string ConvertReportJson(const ConvertReport& report) {
-  nlohmann::ordered_json tensors = nlohmann::ordered_json::array();
-  for (const ConvertedTensor& tensor : report.tensors) {
-    nlohmann::ordered_json line = {{"name", tensor.name},
-                                   {"format", tensor.format},
-                                   {"bytes_in", tensor.bytes_in},
-                                   {"bytes", tensor.bytes_out},
-                                   {"relative_rms_error", nullptr},
-                                   {"saturated", tensor.num_saturated},
-                                   {"zero_blocks", tensor.num_zero_blocks},
-                                   {"note", tensor.note}};
-    if (tensor.relative_rms_error) {
-      line["relative_rms_error"] = *tensor.relative_rms_error;
-    }
-    tensors.push_back(std::move(line));
-  }
-  const nlohmann::ordered_json json = {{"seconds", report.seconds},
-                                       {"bytes_in", report.bytes_in},
-                                       {"bytes_out", report.bytes_out},
-                                       {"table_hash", report.table_hash},
-                                       {"passed_through", report.passed_through},
-                                       {"files_resumed", report.num_files_resumed},
-                                       {"tensors", std::move(tensors)}};
-  return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
 
 }  // namespace octavo

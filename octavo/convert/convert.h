@@ -14,15 +14,16 @@
 #include "octavo/base/function_ref.h"
 #include "octavo/base/status.h"
 #include "octavo/checkpoint/checkpoint.h"
+#include "octavo/formats/quantize.h"
 #include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/precision_table.h"
 
 namespace octavo {
 
-// What is done so far, after each tensor of the source.
+// What is done so far, now and then.
 struct ConvertProgress {
-  std::string_view tensor;
-  int64_t bytes_done = 0;  // Of the source.
+  std::string_view tensor;  // One of those at work.
+  int64_t bytes_done = 0;   // Of the source.
   int64_t bytes_total = 0;
 };
 
@@ -33,20 +34,22 @@ struct ConvertOptions {
   int num_threads = 0;  // 0: NumUsableThreads(). Changes time, never bytes.
   // Keeps the finished files of an unfinished run in out_dir. Without it they are written anew.
   bool resume = false;
+  // F32 and F16 weights are encoded as they are, not rounded to BF16 first. Default: false.
+  bool direct = false;
+  // Called on the caller's thread.
   std::optional<FunctionRef<void(const ConvertProgress&)>> progress;
 };
 
-// One tensor of the source and what became of it.
+// One weight, or one tensor that is none, and what became of it.
 struct ConvertedTensor {
   std::string name;
+  std::string role;       // Of the weight table; empty for a tensor that it does not know.
   std::string format;     // The row's: "bf16", "fp8". For a tensor without row its dtype.
-  int64_t bytes_in = 0;   // In the source.
+  std::string rule;       // Of the policy, that decided so.
+  int64_t bytes_in = 0;   // In the source, with its scales.
   int64_t bytes_out = 0;  // With its scales.
-  // Of fp8 weights encoded in this run: RMS error over RMS value (Fp8BlockError), and what the
-  // blocks looked like.
-  std::optional<double> relative_rms_error;
-  int64_t num_saturated = 0;
-  int64_t num_zero_blocks = 0;
+  // Of weights encoded in this run, against what was encoded.
+  std::optional<QuantizationError> error;
   std::string note;  // Why a tensor is not plainly converted; empty as a rule.
 };
 
@@ -60,16 +63,19 @@ struct ConvertReport {
   std::vector<ConvertedTensor> tensors;  // By file, then by name as bytes.
 };
 
-// Memory: one tensor with its stored form, beside the mapped source. The source is never written.
+// Memory: a few MiB a thread beside the mapped source, whatever the size of the model. The source
+// is never written.
 // Errors: those of PlanConversion (conversion_plan.h), before anything is written;
-// kInvalidArgument for an out_dir that is the source or holds something else; NaN and infinity by
-// tensor, count and index; those of writing. After an error out_dir is no checkpoint.
+// kInvalidArgument for an out_dir that is the source or holds something else; kExhausted when the
+// disk has no room for the result; NaN and infinity by tensor, count and index; those of writing.
+// After an error out_dir is no checkpoint.
 Result<ConvertReport> ConvertCheckpoint(const Checkpoint& checkpoint, const ModelSpec& spec,
                                         const PrecisionTable& table, const ConvertOptions& options);
 
 // {"seconds", "bytes_in", "bytes_out", "table_hash", "passed_through", "files_resumed",
-//  "tensors": [{"name", "format", "bytes_in", "bytes", "relative_rms_error", "saturated",
-//  "zero_blocks", "note"}]}; the error is null where none was measured.
+//  "tensors": [{"name", "role", "format", "rule", "bytes_in", "bytes", "relative_rms_error",
+//  "max_error", "saturated_share", "zero_blocks", "subnormal_scale_share", "note"}]}; what was not
+// measured is null.
 std::string ConvertReportJson(const ConvertReport& report);
 
 }  // namespace octavo

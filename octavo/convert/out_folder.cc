@@ -25,6 +25,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kStateSchema = 1;
+// For headers, index, configuration and what is copied along.
+constexpr int64_t kSpareBytes = int64_t{64} << 20;
 
 std::string StatePath(const std::string& out_dir) {
   return (fs::path(out_dir) / kConvertStateFile).string();
@@ -131,6 +133,26 @@ Result<bool> IsFinished(const ShardPlan& shard, const std::string& out_dir) {
     return Corrupt("{}: not the file that this plan writes; remove it", path);
   }
   return true;
+}
+
+Status CheckFreeSpace(const ConversionPlan& plan, const std::vector<bool>& finished,
+                      const std::string& out_dir) {
+  int64_t needed_bytes = kSpareBytes;
+  for (size_t i = 0; i < plan.shards.size(); ++i) {
+    for (const TensorHeader& header : plan.shards[i].headers) {
+      needed_bytes += finished[i] ? 0 : NumElements(header.shape) * DTypeBytes(header.dtype);
+    }
+  }
+  std::error_code error;
+  const fs::space_info space = fs::space(out_dir, error);
+  if (error) {
+    return FileSystemError(out_dir, error);
+  }
+  if (space.available < static_cast<uintmax_t>(needed_bytes)) {
+    return Exhausted("{}: expected room for {} bytes on this disk, got {}", out_dir, needed_bytes,
+                     space.available);
+  }
+  return OkStatus();
 }
 
 Status ReleaseOutFolder(const std::string& out_dir) {

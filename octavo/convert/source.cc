@@ -87,7 +87,6 @@ WeightSource PlainSource(const ConstTensorView& values) {
   WeightSource source;
   source.rows = values.shape.empty() ? 1 : values.shape[0];
   source.cols = source.rows == 0 ? 0 : NumElements(values.shape) / source.rows;
-  source.row_stride = source.cols;
   source.codes = values;
   return source;
 }
@@ -106,31 +105,16 @@ std::vector<RowRange> PiecesOf(int64_t rows, int64_t cols) {
   return pieces;
 }
 
-// Plain values of the rows, contiguous and aligned.
-ConstTensorView SourceRows::Gather(const WeightSource& source, const RowRange& range) {
+// Plain values of the rows, aligned.
+ConstTensorView SourceRows::Align(const WeightSource& source, const RowRange& range) {
   const int64_t elem_bytes = DTypeBytes(source.codes.dtype);
-  const auto bytes_of = [&](int64_t num_elems) {
-    return static_cast<size_t>(num_elems * elem_bytes);
-  };
-  ConstTensorView values = {source.codes.dtype, {range.count, source.cols}, nullptr};
-  const std::byte* begin = source.codes.data + bytes_of(range.begin * source.row_stride);
-  if (source.IsContiguous() && IsAligned(begin, elem_bytes)) {
-    values.data = begin;
-    return values;
+  const std::byte* begin = source.codes.data + range.begin * source.cols * elem_bytes;
+  ConstTensorView values = {source.codes.dtype, {range.count, source.cols}, begin};
+  if (!IsAligned(begin, elem_bytes)) {
+    aligned_.resize(static_cast<size_t>(values.NumBytes()));
+    std::memcpy(aligned_.data(), begin, aligned_.size());
+    values.data = aligned_.data();
   }
-  aligned_.resize(static_cast<size_t>(values.NumBytes()));
-  std::byte* out = aligned_.data();
-  if (source.IsContiguous()) {
-    std::memcpy(out, begin, aligned_.size());
-  } else {
-    for (int64_t row = 0; row < range.count; ++row) {
-      for (int64_t col = 0; col < source.cols; ++col, out += elem_bytes) {
-        std::memcpy(out, begin + bytes_of(row * source.row_stride + col * source.col_stride),
-                    static_cast<size_t>(elem_bytes));
-      }
-    }
-  }
-  values.data = aligned_.data();
   return values;
 }
 
@@ -193,7 +177,7 @@ ConstTensorView SourceRows::Read(const WeightSource& source, const RowRange& ran
   if (source.format != WeightFormat::kBf16) {
     return Decode(source, range, DType::kF32);
   }
-  const ConstTensorView values = Gather(source, range);
+  const ConstTensorView values = Align(source, range);
   if (values.dtype == DType::kBf16 || (direct && values.dtype == DType::kF32)) {
     return values;
   }

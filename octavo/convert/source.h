@@ -26,18 +26,12 @@ struct WeightSource {
   WeightFormat format = WeightFormat::kBf16;
   int64_t rows = 0;
   int64_t cols = 0;
-  ConstTensorView codes;
-  // Of plain values, in elements: 1 and `cols` for a matrix of its own, others for a slice of a
-  // stacked tensor or a transposed one. Codes are never cut out of anything.
-  int64_t row_stride = 0;
-  int64_t col_stride = 1;
+  ConstTensorView codes;  // [rows, cols], one after the other; half as many bytes for nvfp4.
   // As stored, for formats that have them (formats/quantize.h): F32, F16 or BF16 for fp8 blocks
   // and channels, or U8 or F8_E8M0 with the value 2^(b - 127); bytes for mxfp8 and nvfp4.
   ConstTensorView scales;
   float tensor_scale = 1.0F;  // fp8-tensor, nvfp4.
   bool tensor_scale_divides = false;
-
-  bool IsContiguous() const { return col_stride == 1 && row_stride == cols; }
 };
 
 // Plain values of their own. A tensor of other rank than 2 is its first extent by the product of
@@ -62,7 +56,7 @@ class SourceRows {
   ConstTensorView ReadBf16(const WeightSource& source, const RowRange& range);
 
  private:
-  ConstTensorView Gather(const WeightSource& source, const RowRange& range);
+  ConstTensorView Align(const WeightSource& source, const RowRange& range);
   ConstTensorView Round(const ConstTensorView& values);
   ConstTensorView Widen(const ConstTensorView& values);
   ConstTensorView Decode(const WeightSource& source, const RowRange& range, DType dtype);

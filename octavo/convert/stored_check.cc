@@ -11,6 +11,7 @@
 #include "octavo/convert/source.h"
 #include "octavo/convert/stored_values.h"
 #include "octavo/formats/e4m3.h"
+#include "octavo/formats/e8m0.h"
 #include "octavo/formats/format.h"
 #include "octavo/formats/fp8_block.h"
 #include "octavo/policy/precision_table.h"
@@ -53,8 +54,8 @@ bool IsUsable(const PrecisionRow& row, const StoredTensorSpec& spec, const Const
   if (spec.dtype == DType::kF8E4m3) {
     return IsUsableE4m3Scale(byte);
   }
-  if (spec.dtype != DType::kF32) {
-    return byte != 0xFF;  // E8M0.
+  if (row.format == WeightFormat::kMxfp8 && spec.part == StoredPart::kScales) {
+    return byte != kE8m0NaN;
   }
   float scale = 0.0F;
   WidenScales(view, elem_idx, {&scale, 1});

@@ -374,28 +374,6 @@ TEST(TransformSource, DecodesWithoutBf16OnTheWay) {
   EXPECT_EQ((*kept)[0].bytes.As<uint16_t>()[5], FloatToBf16(1.875F * (1.0F + 0x1p-20F)));
 }
 
-TEST(TransformSource, ReadsSlicesAndTransposedOnes) {
-  // Columns 32 to 63 of [96, 100], as a weight of [32, 96]: what a stacked, input-major expert is.
-  const std::vector<uint16_t> whole = ToBf16(RandomFloats(96 * 100, 14));
-  std::vector<uint16_t> slice;
-  for (size_t row = 0; row < 32; ++row) {
-    for (size_t col = 0; col < 96; ++col) {
-      slice.push_back(whole[col * 100 + 32 + row]);
-    }
-  }
-  WeightSource source = PlainSource(View(DType::kBf16, {96, 100}, whole));
-  source.codes.data += 32 * sizeof(uint16_t);
-  source.rows = 32;
-  source.cols = 96;
-  source.row_stride = 1;
-  source.col_stride = 100;
-  for (const WeightFormat format : QuantizedFormats()) {
-    const PrecisionRow row = Row(format, {32, 96});
-    EXPECT_EQ(Hex(*TransformSource(row, source, {})),
-              TransformedHex(row, View(DType::kBf16, {32, 96}, slice)));
-  }
-}
-
 // --- AdoptStored -------------------------------------------------------------------------------
 
 struct Stored {
