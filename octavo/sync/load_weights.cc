@@ -15,6 +15,7 @@
 #include "octavo/base/tensor.h"
 #include "octavo/base/thread_pool.h"
 #include "octavo/checkpoint/checkpoint.h"
+#include "octavo/checkpoint/hf_config.h"
 #include "octavo/formats/bf16.h"
 #include "octavo/formats/format.h"
 #include "octavo/kernels/backend.h"
@@ -158,12 +159,18 @@ Status CheckSameModel(const ModelSpec& spec, const HfConfig& config) {
   RETURN_IF_ERROR(Differs("head_dim", spec.head_dim, other.head_dim));
   RETURN_IF_ERROR(Differs("intermediate_size", spec.intermediate_size, other.intermediate_size));
   RETURN_IF_ERROR(Differs("vocab_size", spec.vocab_size, other.vocab_size));
+  RETURN_IF_ERROR(Differs("attention_bias", spec.has_o_bias ? 1 : 0, other.has_o_bias ? 1 : 0));
   RETURN_IF_ERROR(Differs("tie_word_embeddings", spec.tie_word_embeddings ? 1 : 0,
                           other.tie_word_embeddings ? 1 : 0));
   if (other.rope_theta != spec.rope_theta || other.rms_norm_eps != spec.rms_norm_eps) {
     return InvalidArgument(
         "config.json: expected rope_theta {} and rms_norm_eps {} as served, got {} and {}",
         spec.rope_theta, spec.rms_norm_eps, other.rope_theta, other.rms_norm_eps);
+  }
+  if (other.rope_scaling != spec.rope_scaling) {
+    return InvalidArgument("config.json: rope_scaling: expected {} as served, got {}",
+                           RopeTypeName(spec.rope_scaling.type),
+                           RopeTypeName(other.rope_scaling.type));
   }
   return OkStatus();
 }
