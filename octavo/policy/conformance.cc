@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -12,19 +13,17 @@
 #include <vector>
 
 #include "octavo/base/status.h"
+#include "octavo/policy/dialect.h"
 #include "octavo/policy/json_depth.h"
-#include "octavo/policy/sglang_fp8.h"
+#include "octavo/policy/module_kind.h"
 #include "octavo/policy/sglang_match.h"
+#include "octavo/policy/weights_mapper.h"
 
 namespace octavo {
 namespace {
 
 // Ordered, because the rules of a mapper are tried in the order written.
 using Json = nlohmann::ordered_json;
-
-constexpr size_t kMaxFailures = 10;
-constexpr std::string_view kMatchDialect = "sglang_match";
-constexpr std::string_view kFp8Dialect = "sglang_fp8";
 
 std::string Dump(const Json& json) {
   return json.dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace);
@@ -89,45 +88,97 @@ Result<std::vector<RenameRule>> ReadRenames(const Json& value) {
   return rules;
 }
 
-Result<SglangFp8Options> ReadOptions(const Json& line) {
-  SglangFp8Options options;
+Result<ReaderContext> ReadContext(const Json& line) {
+  ReaderContext context;
+  ASSIGN_OR_RETURN(context.mapping, ReadMapping(At(line, "packed_modules_mapping")));
   if (line.contains("env_ignored")) {
-    ASSIGN_OR_RETURN(options.env_ignored, Text(line, "env_ignored"));
+    ASSIGN_OR_RETURN(context.env_ignored, Text(line, "env_ignored"));
   }
   if (const Json& mapper = At(line, "weights_mapper"); !mapper.is_null()) {
     if (!mapper.is_object()) {
       return Corrupt("weights_mapper: expected an object, got {}", mapper.type_name());
     }
-    ASSIGN_OR_RETURN(options.mapper.substr, ReadRenames(At(mapper, "substr")));
-    ASSIGN_OR_RETURN(options.mapper.prefix, ReadRenames(At(mapper, "prefix")));
-    ASSIGN_OR_RETURN(options.mapper.suffix, ReadRenames(At(mapper, "suffix")));
+    ASSIGN_OR_RETURN(context.mapper.substr, ReadRenames(At(mapper, "substr")));
+    ASSIGN_OR_RETURN(context.mapper.prefix, ReadRenames(At(mapper, "prefix")));
+    ASSIGN_OR_RETURN(context.mapper.suffix, ReadRenames(At(mapper, "suffix")));
   }
-  return options;
+  if (const Json& source = At(line, "source_fp8"); !source.is_null()) {
+    if (!source.is_boolean()) {
+      return Corrupt("source_fp8: expected a boolean, got {}", source.type_name());
+    }
+    context.source_fp8 = source.get<bool>();
+  }
+  return context;
+}
+
+// The key under which a dialect finds its list.
+std::string_view ListKeyOf(Dialect dialect) {
+  switch (dialect) {
+    case Dialect::kSglangQuark:
+      return "exclude";
+    case Dialect::kSglangPetitNvfp4:
+      return "exclude_modules";
+    case Dialect::kSglangBlockwiseInt8:
+      return "ignored_layers";
+    case Dialect::kSglangModelOpt:
+    case Dialect::kSglangModelOptMixed:
+    case Dialect::kVllmModelOpt:
+    case Dialect::kSglangCompressedTensors:
+    case Dialect::kVllmCompressedTensors:
+    case Dialect::kCompressedTensors:
+    case Dialect::kSglangW8a8Int8:
+    case Dialect::kRefitMilesNvfp4:
+      return "ignore";
+    default:
+      return "modules_to_not_convert";
+  }
+}
+
+// The quantization_config that a line means: its own, or the least one that carries its list.
+Json ConfigOf(const Json& line, Dialect dialect) {
+  if (line.contains("config")) {
+    return line["config"];
+  }
+  Json config = {{ListKeyOf(dialect), At(line, "ignored")}};
+  switch (dialect) {
+    case Dialect::kSglangModelOpt:
+    case Dialect::kVllmModelOpt:
+      config["quant_algo"] = "FP8";
+      break;
+    case Dialect::kSglangModelOptMixed:
+      config["quant_algo"] = "MIXED_PRECISION";
+      config["quantized_layers"] = At(line, "quantized_layers");
+      break;
+    case Dialect::kSglangCompressedTensors:
+    case Dialect::kVllmCompressedTensors:
+    case Dialect::kCompressedTensors: {
+      const Json targets = line.contains("targets") ? line["targets"] : Json::array({"Linear"});
+      config["config_groups"]["group_0"]["targets"] = targets;
+      break;
+    }
+    default:
+      break;
+  }
+  return config;
 }
 
 // What a line asks, apart from the module.
 struct Question {
-  std::string dialect;
-  std::vector<FusedMapping> mapping;
-  std::vector<IgnoreEntry> entries;
+  std::unique_ptr<DialectReader> reader;
+  std::string class_name = {};
 };
 
-Result<Question> ReadQuestion(const Json& line, std::string dialect) {
-  Question question{.dialect = std::move(dialect), .mapping = {}, .entries = {}};
-  ASSIGN_OR_RETURN(question.mapping, ReadMapping(At(line, "packed_modules_mapping")));
-  if (question.dialect == kMatchDialect) {
+Result<Question> ReadQuestion(const Json& line, Dialect dialect) {
+  Question question;
+  ASSIGN_OR_RETURN(const ReaderContext context, ReadContext(line));
+  // Apart from `config` the list must be there: a line without one asks nothing.
+  if (!line.contains("config")) {
     ASSIGN_OR_RETURN(const std::vector<std::string> ignored, Texts(At(line, "ignored"), "ignored"));
-    for (const std::string& entry : ignored) {
-      question.entries.push_back({entry, entry});
-    }
-    return question;
   }
-  ASSIGN_OR_RETURN(const SglangFp8Options options, ReadOptions(line));
-  const Json config = line.contains("config")
-                          ? line["config"]
-                          : Json{{"modules_to_not_convert", At(line, "ignored")}};
-  ASSIGN_OR_RETURN(SglangFp8List list, ReadSglangFp8List(Dump(config), options));
-  question.entries = std::move(list.entries);
+  if (line.contains("module_class")) {
+    ASSIGN_OR_RETURN(question.class_name, Text(line, "module_class"));
+  }
+  ASSIGN_OR_RETURN(question.reader, MakeReader(dialect, Dump(ConfigOf(line, dialect)), context));
   return question;
 }
 
@@ -137,10 +188,7 @@ Result<MatchResult> Ask(const Question& question, const std::string& module,
   if (!kind) {
     return Corrupt("kind: expected linear, moe, lm_head, embedding or router, got {}", kind_name);
   }
-  if (question.dialect == kMatchDialect) {
-    return SglangMatch(question.entries, module, question.mapping);
-  }
-  return SglangFp8Match(question.entries, module, *kind, question.mapping);
+  return question.reader->Judge({.name = module, .kind = *kind, .class_name = question.class_name});
 }
 
 // `why` in the form of the vectors.
@@ -159,28 +207,39 @@ Json WhyOf(const MatchResult& match) {
   return why;
 }
 
-// Empty when the line holds, otherwise a sentence.
-Result<std::string> RunQuestion(const Json& line, const Question& question) {
-  ASSIGN_OR_RETURN(const std::string module, Text(line, "module"));
+// Judges one module; `out->mismatch` stays empty when the line holds.
+Status RunQuestion(const Json& line, const Question& question, MatchingLine* out) {
+  ASSIGN_OR_RETURN(out->module, Text(line, "module"));
   ASSIGN_OR_RETURN(const std::string kind, Text(line, "kind"));
   ASSIGN_OR_RETURN(const std::string expect, Text(line, "expect"));
-  ASSIGN_OR_RETURN(const MatchResult match, Ask(question, module, kind));
-  if (VerdictName(match.verdict) != expect) {
-    return fmt::format("{}: expected {}, got {}", module, expect, VerdictName(match.verdict));
+  ASSIGN_OR_RETURN(const MatchResult match, Ask(question, out->module, kind));
+  out->verdict = VerdictName(match.verdict);
+  out->rule = MatchRuleName(match.rule);
+  out->entry = match.entry;
+  out->message = match.error;
+  if (out->verdict != expect) {
+    out->mismatch = fmt::format("expected {}, got {}", expect, out->verdict);
+    return OkStatus();
   }
   // Key order means nothing here.
   const auto expected_why = nlohmann::json::parse(Dump(At(line, "why")), nullptr, false);
   const auto why = nlohmann::json::parse(Dump(WhyOf(match)), nullptr, false);
   if (line.contains("why") && expected_why != why) {
-    return fmt::format("{}: expected why {}, got {}", module, expected_why.dump(), why.dump());
+    out->mismatch = fmt::format("expected why {}, got {}", expected_why.dump(), why.dump());
+  } else if (line.contains("method")) {
+    ASSIGN_OR_RETURN(const std::string method, Text(line, "method"));
+    if (match.method != method) {
+      out->mismatch = fmt::format("expected method {}, got {}", method, match.method);
+    }
   }
-  return std::string();
+  return OkStatus();
 }
 
-// The same for a whole model: every module is judged.
-Result<std::string> RunModel(const Json& line, const Question& question) {
+// The same for a whole model: every module is judged, and the first that differs is named.
+Status RunModel(const Json& line, const Question& question, MatchingLine* out) {
   ASSIGN_OR_RETURN(const std::vector<std::string> skipped, Texts(At(line, "skipped"), "skipped"));
   ASSIGN_OR_RETURN(const std::vector<std::string> errors, Texts(At(line, "error"), "error"));
+  size_t num_modules = 0;
   size_t num_skipped = 0;
   size_t num_errors = 0;
   for (const Json& pair : At(line, "modules")) {
@@ -195,16 +254,22 @@ Result<std::string> RunModel(const Json& line, const Question& question) {
                              : expect_skipped ? Verdict::kSkipped
                                               : Verdict::kQuantized;
     if (match.verdict != expected) {
-      return fmt::format("{}: expected {}, got {}", names[0], VerdictName(expected),
-                         VerdictName(match.verdict));
+      out->mismatch = fmt::format("{}: expected {}, got {}", names[0], VerdictName(expected),
+                                  VerdictName(match.verdict));
+      return OkStatus();
     }
+    ++num_modules;
     num_skipped += expect_skipped ? 1 : 0;
     num_errors += expect_error ? 1 : 0;
   }
   if (num_skipped != skipped.size() || num_errors != errors.size()) {
-    return std::string("the line expects verdicts for modules that it does not list");
+    out->mismatch = "the line expects verdicts for modules that it does not list";
+    return OkStatus();
   }
-  return std::string();
+  out->module = fmt::format("{} modules", num_modules);
+  out->verdict = fmt::format("{} skipped, {} quantized, {} errors", num_skipped,
+                             num_modules - num_skipped - num_errors, num_errors);
+  return OkStatus();
 }
 
 DialectTally& TallyOf(const std::string& dialect, MatchingReport* report) {
@@ -213,13 +278,12 @@ DialectTally& TallyOf(const std::string& dialect, MatchingReport* report) {
       return tally;
     }
   }
-  report->dialects.push_back({.dialect = dialect,
-                              .is_supported = dialect == kMatchDialect || dialect == kFp8Dialect,
-                              .failures = {}});
+  report->dialects.push_back(
+      {.dialect = dialect, .is_supported = ParseDialect(dialect).has_value()});
   return report->dialects.back();
 }
 
-Status RunLine(std::string_view text, MatchingReport* report) {
+Status RunLine(std::string_view text, MatchingReport* report, MatchingLine* out) {
   if (!IsShallowJson(text)) {
     return Corrupt("expected at most {} levels of nesting", kJsonDepthMax);
   }
@@ -227,27 +291,32 @@ Status RunLine(std::string_view text, MatchingReport* report) {
   if (!line.is_object()) {
     return Corrupt("expected a JSON object");
   }
-  ASSIGN_OR_RETURN(const std::string dialect, Text(line, "dialect"));
-  DialectTally& tally = TallyOf(dialect, report);
+  ASSIGN_OR_RETURN(out->dialect, Text(line, "dialect"));
+  const Json& id = At(line, line.contains("id") ? "id" : "model");
+  out->id = id.is_string() ? id.get<std::string>() : Dump(id);
+  DialectTally& tally = TallyOf(out->dialect, report);
   ++tally.num_lines;
-  if (!tally.is_supported) {
+  const std::optional<Dialect> dialect = ParseDialect(out->dialect);
+  if (!dialect) {
+    out->verdict = "unsupported";
     return OkStatus();
   }
-  ASSIGN_OR_RETURN(const Question question, ReadQuestion(line, dialect));
-  ASSIGN_OR_RETURN(const std::string failure, line.contains("modules")
-                                                  ? RunModel(line, question)
-                                                  : RunQuestion(line, question));
-  if (failure.empty()) {
-    ++tally.num_passed;
-    return OkStatus();
-  }
-  ++tally.num_failed;
-  if (tally.failures.size() < kMaxFailures) {
-    const Json& id = At(line, line.contains("id") ? "id" : "model");
-    tally.failures.push_back(
-        fmt::format("{}: {}", id.is_string() ? id.get<std::string>() : Dump(id), failure));
-  }
+  ASSIGN_OR_RETURN(const Question question, ReadQuestion(line, *dialect));
+  RETURN_IF_ERROR(line.contains("modules") ? RunModel(line, question, out)
+                                           : RunQuestion(line, question, out));
+  ++(out->mismatch.empty() ? tally.num_passed : tally.num_failed);
   return OkStatus();
+}
+
+Json LineJson(const MatchingLine& line) {
+  Json out = {{"line", line.line_num}, {"id", line.id},           {"dialect", line.dialect},
+              {"module", line.module}, {"verdict", line.verdict}, {"rule", line.rule}};
+  out["entry"] = line.entry ? Json(*line.entry) : Json();
+  if (!line.message.empty()) {
+    out["message"] = line.message;
+  }
+  out["mismatch"] = line.mismatch.empty() ? Json() : Json(line.mismatch);
+  return out;
 }
 
 }  // namespace
@@ -277,26 +346,33 @@ Result<MatchingReport> RunMatchingVectors(std::string_view jsonl) {
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) {
       continue;
     }
-    if (const Status status = RunLine(line, &report); !status.ok()) {
+    MatchingLine out{.line_num = line_num};
+    if (const Status status = RunLine(line, &report, &out); !status.ok()) {
       return status.WithContext(fmt::format("line {}", line_num));
     }
+    report.lines.push_back(std::move(out));
   }
   return report;
 }
 
 std::string MatchingReportText(const MatchingReport& report) {
-  std::string text =
-      fmt::format("{:<28} {:>6} {:>7} {:>7}", "dialect", "lines", "passed", "failed");
+  std::string text;
+  for (const MatchingLine& line : report.lines) {
+    text += fmt::format("{} {} {}: {}", line.id, line.dialect, line.module, line.verdict);
+    if (!line.rule.empty()) {
+      text += fmt::format(" by {}", line.rule);
+    }
+    if (line.entry) {
+      text += fmt::format(" \"{}\"", *line.entry);
+    }
+    text += line.mismatch.empty() ? "\n" : fmt::format("  MISMATCH: {}\n", line.mismatch);
+  }
+  text += fmt::format("{:<28} {:>6} {:>7} {:>7}", "dialect", "lines", "passed", "failed");
   for (const DialectTally& tally : report.dialects) {
     text += tally.is_supported
                 ? fmt::format("\n{:<28} {:>6} {:>7} {:>7}", tally.dialect, tally.num_lines,
                               tally.num_passed, tally.num_failed)
                 : fmt::format("\n{:<28} {:>6} unsupported", tally.dialect, tally.num_lines);
-  }
-  for (const DialectTally& tally : report.dialects) {
-    for (const std::string& failure : tally.failures) {
-      text += fmt::format("\n{} {}", tally.dialect, failure);
-    }
   }
   return text;
 }
@@ -308,10 +384,14 @@ std::string MatchingReportJson(const MatchingReport& report) {
                         {"supported", tally.is_supported},
                         {"lines", tally.num_lines},
                         {"passed", tally.num_passed},
-                        {"failed", tally.num_failed},
-                        {"failures", tally.failures}});
+                        {"failed", tally.num_failed}});
   }
-  return Dump({{"dialects", std::move(dialects)}, {"ok", report.ok()}});
+  Json lines = Json::array();
+  for (const MatchingLine& line : report.lines) {
+    lines.push_back(LineJson(line));
+  }
+  return Dump(
+      {{"lines", std::move(lines)}, {"dialects", std::move(dialects)}, {"ok", report.ok()}});
 }
 
 }  // namespace octavo

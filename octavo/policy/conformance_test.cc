@@ -1,12 +1,14 @@
-// Method: the published vectors, every line of our dialects, counted so that none is left out; then
-// the same lines with one expectation changed, which must fail.
+// Method: the published vectors, every line, counted so that none is left out; then the same lines
+// with one expectation changed, which must fail.
 
 #include "octavo/policy/conformance.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <iterator>
 #include <string>
+#include <string_view>
 
 #include "octavo/base/file.h"
 #include "octavo/base/status.h"
@@ -21,56 +23,61 @@ std::string ReadData(const std::string& name) {
   return text ? *text : std::string();
 }
 
-std::string Failures(const DialectTally& tally) {
+std::string Mismatches(const MatchingReport& report) {
   std::string text;
-  for (const std::string& failure : tally.failures) {
-    text += failure + "\n";
+  for (const MatchingLine& line : report.lines) {
+    if (!line.mismatch.empty()) {
+      text += line.id + " " + line.dialect + " " + line.module + ": " + line.mismatch + "\n";
+    }
   }
   return text;
 }
 
-TEST(Conformance, EveryLineOfBothSglangDialectsPasses) {
+TEST(Conformance, EveryPublishedLineOfEveryDialectPasses) {
   const Result<MatchingReport> report = RunMatchingVectors(ReadData("matching.jsonl"));
   ASSERT_TRUE(report.has_value()) << report.error().message();
   struct Expected {
     const char* dialect;
     int num_lines;
   };
-  for (const Expected& expected : {Expected{"sglang_match", 133}, Expected{"sglang_fp8", 84}}) {
+  const Expected all[] = {
+      {"sglang_match", 133},
+      {"sglang_fp8", 84},
+      {"sglang_modelopt", 68},
+      {"sglang_compressed_tensors", 45},
+      {"vllm_compressed_tensors", 40},
+      {"compressed_tensors", 22},
+      {"sglang_quark", 34},
+      {"vllm_fp8", 34},
+      {"hf_fp8", 26},
+      {"filter_verl", 10},
+      {"filter_areal", 10},
+      {"filter_miles_mxfp8", 10},
+      {"filter_miles_nvfp4", 10},
+      {"refit_miles_nvfp4", 6},
+      {"vllm_modelopt", 28},
+      {"sglang_modelopt_mixed", 4},
+      {"sglang_nvfp4_online", 4},
+  };
+  for (const Expected& expected : all) {
     const DialectTally* tally = report->Find(expected.dialect);
-    ASSERT_NE(tally, nullptr);
+    ASSERT_NE(tally, nullptr) << expected.dialect;
     EXPECT_TRUE(tally->is_supported);
     EXPECT_EQ(tally->num_lines, expected.num_lines);
-    EXPECT_EQ(tally->num_passed, expected.num_lines) << Failures(*tally);
-    EXPECT_EQ(tally->num_failed, 0);
+    EXPECT_EQ(tally->num_passed, expected.num_lines) << expected.dialect;
+    EXPECT_EQ(tally->num_failed, 0) << expected.dialect;
   }
-  EXPECT_TRUE(report->ok());
-}
-
-TEST(Conformance, CountsOtherDialectsWithoutPassingThem) {
-  const Result<MatchingReport> report = RunMatchingVectors(ReadData("matching.jsonl"));
-  ASSERT_TRUE(report.has_value());
-  int num_unsupported = 0;
-  for (const DialectTally& tally : report->dialects) {
-    if (!tally.is_supported) {
-      ++num_unsupported;
-      EXPECT_EQ(tally.num_passed, 0) << tally.dialect;
-      EXPECT_GT(tally.num_lines, 0) << tally.dialect;
-    }
-  }
-  EXPECT_EQ(num_unsupported, 15);
-  EXPECT_EQ(report->Find("sglang_modelopt")->num_lines, 68);
-  EXPECT_THAT(MatchingReportText(*report),
-              HasSubstr("sglang_modelopt                  68 unsupported"));
+  EXPECT_EQ(report->dialects.size(), std::size(all));
+  EXPECT_EQ(report->lines.size(), 568U);
+  EXPECT_TRUE(report->ok()) << Mismatches(*report);
 }
 
 TEST(Conformance, WholeModelsAreJudgedModuleByModule) {
   const Result<MatchingReport> report = RunMatchingVectors(ReadData("matching_models.jsonl"));
   ASSERT_TRUE(report.has_value()) << report.error().message();
-  const DialectTally* tally = report->Find("sglang_fp8");
-  ASSERT_NE(tally, nullptr);
-  EXPECT_EQ(tally->num_lines, 3);
-  EXPECT_EQ(tally->num_passed, 3) << Failures(*tally);
+  EXPECT_EQ(report->lines.size(), 5U);
+  EXPECT_TRUE(report->ok()) << Mismatches(*report);
+  EXPECT_EQ(report->lines[0].verdict, "17 skipped, 128 quantized, 0 errors");
 }
 
 constexpr std::string_view kLine =
@@ -89,7 +96,9 @@ TEST(Conformance, AWrongVerdictFails) {
   ASSERT_TRUE(report.has_value());
   EXPECT_FALSE(report->ok());
   EXPECT_EQ(report->dialects[0].num_failed, 1);
-  EXPECT_EQ(report->dialects[0].failures[0], "x1: a.b.c: expected quantized, got skipped");
+  EXPECT_EQ(report->lines[0].mismatch, "expected quantized, got skipped");
+  EXPECT_THAT(MatchingReportText(*report),
+              HasSubstr("x1 sglang_match a.b.c: skipped by path \"a.b\"  MISMATCH: expected"));
 }
 
 TEST(Conformance, AWrongReasonFails) {
@@ -97,17 +106,19 @@ TEST(Conformance, AWrongReasonFails) {
       RunMatchingVectors(Replaced(R"("entry":"a.b")", R"("entry":"a")"));
   ASSERT_TRUE(report.has_value());
   EXPECT_EQ(report->dialects[0].num_failed, 1);
-  EXPECT_THAT(report->dialects[0].failures[0], HasSubstr("expected why"));
+  EXPECT_THAT(report->lines[0].mismatch, HasSubstr("expected why"));
 }
 
 TEST(Conformance, AFileThatRunsNothingIsNotOk) {
   const Result<MatchingReport> empty = RunMatchingVectors("\n\n");
   ASSERT_TRUE(empty.has_value());
   EXPECT_FALSE(empty->ok());
-  const Result<MatchingReport> other = RunMatchingVectors(Replaced("sglang_match", "hf_fp8"));
+  const Result<MatchingReport> other =
+      RunMatchingVectors(Replaced("sglang_match", "sglang_of_2031"));
   ASSERT_TRUE(other.has_value());
   EXPECT_FALSE(other->ok());
   EXPECT_EQ(other->dialects[0].num_lines, 1);
+  EXPECT_EQ(other->lines[0].verdict, "unsupported");
 }
 
 TEST(Conformance, RefusesLinesOfAnotherForm) {
@@ -122,12 +133,23 @@ TEST(Conformance, RefusesLinesOfAnotherForm) {
   }
 }
 
+TEST(Conformance, AWrongMethodFails) {
+  const std::string config = R"("method":"nvfp4","config":{"quant_method":"mxfp8"},"ignored":[])";
+  const std::string line = R"({"id":"x2","dialect":"sglang_fp8","kind":"linear",)" + config +
+                           R"(,"packed_modules_mapping":{},"module":"a","expect":"quantized"})";
+  const Result<MatchingReport> report = RunMatchingVectors(line);
+  ASSERT_TRUE(report.has_value()) << report.error().message();
+  EXPECT_EQ(report->lines[0].mismatch, "expected method nvfp4, got mxfp8");
+}
+
 TEST(Conformance, ReportsAsJson) {
   const Result<MatchingReport> report = RunMatchingVectors(kLine);
   ASSERT_TRUE(report.has_value());
   EXPECT_EQ(MatchingReportJson(*report),
-            R"({"dialects":[{"dialect":"sglang_match","supported":true,"lines":1,"passed":1,)"
-            R"("failed":0,"failures":[]}],"ok":true})");
+            R"({"lines":[{"line":1,"id":"x1","dialect":"sglang_match","module":"a.b.c",)"
+            R"("verdict":"skipped","rule":"path","entry":"a.b","mismatch":null}],)"
+            R"("dialects":[{"dialect":"sglang_match","supported":true,"lines":1,"passed":1,)"
+            R"("failed":0}],"ok":true})");
 }
 
 }  // namespace

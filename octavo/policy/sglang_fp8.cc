@@ -1,90 +1,23 @@
 #include "octavo/policy/sglang_fp8.h"
 
-#include <algorithm>
 #include <cstddef>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "octavo/base/status.h"
-#include "octavo/policy/json_depth.h"
+#include "octavo/policy/module_kind.h"
+#include "octavo/policy/quantization_fields.h"
 #include "octavo/policy/sglang_match.h"
+#include "octavo/policy/weights_mapper.h"
 
 namespace octavo {
 namespace {
 
-using Json = nlohmann::json;
-
 constexpr std::string_view kModelPrefix = "model.";
-constexpr std::string_view kIgnoredLayers = "ignored_layers";
-constexpr std::string_view kModulesToNotConvert = "modules_to_not_convert";
-
-struct KindName {
-  ModuleKind kind;
-  std::string_view name;
-};
-constexpr KindName kKindNames[] = {
-    {ModuleKind::kLinear, "linear"},  {ModuleKind::kMoe, "moe"},
-    {ModuleKind::kLmHead, "lm_head"}, {ModuleKind::kEmbedding, "embedding"},
-    {ModuleKind::kRouter, "router"},  {ModuleKind::kNorm, "norm"},
-};
-
-// The rule with the longest key that fits; among equals the first.
-template <typename Fits>
-const RenameRule* LongestRule(const std::vector<RenameRule>& rules, const Fits& fits) {
-  const RenameRule* best = nullptr;
-  for (const RenameRule& rule : rules) {
-    if (fits(rule.key) && (best == nullptr || rule.key.size() > best->key.size())) {
-      best = &rule;
-    }
-  }
-  return best;
-}
-
-// False: the entry is dropped.
-bool Rename(const WeightsMapper& mapper, std::string* text) {
-  const auto contains = [&](const std::string& key) {
-    return text->find(key) != std::string::npos;
-  };
-  if (const RenameRule* rule = LongestRule(mapper.substr, contains)) {
-    if (!rule->target) {
-      return false;
-    }
-    text->replace(text->find(rule->key), rule->key.size(), *rule->target);
-  }
-  const auto starts = [&](const std::string& key) { return text->starts_with(key); };
-  if (const RenameRule* rule = LongestRule(mapper.prefix, starts)) {
-    if (!rule->target) {
-      return false;
-    }
-    text->replace(0, rule->key.size(), *rule->target);
-  }
-  const auto ends = [&](const std::string& key) { return text->ends_with(key); };
-  if (const RenameRule* rule = LongestRule(mapper.suffix, ends)) {
-    if (!rule->target) {
-      return false;
-    }
-    text->replace(text->size() - rule->key.size(), rule->key.size(), *rule->target);
-  }
-  return true;
-}
-
-std::vector<IgnoreEntry> RenameAll(const WeightsMapper& mapper, std::vector<IgnoreEntry> entries) {
-  std::vector<IgnoreEntry> renamed;
-  for (IgnoreEntry& entry : entries) {
-    if (!Rename(mapper, &entry.text)) {
-      continue;
-    }
-    if (std::ranges::find(renamed, entry.text, &IgnoreEntry::text) == renamed.end()) {
-      renamed.push_back(std::move(entry));
-    }
-  }
-  return renamed;
-}
-
 constexpr std::string_view kBlanks = " \t\n\r\f\v";
 
 // Python's str.strip for ASCII.
@@ -110,44 +43,7 @@ void AppendEnvironment(std::string_view list, std::vector<IgnoreEntry>* entries)
   }
 }
 
-Result<std::vector<std::string>> ReadEntries(const Json& value, std::string_view key) {
-  std::vector<std::string> entries;
-  if (value.is_null()) {
-    return entries;
-  }
-  if (!value.is_array()) {
-    return InvalidArgument("quantization_config.{}: expected a list of strings, got {}", key,
-                           value.type_name());
-  }
-  for (const Json& entry : value) {
-    if (!entry.is_string()) {
-      return InvalidArgument("quantization_config.{}: expected strings, got {}", key,
-                             entry.type_name());
-    }
-    entries.push_back(entry.get<std::string>());
-  }
-  return entries;
-}
-
 }  // namespace
-
-std::string_view ModuleKindName(ModuleKind kind) {
-  for (const KindName& candidate : kKindNames) {
-    if (candidate.kind == kind) {
-      return candidate.name;
-    }
-  }
-  return "unknown";
-}
-
-std::optional<ModuleKind> ParseModuleKind(std::string_view name) {
-  for (const KindName& candidate : kKindNames) {
-    if (candidate.name == name) {
-      return candidate.kind;
-    }
-  }
-  return std::nullopt;
-}
 
 std::vector<IgnoreEntry> SglangFp8Entries(std::span<const std::string> written,
                                           const SglangFp8Options& options) {
@@ -167,26 +63,21 @@ std::vector<IgnoreEntry> SglangFp8Entries(std::span<const std::string> written,
 
 Result<SglangFp8List> ReadSglangFp8List(std::string_view quantization_config,
                                         const SglangFp8Options& options) {
+  ASSIGN_OR_RETURN(const QuantizationFields fields, ReadQuantizationFields(quantization_config));
+  return SglangFp8ListOf(fields, options);
+}
+
+Result<SglangFp8List> SglangFp8ListOf(const QuantizationFields& fields,
+                                      const SglangFp8Options& options) {
   SglangFp8List list;
-  if (!quantization_config.empty()) {
-    const Json config = IsShallowJson(quantization_config)
-                            ? Json::parse(quantization_config, nullptr, /*allow_exceptions=*/false)
-                            : Json(Json::value_t::discarded);
-    if (!config.is_object()) {
-      return Corrupt("quantization_config: expected a JSON object");
-    }
-    // Existence decides: a null or empty ignored_layers hides the other key.
-    const auto first = config.find(kIgnoredLayers);
-    const auto second = config.find(kModulesToNotConvert);
-    list.hides_other_key =
-        first != config.end() && second != config.end() && second->is_array() && !second->empty();
-    if (first != config.end()) {
-      list.key = kIgnoredLayers;
-      ASSIGN_OR_RETURN(list.written, ReadEntries(*first, list.key));
-    } else if (second != config.end()) {
-      list.key = kModulesToNotConvert;
-      ASSIGN_OR_RETURN(list.written, ReadEntries(*second, list.key));
-    }
+  const NameList& first = fields.ignored_layers;
+  const NameList& second = fields.modules_to_not_convert;
+  // Existence decides: a null or empty ignored_layers hides the other key.
+  list.hides_other_key = first.exists() && !second.names.empty();
+  const NameList& read = first.exists() ? first : second;
+  if (read.exists()) {
+    list.key = read.key;
+    ASSIGN_OR_RETURN(list.written, NamesOf(read));
   }
   list.entries = SglangFp8Entries(list.written, options);
   return list;
@@ -195,7 +86,7 @@ Result<SglangFp8List> ReadSglangFp8List(std::string_view quantization_config,
 MatchResult SglangFp8Match(std::span<const IgnoreEntry> entries, std::string_view module,
                            ModuleKind kind, std::span<const FusedMapping> mapping) {
   if (kind != ModuleKind::kLinear && kind != ModuleKind::kMoe) {
-    return {Verdict::kSkipped, MatchRule::kClass, std::nullopt, {}, {}};
+    return {.verdict = Verdict::kSkipped, .rule = MatchRule::kClass, .entry = {}, .shards = {}};
   }
   return SglangMatch(entries, module, mapping);
 }

@@ -12,38 +12,12 @@
 #include <vector>
 
 #include "octavo/base/status.h"
+#include "octavo/policy/module_kind.h"
+#include "octavo/policy/quantization_fields.h"
 #include "octavo/policy/sglang_match.h"
+#include "octavo/policy/weights_mapper.h"
 
 namespace octavo {
-
-// What an engine builds a module as; it decides whether the list is asked at all.
-enum class ModuleKind {
-  kLinear,  // A linear layer that was given the quantization config.
-  kMoe,     // The container of routed experts.
-  kLmHead,
-  kEmbedding,
-  kRouter,  // A router class that is no linear layer.
-  kNorm,
-};
-
-// "linear", "moe", ...; the spelling of the published vectors.
-std::string_view ModuleKindName(ModuleKind kind);
-std::optional<ModuleKind> ParseModuleKind(std::string_view name);
-
-// One renaming of the model class. No target: an entry that the rule hits is dropped.
-struct RenameRule {
-  std::string key;
-  std::optional<std::string> target;
-};
-
-// At most one rule of each kind is applied to an entry, the longest key first, in this order.
-struct WeightsMapper {
-  std::vector<RenameRule> substr;  // Replaces the first occurrence.
-  std::vector<RenameRule> prefix;
-  std::vector<RenameRule> suffix;
-
-  bool IsEmpty() const { return substr.empty() && prefix.empty() && suffix.empty(); }
-};
 
 struct SglangFp8Options {
   std::string env_ignored;  // Comma-separated; SGLang's SGLANG_FP8_IGNORED_LAYERS.
@@ -63,6 +37,8 @@ struct SglangFp8List {
 // list of strings; both name the key.
 Result<SglangFp8List> ReadSglangFp8List(std::string_view quantization_config,
                                         const SglangFp8Options& options);
+Result<SglangFp8List> SglangFp8ListOf(const QuantizationFields& fields,
+                                      const SglangFp8Options& options);
 
 // The steps after the key: normalise, append the environment list, rename.
 std::vector<IgnoreEntry> SglangFp8Entries(std::span<const std::string> written,

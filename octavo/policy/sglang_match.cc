@@ -1,7 +1,5 @@
 #include "octavo/policy/sglang_match.h"
 
-#include <fmt/core.h>
-
 #include <algorithm>
 #include <cstddef>
 #include <optional>
@@ -9,6 +7,8 @@
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "octavo/policy/fused_shards.h"
 
 namespace octavo {
 namespace {
@@ -32,27 +32,8 @@ const std::vector<std::string>* FallbackShards(std::string_view fused) {
 // Null when `last` is no fused name. The fallback is consulted name by name.
 const std::vector<std::string>* ShardsOf(std::string_view last,
                                          std::span<const FusedMapping> mapping) {
-  for (const FusedMapping& candidate : mapping) {
-    if (candidate.fused == last) {
-      return &candidate.shards;
-    }
-  }
-  return FallbackShards(last);
-}
-
-// Python's str.replace: every occurrence, left to right.
-std::string ReplaceAll(std::string_view text, std::string_view from, std::string_view to) {
-  std::string out;
-  size_t pos = 0;
-  while (!from.empty()) {
-    const size_t hit = text.find(from, pos);
-    if (hit == std::string_view::npos) {
-      break;
-    }
-    out.append(text.substr(pos, hit - pos)).append(to);
-    pos = hit + from.size();
-  }
-  return out.append(text.substr(pos));
+  const std::vector<std::string>* declared = DeclaredShards(mapping, last);
+  return declared != nullptr ? declared : FallbackShards(last);
 }
 
 const IgnoreEntry* FirstDotted(std::span<const IgnoreEntry> entries, std::string_view path) {
@@ -66,42 +47,13 @@ const IgnoreEntry* FirstEqual(std::span<const IgnoreEntry> entries, std::string_
   return hit == entries.end() ? nullptr : &*hit;
 }
 
-std::string FusedError(std::string_view module, const std::vector<ShardMatch>& shards) {
-  if (shards.empty()) {
-    return fmt::format("{}: the mapping of this fused module names no shards", module);
-  }
-  std::string text = fmt::format("{}: its shards must all be listed or none of them:", module);
-  std::string_view separator = " ";
-  for (const ShardMatch& shard : shards) {
-    text += separator;
-    text += shard.entry ? fmt::format("{} is listed by \"{}\"", shard.shard, *shard.entry)
-                        : fmt::format("{} is not listed", shard.shard);
-    separator = ", ";
-  }
-  return text;
-}
-
-MatchResult MatchFused(std::span<const IgnoreEntry> entries, std::string_view module,
-                       std::string_view last, const std::vector<std::string>& shards) {
-  MatchResult result;
-  result.rule = MatchRule::kFused;
-  size_t num_skipped = 0;
-  for (const std::string& shard : shards) {
-    const IgnoreEntry* hit = FirstDotted(entries, ReplaceAll(module, last, shard));
-    num_skipped += hit != nullptr ? 1 : 0;
-    result.shards.push_back({shard, hit != nullptr ? std::optional(hit->original) : std::nullopt});
-  }
-  if (shards.empty() || (num_skipped != 0 && num_skipped != shards.size())) {
-    result.verdict = Verdict::kError;
-    result.error = FusedError(module, result.shards);
-  } else {
-    result.verdict = num_skipped != 0 ? Verdict::kSkipped : Verdict::kQuantized;
-  }
-  return result;
+NameHit DottedHit(std::span<const IgnoreEntry> entries, std::string_view path) {
+  const IgnoreEntry* hit = FirstDotted(entries, path);
+  return hit == nullptr ? NameHit{} : NameHit{true, MatchRule::kPath, hit->original};
 }
 
 MatchResult Skipped(MatchRule rule, const IgnoreEntry& entry) {
-  return {Verdict::kSkipped, rule, entry.original, {}, {}};
+  return {.verdict = Verdict::kSkipped, .rule = rule, .entry = entry.original, .shards = {}};
 }
 
 }  // namespace
@@ -132,6 +84,28 @@ std::string_view MatchRuleName(MatchRule rule) {
       return "class";
     case MatchRule::kNone:
       return "none";
+    case MatchRule::kEqual:
+      return "equal";
+    case MatchRule::kPrefix:
+      return "prefix";
+    case MatchRule::kSuffix:
+      return "suffix";
+    case MatchRule::kSubstring:
+      return "substring";
+    case MatchRule::kExpression:
+      return "expression";
+    case MatchRule::kWildcard:
+      return "wildcard";
+    case MatchRule::kMlaTail:
+      return "mla_tail";
+    case MatchRule::kExpertZero:
+      return "expert_zero";
+    case MatchRule::kTarget:
+      return "target";
+    case MatchRule::kLayerMap:
+      return "layer_map";
+    case MatchRule::kFilter:
+      return "filter";
   }
   return "unknown";
 }
@@ -165,10 +139,9 @@ bool IsDottedRun(std::string_view entry, std::string_view path) {
 
 MatchResult SglangMatch(std::span<const IgnoreEntry> entries, std::string_view module,
                         std::span<const FusedMapping> mapping) {
-  const size_t dot = module.rfind('.');
-  const std::string_view last = dot == std::string_view::npos ? module : module.substr(dot + 1);
-  if (const std::vector<std::string>* shards = ShardsOf(last, mapping)) {
-    return MatchFused(entries, module, last, *shards);
+  if (const std::vector<std::string>* shards = ShardsOf(LastComponent(module), mapping)) {
+    return JudgeShards(module, *shards,
+                       [&](std::string_view path) { return DottedHit(entries, path); });
   }
   if (const IgnoreEntry* hit = FirstDotted(entries, module)) {
     return Skipped(MatchRule::kPath, *hit);

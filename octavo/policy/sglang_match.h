@@ -28,6 +28,18 @@ enum class MatchRule {
   kFused,          // The shards decided.
   kClass,          // The module's class is never quantized, listed or not.
   kNone,           // Nothing matched.
+  // Of other dialects than sglang_match:
+  kEqual,       // An entry is the name, or the name's class.
+  kPrefix,      // An entry and a dot begin the name.
+  kSuffix,      // The name ends with an entry as text.
+  kSubstring,   // An entry occurs in the name as text.
+  kExpression,  // A regular expression.
+  kWildcard,    // A pattern with '*', against the whole name or one component of it.
+  kMlaTail,     // The last component of an entry names one of MLA's projections.
+  kExpertZero,  // Expert 0's three projections decided for the container.
+  kTarget,      // No target fits the module, or one of another kind.
+  kLayerMap,    // The map of algorithms does not name the module, or names another algorithm.
+  kFilter,      // A fixed list of name parts.
 };
 
 // "skipped", "path", ...: the spelling of the published vectors.
@@ -57,8 +69,13 @@ struct MatchResult {
   // The first entry (original) that decided, for kPath and kExpertReverse; for kGateUpPair the
   // entry of the gate half.
   std::optional<std::string> entry;
-  std::vector<ShardMatch> shards;  // For kFused, in the order of the mapping.
-  std::string error;               // For kError: module, shards and entries.
+  // For kFused in the order of the mapping; for kExpertZero gate_proj, up_proj, down_proj.
+  std::vector<ShardMatch> shards;
+  std::string error = {};  // For kError: module, shards and entries.
+  // What the engine builds: "bf16" for a skipped module, otherwise the format of its kernels as
+  // the configuration names it ("fp8", "nvfp4"); empty when it does not say. Set by
+  // DialectReader (dialect.h).
+  std::string method = {};
 };
 
 // True when the components of `entry` are a run of whole components of `path`; trailing dots of
