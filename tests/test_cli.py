@@ -55,7 +55,8 @@ class Mistakes(unittest.TestCase):
             self.refused("plan", broken, says="config.json")
 
     def test_architectures_that_are_not_served(self):
-        self.refused("plan", "models/abacus-mla", "--format", "fp8", says="DeepseekV3ForCausalLM")
+        self.refused("serve", "models/abacus-mla", "--port", "0",
+                     says="serving DeepseekV3ForCausalLM is not built")
 
     def test_a_busy_port_is_one_clear_line(self):
         with socket.socket() as taken:
