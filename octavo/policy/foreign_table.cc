@@ -49,8 +49,12 @@ Result<PrecisionTable> TableFromSglangFp8List(const ModelSpec& spec, const Sglan
   const std::vector<FusedMapping> mapping = DeclaredMappingOf(spec);
   PrecisionTable table{.format = WeightFormat::kFp8, .rows = {}};
   table.rows.resize(spec.weights.size());
+  // The class that serves the MTP layers builds them under another name and renames entries too.
+  const std::vector<IgnoreEntry> mtp_entries =
+      SglangFp8Entries(list.written, {.env_ignored = {}, .mapper = MtpMapperOf(spec)});
   for (const EngineModule& module : EngineModulesOf(spec)) {
-    const MatchResult match = SglangFp8Match(list.entries, module.name, module.kind, mapping);
+    const MatchResult match = SglangFp8Match(module.is_mtp ? mtp_entries : list.entries,
+                                             module.name, module.kind, mapping);
     if (match.verdict == Verdict::kError) {
       return InvalidArgument("quantization_config.{}: {}", list.key, match.error);
     }

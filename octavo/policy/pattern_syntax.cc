@@ -351,6 +351,9 @@ class Translator {
       return Invalid("unknown extension of a group");
     }
     for (const char flag : flags) {
+      if (std::string_view("aiLmsux-").find(flag) == std::string_view::npos) {
+        return Invalid(fmt::format("unknown flag {}", flag));
+      }
       if (std::string_view("ism-").find(flag) == std::string_view::npos) {
         return Refused(fmt::format("the flag {}", flag));
       }
