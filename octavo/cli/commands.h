@@ -33,6 +33,8 @@ struct PolicyFlags {
   int keep_first = 0;
   int keep_last = 0;
   std::vector<std::string> keep;
+  std::string scope;   // Empty: the format's own.
+  std::string layout;  // Empty: the format's own.
 };
 void AddPolicyFlags(CLI::App& command, PolicyFlags* flags);
 // nullopt when no policy flag was given. Errors: kInvalidArgument for an unknown format, or for

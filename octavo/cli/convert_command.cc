@@ -9,6 +9,7 @@
 #include "octavo/cli/cli.h"
 #include "octavo/cli/commands.h"
 #include "octavo/convert/convert.h"
+#include "octavo/convert/source_tensors.h"
 #include "octavo/measure/progress.h"
 #include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/precision_table.h"
@@ -23,6 +24,7 @@ struct ConvertFlags {
   PolicyFlags policy;
   int threads = 0;
   bool resume = false;
+  bool direct = false;
   bool json = false;
 };
 
@@ -52,10 +54,11 @@ std::string ConvertText(const ConvertReport& report, const std::string& out) {
 Status RunConvertCommand(const ConvertFlags& flags) {
   ASSIGN_OR_RETURN(const std::optional<PolicyOptions> policy, ParsePolicy(flags.policy));
   if (!policy.has_value()) {
-    return InvalidArgument("octavo convert: expected --format bf16 or fp8");
+    return InvalidArgument("octavo convert: expected --format");
   }
   ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(flags.model));
-  ASSIGN_OR_RETURN(const ModelSpec spec, MakeModelSpec(checkpoint.config()));
+  RETURN_IF_ERROR(CheckAcceptedSource(checkpoint));
+  ASSIGN_OR_RETURN(const ModelSpec spec, MakeCheckpointSpec(checkpoint));
   ASSIGN_OR_RETURN(const PrecisionTable table, CompilePolicy(spec, *policy));
   auto bar = std::make_unique<ProgressBar>("bytes");
   const auto on_progress = [&](const ConvertProgress& progress) {
@@ -65,6 +68,7 @@ Status RunConvertCommand(const ConvertFlags& flags) {
   options.out_dir = flags.out;
   options.num_threads = flags.threads;
   options.resume = flags.resume;
+  options.direct = flags.direct;
   options.progress = on_progress;
   const Result<ConvertReport> report = ConvertCheckpoint(checkpoint, spec, table, options);
   bar.reset();
@@ -81,13 +85,18 @@ void AddConvertCommand(CLI::App& app, int* exit_code) {
   CLI::App* command = app.add_subcommand(
       "convert", "Writes a checkpoint in low precision, chosen layers left in BF16");
   const auto flags = std::make_shared<ConvertFlags>();
-  command->add_option("MODEL", flags->model, "Model folder in HF layout, BF16")->required();
+  command
+      ->add_option("MODEL", flags->model,
+                   "Model folder in HF layout: BF16, F16, F32, or in any format that is written")
+      ->required();
   command->add_option("OUT", flags->out, "Folder to write; must not hold anything else")
       ->required();
   AddPolicyFlags(*command, &flags->policy);
   command->add_option("--threads", flags->threads, "0: all that may be used; changes no byte")
       ->check(CLI::Range(0, 4096));
   command->add_flag("--resume", flags->resume, "Keep the finished files of an interrupted run");
+  command->add_flag("--direct", flags->direct,
+                    "Encode F32 and F16 weights as they are, not rounded to BF16 first");
   command->add_flag("--json", flags->json, "Print one JSON object");
   AddExamples(*command, "  octavo convert models/abacus-dense out/fp8 --format fp8 --keep-last 2");
   command->callback([flags, exit_code] {

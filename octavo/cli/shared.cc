@@ -2,6 +2,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "octavo/base/status.h"
 #include "octavo/cli/cli.h"
@@ -16,7 +17,10 @@ namespace octavo {
 
 void AddPolicyFlags(CLI::App& command, PolicyFlags* flags) {
   const std::string group = "Policy";
-  command.add_option("--format", flags->format, "Format of the linear weights: bf16 or fp8")
+  command
+      .add_option("--format", flags->format,
+                  "Format of the linear weights: bf16, fp8, fp8-ue8m0, fp8-channel, "
+                  "fp8-tensor, mxfp8 or nvfp4")
       ->group(group);
   command
       .add_option("--keep-first,--num-layers-at-start-in-bf16", flags->keep_first,
@@ -33,24 +37,45 @@ void AddPolicyFlags(CLI::App& command, PolicyFlags* flags) {
           "a '*'; may be repeated")
       ->take_all()
       ->group(group);
+  command
+      .add_option("--scope", flags->scope,
+                  "Which linear weights --format means: experts, mlp or all")
+      ->check(CLI::IsMember({"experts", "mlp", "all"}))
+      ->group(group);
+  command.add_option("--layout", flags->layout, "How nvfp4 is stored")
+      ->check(CLI::IsMember({"modelopt", "compressed-tensors"}))
+      ->group(group);
 }
 
 Result<std::optional<PolicyOptions>> ParsePolicy(const PolicyFlags& flags) {
-  const bool keeps = flags.keep_first != 0 || flags.keep_last != 0 || !flags.keep.empty();
+  const bool keeps = flags.keep_first != 0 || flags.keep_last != 0 || !flags.keep.empty() ||
+                     !flags.scope.empty() || !flags.layout.empty();
   if (flags.format.empty()) {
     if (keeps) {
-      return InvalidArgument("--format: expected one beside --keep, --keep-first or --keep-last");
+      return InvalidArgument(
+          "--format: expected one beside --keep, --keep-first, --keep-last, --scope or --layout");
     }
     return std::optional<PolicyOptions>();
   }
   const std::optional<WeightFormat> format = ParseWeightFormat(flags.format);
   if (!format.has_value()) {
-    return InvalidArgument("--format: expected bf16 or fp8, got {}", flags.format);
+    return InvalidArgument("--format: expected {}, got {}",
+                           "bf16, fp8, fp8-ue8m0, fp8-channel, fp8-tensor, mxfp8 or nvfp4",
+                           flags.format);
   }
-  return std::optional(PolicyOptions{.format = *format,
-                                     .keep_first = flags.keep_first,
-                                     .keep_last = flags.keep_last,
-                                     .keep = flags.keep});
+  PolicyOptions options = {.format = *format,
+                           .keep_first = flags.keep_first,
+                           .keep_last = flags.keep_last,
+                           .keep = flags.keep};
+  if (!flags.scope.empty()) {
+    options.scope = flags.scope == "experts" ? QuantizeScope::kExperts
+                    : flags.scope == "mlp"   ? QuantizeScope::kMlp
+                                             : QuantizeScope::kAll;
+  }
+  if (flags.layout == "compressed-tensors") {
+    options.layout = StoredLayout::kCompressedTensors;
+  }
+  return std::optional(std::move(options));
 }
 
 void AddServingFlags(CLI::App& command, ServingFlags* flags, bool with_model) {

@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "octavo/base/file.h"
 #include "octavo/base/hash.h"
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
@@ -25,7 +26,6 @@
 #include "octavo/convert/stored_check.h"
 #include "octavo/formats/format.h"
 #include "octavo/model/spec/model_spec.h"
-#include "octavo/policy/natural_order.h"
 #include "octavo/policy/precision_table.h"
 
 namespace octavo {
@@ -376,32 +376,20 @@ std::vector<const StoredTensor*> UnknownTensors(const Checkpoint& checkpoint,
   return unknown;
 }
 
-std::string QuantizationConfigFor(const PrecisionTable& table,
-                                  std::span<const StoredTensor* const> unknown) {
-  std::string text = QuantizationConfigJson(table);
-  std::vector<std::string> modules =
-      text.empty() ? std::vector<std::string>() : ListedModules(text);
-  const size_t num_known = modules.size();
+std::vector<std::string> UnknownModules(std::span<const StoredTensor* const> unknown) {
+  std::vector<std::string> modules;
   for (const StoredTensor* tensor : unknown) {
     const std::string_view name = tensor->name;
     if (name.ends_with(kWeightSuffix) && tensor->view.shape.size() >= 2) {
       modules.emplace_back(name.substr(0, name.size() - kWeightSuffix.size()));
     }
   }
-  if (text.empty() || modules.size() == num_known) {
-    return text;
-  }
-  std::ranges::sort(modules, NaturalLess);
-  const OrderedJson config = OrderedJson::parse(text, nullptr, /*allow_exceptions=*/false);
-  OrderedJson edited = OrderedJson::object();  // The list stands before our own key, or last.
-  for (const auto& [key, value] : config.items()) {
-    if (key == kOwnKey) {
-      edited[std::string(kListKey)] = modules;
-    }
-    edited[key] = key == kListKey ? OrderedJson(modules) : value;
-  }
-  edited[std::string(kListKey)] = modules;
-  return edited.dump(2, ' ', false, OrderedJson::error_handler_t::replace);
+  return modules;
+}
+
+std::string QuantizationConfigFor(const PrecisionTable& table,
+                                  std::span<const StoredTensor* const> unknown) {
+  return QuantizationConfigJson(table, UnknownModules(unknown));
 }
 
 bool HasOwnTable(std::string_view quantization_config) {
@@ -436,7 +424,11 @@ Result<ConversionPlan> PlanConversion(const Checkpoint& checkpoint, const ModelS
   plan.passes_through = PassesThrough(checkpoint, spec, table, sources);
   PlanSteps(checkpoint, spec, table, sources, plan);
   plan.config_json = checkpoint.config().config_json;
-  if (!plan.passes_through) {
+  if (plan.passes_through) {
+    const auto text = ReadTextFile(fmt::format("{}/{}", checkpoint.dir(), kHfQuantConfigFile));
+    plan.hf_quant_config_json = text ? *text : "";
+  } else {
+    plan.hf_quant_config_json = HfQuantConfigJson(table, UnknownModules(sources.others));
     ASSIGN_OR_RETURN(
         plan.config_json,
         ConfigJsonWithQuantization(plan.config_json, QuantizationConfigFor(table, sources.others)));

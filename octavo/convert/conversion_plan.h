@@ -16,6 +16,9 @@
 
 namespace octavo {
 
+// ModelOpt's second description of a quantized checkpoint, beside config.json.
+inline constexpr std::string_view kHfQuantConfigFile = "hf_quant_config.json";
+
 enum class ConvertAction {
   kEncode,          // Quantized from values, or from what other codes decode to.
   kKeep,            // Values checked finite, bytes copied.
@@ -91,8 +94,10 @@ Result<ConversionPlan> PlanConversion(const Checkpoint& checkpoint, const ModelS
 std::vector<const StoredTensor*> UnknownTensors(const Checkpoint& checkpoint,
                                                 const PrecisionTable& table);
 
-// QuantizationConfigJson(table) whose list also names the modules of the unknown matrices, which
-// an engine could otherwise take for quantized ones.
+// The modules of the matrices among `unknown`, which an engine could otherwise take for quantized
+// ones: configurations name them as kept.
+std::vector<std::string> UnknownModules(std::span<const StoredTensor* const> unknown);
+// QuantizationConfigJson(table, UnknownModules(unknown)).
 std::string QuantizationConfigFor(const PrecisionTable& table,
                                   std::span<const StoredTensor* const> unknown);
 

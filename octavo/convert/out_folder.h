@@ -15,9 +15,6 @@ namespace octavo {
 // Name of the file that marks a folder as an unfinished run.
 inline constexpr std::string_view kConvertStateFile = ".octavo-convert.json";
 
-// ModelOpt's second description of a quantized checkpoint, beside config.json.
-inline constexpr std::string_view kHfQuantConfigFile = "hf_quant_config.json";
-
 // Makes or claims `out_dir` for `plan`: writes the state file first and clears the temporary files
 // of a killed run. Errors: kInvalidArgument for the source itself, a folder with anything else in
 // it, and an unfinished run of another plan.
