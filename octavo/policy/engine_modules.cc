@@ -20,19 +20,24 @@
 namespace octavo {
 namespace {
 
-constexpr Engine kEngines[] = {Engine::kSglang, Engine::kVllm, Engine::kTransformers,
-                               Engine::kCompressedTensors, Engine::kModelOpt};
+constexpr ForeignEngine kEngines[] = {ForeignEngine::kSglang, ForeignEngine::kVllm,
+                                      ForeignEngine::kTransformers,
+                                      ForeignEngine::kCompressedTensors, ForeignEngine::kModelOpt};
 constexpr std::string_view kExperts = ".experts.";
 // The fused down projection of MLA, by engine.
 constexpr std::string_view kSglangFusedA = "fused_qkv_a_proj_with_mqa";
 constexpr std::string_view kVllmFusedA = "fused_qkv_a_proj";
 
-bool Fuses(Engine engine) { return engine == Engine::kSglang || engine == Engine::kVllm; }
-bool HasContainers(Engine engine) { return Fuses(engine) || engine == Engine::kTransformers; }
+bool Fuses(ForeignEngine engine) {
+  return engine == ForeignEngine::kSglang || engine == ForeignEngine::kVllm;
+}
+bool HasContainers(ForeignEngine engine) {
+  return Fuses(engine) || engine == ForeignEngine::kTransformers;
+}
 
 bool IsDeepseek(const ModelSpec& spec) { return spec.mla.kv_lora_rank != 0; }
 
-ModuleKind KindOf(const ModelSpec& spec, const WeightSpec& weight, Engine engine) {
+ModuleKind KindOf(const ModelSpec& spec, const WeightSpec& weight, ForeignEngine engine) {
   switch (weight.role) {
     case Role::kEmbedding:
       return ModuleKind::kEmbedding;
@@ -40,8 +45,8 @@ ModuleKind KindOf(const ModelSpec& spec, const WeightSpec& weight, Engine engine
       return ModuleKind::kLmHead;
     case Role::kRouter:
       // vLLM passes the quantization config to the router of Qwen3-MoE: it must be listed.
-      return engine == Engine::kVllm && !IsDeepseek(spec) ? ModuleKind::kLinear
-                                                          : ModuleKind::kRouter;
+      return engine == ForeignEngine::kVllm && !IsDeepseek(spec) ? ModuleKind::kLinear
+                                                                 : ModuleKind::kRouter;
     case Role::kNorm:
     case Role::kBias:
     case Role::kRouterBias:
@@ -61,9 +66,10 @@ std::string_view ContainerOf(std::string_view weight_name) {
 }
 
 // The name under which `engine` builds a module of the checkpoint.
-std::string EngineNameOf(const ModelSpec& spec, Engine engine, bool is_mtp, std::string name) {
+std::string EngineNameOf(const ModelSpec& spec, ForeignEngine engine, bool is_mtp,
+                         std::string name) {
   const std::string mtp_layer = fmt::format("{}layers.{}.", spec.prefix, spec.num_layers);
-  if (engine == Engine::kSglang && is_mtp && name.starts_with(mtp_layer)) {
+  if (engine == ForeignEngine::kSglang && is_mtp && name.starts_with(mtp_layer)) {
     const std::string rest = name.substr(mtp_layer.size());
     if (rest == "shared_head.head") {
       return "lm_head";
@@ -76,7 +82,7 @@ std::string EngineNameOf(const ModelSpec& spec, Engine engine, bool is_mtp, std:
     }
     return "model.decoder." + rest;
   }
-  if (engine == Engine::kVllm && LastComponent(name) == kSglangFusedA) {
+  if (engine == ForeignEngine::kVllm && LastComponent(name) == kSglangFusedA) {
     name.replace(name.size() - kSglangFusedA.size(), kSglangFusedA.size(), kVllmFusedA);
   }
   // Engines build "model." around a text model whose checkpoint leaves it out.
@@ -85,26 +91,26 @@ std::string EngineNameOf(const ModelSpec& spec, Engine engine, bool is_mtp, std:
 
 }  // namespace
 
-std::span<const Engine> AllEngines() { return kEngines; }
+std::span<const ForeignEngine> AllEngines() { return kEngines; }
 
-std::string_view EngineName(Engine engine) {
+std::string_view EngineName(ForeignEngine engine) {
   switch (engine) {
-    case Engine::kSglang:
+    case ForeignEngine::kSglang:
       return "sglang";
-    case Engine::kVllm:
+    case ForeignEngine::kVllm:
       return "vllm";
-    case Engine::kTransformers:
+    case ForeignEngine::kTransformers:
       return "transformers";
-    case Engine::kCompressedTensors:
+    case ForeignEngine::kCompressedTensors:
       return "compressed-tensors";
-    case Engine::kModelOpt:
+    case ForeignEngine::kModelOpt:
       return "modelopt";
   }
   return "unknown";
 }
 
-std::optional<Engine> ParseEngine(std::string_view name) {
-  for (const Engine engine : kEngines) {
+std::optional<ForeignEngine> ParseEngine(std::string_view name) {
+  for (const ForeignEngine engine : kEngines) {
     if (EngineName(engine) == name) {
       return engine;
     }
@@ -112,7 +118,7 @@ std::optional<Engine> ParseEngine(std::string_view name) {
   return std::nullopt;
 }
 
-std::vector<EngineModule> EngineModulesOf(const ModelSpec& spec, Engine engine) {
+std::vector<EngineModule> EngineModulesOf(const ModelSpec& spec, ForeignEngine engine) {
   std::vector<FusedSet> sets;
   if (Fuses(engine)) {
     sets = FusedSetsOf(spec);
@@ -149,7 +155,7 @@ std::vector<EngineModule> EngineModulesOf(const ModelSpec& spec, Engine engine) 
   return modules;
 }
 
-std::vector<FusedMapping> DeclaredMappingOf(const ModelSpec& spec, Engine engine) {
+std::vector<FusedMapping> DeclaredMappingOf(const ModelSpec& spec, ForeignEngine engine) {
   const FusedMapping qkv = {"qkv_proj", {"q_proj", "k_proj", "v_proj"}};
   const FusedMapping gate_up = {"gate_up_proj", {"gate_proj", "up_proj"}};
   if (!Fuses(engine)) {
@@ -157,22 +163,22 @@ std::vector<FusedMapping> DeclaredMappingOf(const ModelSpec& spec, Engine engine
   }
   std::vector<FusedMapping> mapping;
   if (IsDeepseek(spec)) {
-    if (engine == Engine::kVllm) {
+    if (engine == ForeignEngine::kVllm) {
       mapping.push_back(gate_up);
     }
     if (spec.mla.q_lora_rank != 0) {
-      mapping.push_back({std::string(engine == Engine::kVllm ? kVllmFusedA : kSglangFusedA),
+      mapping.push_back({std::string(engine == ForeignEngine::kVllm ? kVllmFusedA : kSglangFusedA),
                          {"q_a_proj", "kv_a_proj_with_mqa"}});
     }
-  } else if (engine == Engine::kVllm || spec.moe.num_experts != 0) {
+  } else if (engine == ForeignEngine::kVllm || spec.moe.num_experts != 0) {
     mapping = {qkv, gate_up};
   }
   return mapping;
 }
 
-WeightsMapper MtpMapperOf(const ModelSpec& spec, Engine engine) {
+WeightsMapper MtpMapperOf(const ModelSpec& spec, ForeignEngine engine) {
   WeightsMapper mapper;
-  if (engine == Engine::kSglang && IsDeepseek(spec)) {
+  if (engine == ForeignEngine::kSglang && IsDeepseek(spec)) {
     mapper.substr.push_back(
         {fmt::format("model.layers.{}", spec.num_layers), std::string("model.decoder")});
   }

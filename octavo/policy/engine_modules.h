@@ -15,7 +15,7 @@
 
 namespace octavo {
 
-enum class Engine {
+enum class ForeignEngine {
   kSglang,
   kVllm,
   kTransformers,       // Of 2026: one module holds the routed experts of a layer.
@@ -23,10 +23,10 @@ enum class Engine {
   kModelOpt,           // As above, read by the rules of ModelOpt lists.
 };
 
-std::span<const Engine> AllEngines();
+std::span<const ForeignEngine> AllEngines();
 // "sglang", "vllm", "transformers", "compressed-tensors", "modelopt": the spelling of --as.
-std::string_view EngineName(Engine engine);
-std::optional<Engine> ParseEngine(std::string_view name);
+std::string_view EngineName(ForeignEngine engine);
+std::optional<ForeignEngine> ParseEngine(std::string_view name);
 
 struct EngineModule {
   std::string name;  // Such as "model.layers.0.self_attn.qkv_proj".
@@ -44,13 +44,15 @@ struct EngineModule {
 //   vllm          the same, with q_a/kv_a as "fused_qkv_a_proj"; MTP keeps its names.
 //   transformers  nothing fused, one container of experts a layer.
 //   the others    nothing fused, every expert alone.
-std::vector<EngineModule> EngineModulesOf(const ModelSpec& spec, Engine engine = Engine::kSglang);
+std::vector<EngineModule> EngineModulesOf(const ModelSpec& spec,
+                                          ForeignEngine engine = ForeignEngine::kSglang);
 
 // What the engine's class for this architecture declares as packed_modules_mapping. SGLang's Qwen2,
 // Qwen3 and Llama declare nothing; its matcher's own fallback then knows qkv_proj and gate_up_proj.
-std::vector<FusedMapping> DeclaredMappingOf(const ModelSpec& spec, Engine engine = Engine::kSglang);
+std::vector<FusedMapping> DeclaredMappingOf(const ModelSpec& spec,
+                                            ForeignEngine engine = ForeignEngine::kSglang);
 
 // How the engine's class for the MTP layers renames entries; empty when it does not.
-WeightsMapper MtpMapperOf(const ModelSpec& spec, Engine engine = Engine::kSglang);
+WeightsMapper MtpMapperOf(const ModelSpec& spec, ForeignEngine engine = ForeignEngine::kSglang);
 
 }  // namespace octavo

@@ -35,33 +35,33 @@ constexpr std::string_view kBf16 = "bf16";
 using DTypes = std::map<std::string, DType, std::less<>>;
 
 struct MethodName {
-  Engine engine;
+  ForeignEngine engine;
   std::string_view quant_method;
   Dialect dialect;
 };
 constexpr MethodName kMethods[] = {
-    {Engine::kSglang, "fp8", Dialect::kSglangFp8},
-    {Engine::kSglang, "mxfp8", Dialect::kSglangFp8},
-    {Engine::kSglang, "modelopt", Dialect::kSglangModelOpt},
-    {Engine::kSglang, "modelopt_fp8", Dialect::kSglangModelOpt},
-    {Engine::kSglang, "modelopt_fp4", Dialect::kSglangModelOpt},
-    {Engine::kSglang, "compressed-tensors", Dialect::kSglangCompressedTensors},
-    {Engine::kSglang, "quark", Dialect::kSglangQuark},
-    {Engine::kSglang, "w8a8_int8", Dialect::kSglangW8a8Int8},
-    {Engine::kSglang, "petit_nvfp4", Dialect::kSglangPetitNvfp4},
-    {Engine::kSglang, "fbgemm_fp8", Dialect::kSglangFbgemmFp8},
-    {Engine::kSglang, "blockwise_int8", Dialect::kSglangBlockwiseInt8},
-    {Engine::kSglang, "awq", Dialect::kSglangAwq},
-    {Engine::kSglang, "gguf", Dialect::kSglangGguf},
-    {Engine::kSglang, "moe_wna16", Dialect::kSglangMoeWna16},
-    {Engine::kVllm, "fp8", Dialect::kVllmFp8},
-    {Engine::kVllm, "modelopt", Dialect::kVllmModelOpt},
-    {Engine::kVllm, "modelopt_fp4", Dialect::kVllmModelOpt},
-    {Engine::kVllm, "compressed-tensors", Dialect::kVllmCompressedTensors},
-    {Engine::kTransformers, "fp8", Dialect::kHfFp8},
-    {Engine::kTransformers, "compressed-tensors", Dialect::kCompressedTensors},
-    {Engine::kCompressedTensors, "compressed-tensors", Dialect::kCompressedTensors},
-    {Engine::kModelOpt, "modelopt", Dialect::kSglangModelOpt},
+    {ForeignEngine::kSglang, "fp8", Dialect::kSglangFp8},
+    {ForeignEngine::kSglang, "mxfp8", Dialect::kSglangFp8},
+    {ForeignEngine::kSglang, "modelopt", Dialect::kSglangModelOpt},
+    {ForeignEngine::kSglang, "modelopt_fp8", Dialect::kSglangModelOpt},
+    {ForeignEngine::kSglang, "modelopt_fp4", Dialect::kSglangModelOpt},
+    {ForeignEngine::kSglang, "compressed-tensors", Dialect::kSglangCompressedTensors},
+    {ForeignEngine::kSglang, "quark", Dialect::kSglangQuark},
+    {ForeignEngine::kSglang, "w8a8_int8", Dialect::kSglangW8a8Int8},
+    {ForeignEngine::kSglang, "petit_nvfp4", Dialect::kSglangPetitNvfp4},
+    {ForeignEngine::kSglang, "fbgemm_fp8", Dialect::kSglangFbgemmFp8},
+    {ForeignEngine::kSglang, "blockwise_int8", Dialect::kSglangBlockwiseInt8},
+    {ForeignEngine::kSglang, "awq", Dialect::kSglangAwq},
+    {ForeignEngine::kSglang, "gguf", Dialect::kSglangGguf},
+    {ForeignEngine::kSglang, "moe_wna16", Dialect::kSglangMoeWna16},
+    {ForeignEngine::kVllm, "fp8", Dialect::kVllmFp8},
+    {ForeignEngine::kVllm, "modelopt", Dialect::kVllmModelOpt},
+    {ForeignEngine::kVllm, "modelopt_fp4", Dialect::kVllmModelOpt},
+    {ForeignEngine::kVllm, "compressed-tensors", Dialect::kVllmCompressedTensors},
+    {ForeignEngine::kTransformers, "fp8", Dialect::kHfFp8},
+    {ForeignEngine::kTransformers, "compressed-tensors", Dialect::kCompressedTensors},
+    {ForeignEngine::kCompressedTensors, "compressed-tensors", Dialect::kCompressedTensors},
+    {ForeignEngine::kModelOpt, "modelopt", Dialect::kSglangModelOpt},
 };
 
 // --- What is stored ------------------------------------------------------------------------------
@@ -207,12 +207,12 @@ class Planner {
     report_.engine = input_.engine;
     report_.dialect = "none";
     std::optional<Readers> readers;
-    Engine view = input_.engine;
+    ForeignEngine view = input_.engine;
     if (fields_.has_config) {
       ASSIGN_OR_RETURN(dialect_, DialectOf(input_.engine, fields_));
       report_.dialect = DialectName(dialect_);
       // Transformers hands these checkpoints to the library, which sees every expert alone.
-      view = dialect_ == Dialect::kCompressedTensors ? Engine::kCompressedTensors : view;
+      view = dialect_ == Dialect::kCompressedTensors ? ForeignEngine::kCompressedTensors : view;
       ASSIGN_OR_RETURN(readers, MakeReaders(fields_));
       report_.list_key = readers->main->list().key;
     }
@@ -238,12 +238,13 @@ class Planner {
 
   // SGLang builds the MTP model of a ModelOpt FP4 checkpoint without its configuration.
   bool DropsMtp() const {
-    return input_.engine == Engine::kSglang && dialect_ == Dialect::kSglangModelOpt &&
+    return input_.engine == ForeignEngine::kSglang && dialect_ == Dialect::kSglangModelOpt &&
            fields_.quant_algo.find("FP4") != std::string::npos;
   }
 
   void AddModule(EngineModule module, const std::optional<Readers>& readers) {
-    const bool is_transformers = input_.engine != Engine::kSglang && input_.engine != Engine::kVllm;
+    const bool is_transformers =
+        input_.engine != ForeignEngine::kSglang && input_.engine != ForeignEngine::kVllm;
     PlannedModule planned{.module = std::move(module), .match = {}, .stored = {}};
     planned.stored = StoredOf(dtypes_, *input_.spec, planned.module);
     // A checkpoint may leave the MTP layers out, and transformers never builds them.
@@ -298,7 +299,7 @@ class Planner {
     constexpr std::string_view kShared = ".shared_experts.down_proj";
     for (const PlannedModule& planned : report_.modules) {
       const std::string& name = planned.module.name;
-      if (input_.engine != Engine::kSglang || !name.ends_with(kShared)) {
+      if (input_.engine != ForeignEngine::kSglang || !name.ends_with(kShared)) {
         continue;
       }
       const auto container =
@@ -380,7 +381,7 @@ bool PlanAsReport::ok() const {
       differences, [](const PolicyFinding& finding) { return finding.severity == "error"; });
 }
 
-Result<Dialect> DialectOf(Engine engine, const QuantizationFields& fields) {
+Result<Dialect> DialectOf(ForeignEngine engine, const QuantizationFields& fields) {
   const std::string method =
       fields.quant_method.empty() && !fields.quant_algo.empty() ? "modelopt" : fields.quant_method;
   for (const MethodName& known : kMethods) {

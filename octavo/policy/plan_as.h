@@ -21,7 +21,7 @@ struct PlanAsInput {
   const ModelSpec* spec = nullptr;
   std::string_view quantization_config;  // JSON; empty for a checkpoint without one.
   std::span<const StoredDType> stored;   // Every tensor of the checkpoint.
-  Engine engine = Engine::kSglang;
+  ForeignEngine engine = ForeignEngine::kSglang;
 };
 
 struct PlannedModule {
@@ -47,7 +47,7 @@ struct PlannedModule {
 //   shared-experts-differ shared experts and routed experts are served differently: engines that
 //                         fuse them (SGLang on one expert-parallel rank) cannot do that
 struct PlanAsReport {
-  Engine engine = Engine::kSglang;
+  ForeignEngine engine = ForeignEngine::kSglang;
   std::string dialect;  // "none" without a quantization_config.
   std::string list_key;
   std::vector<PlannedModule> modules;
@@ -59,7 +59,7 @@ struct PlanAsReport {
 
 // The dialect in which `engine` reads a configuration.
 // Errors: kUnsupported for a quant_method that the engine does not read, or that is not known here.
-Result<Dialect> DialectOf(Engine engine, const QuantizationFields& fields);
+Result<Dialect> DialectOf(ForeignEngine engine, const QuantizationFields& fields);
 
 // Errors: those of ReadQuantizationFields, DialectOf and MakeReader.
 Result<PlanAsReport> PlanAs(const PlanAsInput& input);

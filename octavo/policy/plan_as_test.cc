@@ -47,7 +47,7 @@ std::vector<StoredDType> StoredFp8(const ModelSpec& spec, std::string_view kept)
 }
 
 PlanAsReport Plan(const ModelSpec& spec, std::string_view config,
-                  const std::vector<StoredDType>& stored, Engine engine) {
+                  const std::vector<StoredDType>& stored, ForeignEngine engine) {
   Result<PlanAsReport> report =
       PlanAs({.spec = &spec, .quantization_config = config, .stored = stored, .engine = engine});
   EXPECT_TRUE(report.has_value()) << report.error().message();
@@ -75,7 +75,7 @@ std::vector<std::string> Names(const std::vector<EngineModule>& modules, ModuleK
 TEST(EngineModules, EveryWeightIsInOneModuleForEveryEngine) {
   for (const HfConfig& config : {TinyConfig("Qwen3ForCausalLM"), TinyQwen3Moe(), TinyDeepseek()}) {
     const ModelSpec spec = Spec(config);
-    for (const Engine engine : AllEngines()) {
+    for (const ForeignEngine engine : AllEngines()) {
       std::vector<int> seen(spec.weights.size(), 0);
       for (const EngineModule& module : EngineModulesOf(spec, engine)) {
         for (const int weight_idx : module.weights) {
@@ -91,24 +91,24 @@ TEST(EngineModules, EveryWeightIsInOneModuleForEveryEngine) {
 
 TEST(EngineModules, DeepseekAsEachEngineBuildsIt) {
   const ModelSpec spec = Spec(TinyDeepseek());
-  const auto sglang = EngineModulesOf(spec, Engine::kSglang);
+  const auto sglang = EngineModulesOf(spec, ForeignEngine::kSglang);
   EXPECT_THAT(Names(sglang, ModuleKind::kMoe),
               ElementsAre("model.layers.1.mlp.experts", "model.decoder.mlp.experts"));
   EXPECT_THAT(Names(sglang, ModuleKind::kLinear),
               Contains("model.layers.0.self_attn.fused_qkv_a_proj_with_mqa"));
   EXPECT_THAT(Names(sglang, ModuleKind::kLinear), Contains("model.decoder.self_attn.kv_b_proj"));
   EXPECT_THAT(Names(sglang, ModuleKind::kRouter), Contains("model.eh_proj"));
-  const auto vllm = EngineModulesOf(spec, Engine::kVllm);
+  const auto vllm = EngineModulesOf(spec, ForeignEngine::kVllm);
   EXPECT_THAT(Names(vllm, ModuleKind::kLinear),
               Contains("model.layers.0.self_attn.fused_qkv_a_proj"));
   EXPECT_THAT(Names(vllm, ModuleKind::kMoe), Contains("model.layers.2.mlp.experts"));
-  const auto library = EngineModulesOf(spec, Engine::kCompressedTensors);
+  const auto library = EngineModulesOf(spec, ForeignEngine::kCompressedTensors);
   EXPECT_THAT(Names(library, ModuleKind::kMoe), IsEmpty());
   EXPECT_THAT(Names(library, ModuleKind::kLinear),
               Contains("model.layers.1.mlp.experts.3.down_proj"));
-  EXPECT_EQ(DeclaredMappingOf(spec, Engine::kSglang).size(), 1U);
-  EXPECT_EQ(DeclaredMappingOf(spec, Engine::kVllm).size(), 2U);
-  EXPECT_TRUE(DeclaredMappingOf(spec, Engine::kTransformers).empty());
+  EXPECT_EQ(DeclaredMappingOf(spec, ForeignEngine::kSglang).size(), 1U);
+  EXPECT_EQ(DeclaredMappingOf(spec, ForeignEngine::kVllm).size(), 2U);
+  EXPECT_TRUE(DeclaredMappingOf(spec, ForeignEngine::kTransformers).empty());
 }
 
 TEST(PlanAs, NamesThatEveryEngineHonoursDifferNowhere) {
@@ -116,7 +116,8 @@ TEST(PlanAs, NamesThatEveryEngineHonoursDifferNowhere) {
   const std::vector<StoredDType> stored = StoredFp8(spec, "down_proj");
   const std::string_view config =
       R"({"quant_method":"fp8","modules_to_not_convert":["lm_head","model.layers.0.mlp.down_proj"]})";
-  for (const Engine engine : {Engine::kSglang, Engine::kVllm, Engine::kTransformers}) {
+  for (const ForeignEngine engine :
+       {ForeignEngine::kSglang, ForeignEngine::kVllm, ForeignEngine::kTransformers}) {
     const PlanAsReport report = Plan(spec, config, stored, engine);
     EXPECT_TRUE(report.ok()) << PlanAsText(report);
     EXPECT_THAT(Codes(report), IsEmpty());
@@ -128,8 +129,8 @@ TEST(PlanAs, ALayerPrefixIsInertInVllm) {
   const std::vector<StoredDType> stored = StoredFp8(spec, "layers.3.");
   const std::string_view config =
       R"({"quant_method":"fp8","modules_to_not_convert":["model.layers.3."]})";
-  EXPECT_TRUE(Plan(spec, config, stored, Engine::kSglang).ok());
-  const PlanAsReport vllm = Plan(spec, config, stored, Engine::kVllm);
+  EXPECT_TRUE(Plan(spec, config, stored, ForeignEngine::kSglang).ok());
+  const PlanAsReport vllm = Plan(spec, config, stored, ForeignEngine::kVllm);
   EXPECT_FALSE(vllm.ok());
   EXPECT_THAT(Codes(vllm), Contains("would-quantize model.layers.3.mlp.experts"));
   EXPECT_THAT(Codes(vllm), Contains("would-quantize model.layers.3.self_attn.qkv_proj"));
@@ -141,7 +142,7 @@ TEST(PlanAs, SaysWhenCodesWouldBeCastWithoutScales) {
   const std::string_view config =
       R"({"quant_method":"fp8","ignored_layers":["model.layers.1.mlp.experts.2.up_proj"],)"
       R"("modules_to_not_convert":["x"]})";
-  const PlanAsReport report = Plan(spec, config, StoredFp8(spec, ""), Engine::kSglang);
+  const PlanAsReport report = Plan(spec, config, StoredFp8(spec, ""), ForeignEngine::kSglang);
   EXPECT_THAT(Codes(report), Contains("would-not-quantize model.layers.1.mlp.experts"));
   EXPECT_THAT(Codes(report), Contains("kept-by-one-expert model.layers.1.mlp.experts"));
   EXPECT_THAT(Codes(report), Contains("list-hidden modules_to_not_convert"));
@@ -151,12 +152,13 @@ TEST(PlanAs, APartialShardListIsABuildError) {
   const ModelSpec spec = Spec(TinyConfig("Qwen3ForCausalLM"));
   const std::string_view config =
       R"({"quant_method":"fp8","modules_to_not_convert":["model.layers.0.self_attn.q_proj"]})";
-  const PlanAsReport report = Plan(spec, config, StoredFp8(spec, "q_proj"), Engine::kSglang);
+  const PlanAsReport report = Plan(spec, config, StoredFp8(spec, "q_proj"), ForeignEngine::kSglang);
   EXPECT_THAT(Codes(report), ElementsAre("build-error model.layers.0.self_attn.qkv_proj"));
   EXPECT_THAT(report.differences[0].message, HasSubstr("k_proj is not listed"));
   // Unfused, the same list is sound.
-  EXPECT_TRUE(Plan(spec, config, StoredFp8(spec, "q_proj"), Engine::kTransformers).modules.size() >
-              0);
+  EXPECT_TRUE(
+      Plan(spec, config, StoredFp8(spec, "q_proj"), ForeignEngine::kTransformers).modules.size() >
+      0);
 }
 
 TEST(PlanAs, ComparesWhatIsStored) {
@@ -171,21 +173,23 @@ TEST(PlanAs, ComparesWhatIsStored) {
       tensor.dtype = DType::kBf16;
     }
   }
-  const PlanAsReport report = Plan(spec, R"({"quant_method":"fp8"})", stored, Engine::kSglang);
+  const PlanAsReport report =
+      Plan(spec, R"({"quant_method":"fp8"})", stored, ForeignEngine::kSglang);
   EXPECT_THAT(Codes(report), ElementsAre("weight-missing model.layers.0.self_attn.o_proj",
                                          "stored-mixed model.layers.0.mlp.gate_up_proj",
                                          "scale-missing model.layers.0.mlp.down_proj"));
   const PlanAsReport other =
-      Plan(spec, R"({"quant_method":"mxfp8"})", StoredFp8(spec, ""), Engine::kSglang);
+      Plan(spec, R"({"quant_method":"mxfp8"})", StoredFp8(spec, ""), ForeignEngine::kSglang);
   EXPECT_THAT(Codes(other), Contains("method-differs model.layers.0.mlp.down_proj"));
-  EXPECT_TRUE(Plan(spec, "", StoredFp8(spec, "layers"), Engine::kVllm).ok());
+  EXPECT_TRUE(Plan(spec, "", StoredFp8(spec, "layers"), ForeignEngine::kVllm).ok());
 }
 
 TEST(PlanAs, MtpIsJudgedUnderItsOwnName) {
   const ModelSpec spec = Spec(TinyDeepseek());
   const std::string_view config =
       R"({"quant_method":"fp8","modules_to_not_convert":["model.layers.2."]})";
-  const PlanAsReport report = Plan(spec, config, StoredFp8(spec, "layers.2."), Engine::kSglang);
+  const PlanAsReport report =
+      Plan(spec, config, StoredFp8(spec, "layers.2."), ForeignEngine::kSglang);
   EXPECT_TRUE(report.ok()) << PlanAsText(report);
   EXPECT_THAT(Codes(report), Not(Contains("entry-unmatched model.layers.2.")));
   // A checkpoint may leave the MTP layer out.
@@ -193,12 +197,13 @@ TEST(PlanAs, MtpIsJudgedUnderItsOwnName) {
   std::erase_if(without, [](const StoredDType& tensor) {
     return tensor.name.find("layers.2.") != std::string::npos;
   });
-  EXPECT_TRUE(Plan(spec, R"({"quant_method":"fp8"})", without, Engine::kSglang).ok());
+  EXPECT_TRUE(Plan(spec, R"({"quant_method":"fp8"})", without, ForeignEngine::kSglang).ok());
 }
 
 TEST(PlanAs, RefusesMethodsThatAnEngineDoesNotRead) {
   const ModelSpec spec = Spec(TinyConfig("Qwen3ForCausalLM"));
-  for (const Engine engine : {Engine::kTransformers, Engine::kCompressedTensors}) {
+  for (const ForeignEngine engine :
+       {ForeignEngine::kTransformers, ForeignEngine::kCompressedTensors}) {
     const Result<PlanAsReport> report =
         PlanAs({.spec = &spec,
                 .quantization_config = R"({"quant_method":"modelopt"})",
@@ -214,7 +219,8 @@ TEST(PlanAs, WritesTextAndJson) {
   const ModelSpec spec = Spec(TinyConfig("Qwen3ForCausalLM"));
   const std::string_view config =
       R"({"quant_method":"fp8","modules_to_not_convert":["model.layers.0.mlp.down_proj","y"]})";
-  const PlanAsReport report = Plan(spec, config, StoredFp8(spec, "down_proj"), Engine::kSglang);
+  const PlanAsReport report =
+      Plan(spec, config, StoredFp8(spec, "down_proj"), ForeignEngine::kSglang);
   EXPECT_THAT(PlanAsText(report),
               HasSubstr("bf16         bf16     model.layers.0.mlp.down_proj  [path] "
                         "\"model.layers.0.mlp.down_proj\""));
