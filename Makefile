@@ -3,7 +3,7 @@
 JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 60
 
-.PHONY: build demo test bench format check asan tsan fuzz packages check-packages clean
+.PHONY: build demo test bench bench-convert format check asan tsan fuzz packages check-packages clean
 
 build: packages
 	@cmake --preset release >build.log 2>&1 || { cat build.log; rm -f build.log; exit 1; }
@@ -19,6 +19,10 @@ test: build
 
 bench: build
 	python3 bench/run.py
+
+# The converter against a copy of the same files, and the quantizers against read bandwidth.
+bench-convert: build
+	python3 bench/convert/run.py
 
 format: check-packages
 	git ls-files '*.cc' '*.h' | xargs clang-format-19 -i
