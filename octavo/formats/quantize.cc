@@ -1,6 +1,7 @@
 #include "octavo/formats/quantize.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -15,6 +16,7 @@
 #include "octavo/formats/fp8_channel.h"
 #include "octavo/formats/nvfp4.h"
 #include "octavo/formats/quantize_scalar.h"
+#include "octavo/formats/quantize_simd.h"
 
 namespace octavo {
 namespace {
@@ -125,7 +127,16 @@ Status QuantizeScalar(const QuantizeArgs& args) {
   return OkStatus();
 }
 
-Status Quantize(const QuantizeArgs& args) { return QuantizeScalar(args); }
+Status Quantize(const QuantizeArgs& args) {
+  RETURN_IF_ERROR(CheckQuantize(args));
+  const ScopedIeeeSubnormals guard;
+  const uint32_t bits = args.format == WeightFormat::kMxfp8   ? simd::QuantizeMxfp8(args)
+                        : args.format == WeightFormat::kNvfp4 ? simd::QuantizeNvfp4(args)
+                                                              : simd::QuantizeFp8(args);
+  const auto amax = std::bit_cast<float>(bits);
+  const bool encoded = std::isfinite(amax) && !(SharesScale(args.format) && amax > args.amax);
+  return encoded ? OkStatus() : CheckValues(args, amax);
+}
 
 Status DequantizeScalar(const DequantizeArgs& args) {
   RETURN_IF_ERROR(CheckDequantize(args));

@@ -12,6 +12,7 @@
 #include "octavo/base/tensor.h"
 #include "octavo/formats/bf16.h"
 #include "octavo/formats/quantize.h"
+#include "octavo/formats/quantize_simd.h"
 
 namespace octavo {
 namespace {
@@ -77,7 +78,10 @@ float AmaxScalar(const ConstTensorView& values) {
                                   : MaxMagnitudeBits(Elements<uint16_t>(values)));
 }
 
-float Amax(const ConstTensorView& values) { return AmaxScalar(values); }
+float Amax(const ConstTensorView& values) {
+  CHECK((values.dtype == DType::kBf16 || values.dtype == DType::kF32));
+  return std::bit_cast<float>(simd::MaxMagnitudeBits(values));
+}
 
 Status CheckFiniteValues(const ConstTensorView& values) {
   if (std::bit_cast<uint32_t>(Amax(values)) < kInfinityBits) {

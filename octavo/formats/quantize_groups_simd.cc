@@ -1,0 +1,364 @@
+// The vector twins of the MXFP8 and NVFP4 encoders; one source for every target.
+
+#ifndef HWY_WANT_AVX3_DL
+#define HWY_WANT_AVX3_DL  // VBMI looks up bytes in tables.
+#endif
+#ifndef HWY_DISABLED_TARGETS
+#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
+#endif
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "octavo/formats/quantize_groups_simd.cc"
+#include <hwy/foreach_target.h>  // IWYU pragma: keep
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+
+#include "octavo/formats/e2m1.h"
+#include "octavo/formats/e4m3.h"
+#include "octavo/formats/e4m3_encode-inl.h"
+#include "octavo/formats/e8m0.h"
+#include "octavo/formats/lanes-inl.h"
+#include "octavo/formats/mxfp8.h"
+#include "octavo/formats/nvfp4.h"
+#include "octavo/formats/quantize.h"
+#include "octavo/formats/quantize_scalar.h"
+#include "octavo/formats/quantize_simd.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace octavo::simd::HWY_NAMESPACE {
+
+#if HWY_TARGET == HWY_SCALAR
+
+uint32_t EncodeGroups(const QuantizeArgs& args) {
+  const uint32_t bits = std::bit_cast<uint32_t>(AmaxScalar(args.values));
+  if (bits < 0x7F800000U) {
+    scalar::Quantize(args);
+  }
+  return bits;
+}
+
+uint32_t EncodeMxfp8(const QuantizeArgs& args) { return EncodeGroups(args); }
+uint32_t EncodeNvfp4(const QuantizeArgs& args) { return EncodeGroups(args); }
+
+#else
+
+constexpr auto kMxGroup = static_cast<size_t>(kMxGroupElems);
+constexpr auto kNvGroup = static_cast<size_t>(kNvfp4GroupElems);
+// Groups are worked on by so many vectors at a time where there is a way to do that.
+constexpr size_t kVectors = 8;
+
+// --- MXFP8
+// ----------------------------------------------------------------------------------------
+
+// Groups one by one, on any target. Returns bits of the largest magnitude.
+template <typename T>
+HWY_INLINE uint32_t EncodeMxGroups(const T* values, size_t num_groups, uint8_t* codes,
+                                   uint8_t* scales) {
+  uint32_t largest = 0;
+  for (size_t g = 0; g < num_groups; ++g) {
+    MaxMagnitude<T> max;
+    max.Add(values + g * kMxGroup, kMxGroup);
+    largest = std::max(largest, max.Fp32Bits());
+    scales[g] = Mxfp8ScaleCode(std::bit_cast<float>(max.Fp32Bits()));
+    EncodeByArithmetic<true>(values + g * kMxGroup, kMxGroup, Divisor(E8m0ToFloat(scales[g])),
+                             codes + g * kMxGroup);
+  }
+  return largest;
+}
+
+#if HWY_TARGET == HWY_AVX3_DL
+
+// Takes pairs of units of `D` from x and y apart and keeps the larger of each: the result holds
+// units of x and y by turns, half as many of each within a 128-bit block.
+template <typename D>
+HWY_INLINE V16 Fold(D d, V16 x, V16 y) {
+  const auto xd = hn::BitCast(d, x);
+  const auto yd = hn::BitCast(d, y);
+  return hn::Max(hn::BitCast(D16(), hn::InterleaveLower(d, xd, yd)),
+                 hn::BitCast(D16(), hn::InterleaveUpper(d, xd, yd)));
+}
+
+// Lane j of each 128-bit block: the largest of the eight magnitudes of that block in vector j.
+HWY_INLINE V16 BlockMaximaOfEight(const uint16_t* HWY_RESTRICT values) {
+  const D16 d;
+  const auto load = [&](size_t j) { return Magnitude(hn::LoadU(d, values + j * kLanes16)); };
+  const D32 d32;
+  const hn::ScalableTag<uint64_t> d64;
+  const V16 first = Fold(d32, Fold(d, load(0), load(1)), Fold(d, load(2), load(3)));
+  const V16 second = Fold(d32, Fold(d, load(4), load(5)), Fold(d, load(6), load(7)));
+  return Fold(d64, first, second);
+}
+
+// Scale codes below this leave no room for the subnormals of BF16, which the table does not know.
+constexpr uint16_t kLeastTableScale = 12;
+
+// A vector is one group. Returns bits of the largest magnitude, as BF16.
+HWY_INLINE uint16_t EncodeEightMxGroups(const CodeTable& table, const uint16_t* HWY_RESTRICT values,
+                                        uint8_t* HWY_RESTRICT codes, uint8_t* HWY_RESTRICT scales) {
+  const hn::Half<D16> d256;
+  const hn::Half<hn::Half<D16> > d128;
+  const V16 maxima = BlockMaximaOfEight(values);
+  const auto half = hn::Max(hn::LowerHalf(d256, maxima), hn::UpperHalf(d256, maxima));
+  const auto amax = hn::Max(hn::LowerHalf(d128, half), hn::UpperHalf(d128, half));
+  // RCEIL of 1.m * 2^e / 448 = 1.m / 1.75 * 2^(e - 8): m beyond 96 carries into the exponent.
+  const auto scale = hn::SaturatedSub(hn::ShiftRight<7>(hn::Add(amax, hn::Set(d128, uint16_t{31}))),
+                                      hn::Set(d128, uint16_t{8}));
+  HWY_ALIGN uint16_t scale_codes[kVectors];
+  HWY_ALIGN uint16_t amax_bits[kVectors];
+  hn::Store(scale, d128, scale_codes);
+  hn::Store(amax, d128, amax_bits);
+  const hn::Rebind<uint8_t, decltype(d128)> d8;
+  hn::StoreU(hn::TruncateTo(d8, scale), d8, scales);
+  const uint16_t largest = *std::max_element(amax_bits, amax_bits + kVectors);
+  if (!hn::AllTrue(d128, hn::Gt(scale, hn::Set(d128, uint16_t{kLeastTableScale - 1})))) {
+    EncodeMxGroups(values, kVectors, codes, scales);
+    return largest;
+  }
+  for (size_t j = 0; j < kVectors; j += 2) {
+    V16 pair[2];
+    bool done = true;
+    for (size_t i = 0; i < 2; ++i) {
+      const V16 v = hn::LoadU(D16(), values + (j + i) * kMxGroup);
+      done = table.Codes(v, CodeTable::Offset(scale_codes[j + i]), &pair[i]) && done;
+    }
+    StoreCodePair(pair[0], pair[1], codes + j * kMxGroup);
+    if (HWY_UNLIKELY(!done)) {
+      EncodeMxGroups(values + j * kMxGroup, 2, codes + j * kMxGroup, scales + j);
+    }
+  }
+  return largest;
+}
+
+HWY_INLINE uint32_t EncodeMxValues(const uint16_t* values, size_t num_groups, uint8_t* codes,
+                                   uint8_t* scales) {
+  const CodeTable table(1.0F);
+  uint16_t largest = 0;
+  size_t g = 0;
+  for (; g + kVectors <= num_groups; g += kVectors) {
+    largest = std::max(largest, EncodeEightMxGroups(table, values + g * kMxGroup,
+                                                    codes + g * kMxGroup, scales + g));
+  }
+  const uint32_t rest =
+      EncodeMxGroups(values + g * kMxGroup, num_groups - g, codes + g * kMxGroup, scales + g);
+  return std::max(uint32_t{largest} << 16, rest);
+}
+
+#else
+
+HWY_INLINE uint32_t EncodeMxValues(const uint16_t* values, size_t num_groups, uint8_t* codes,
+                                   uint8_t* scales) {
+  return EncodeMxGroups(values, num_groups, codes, scales);
+}
+
+#endif  // HWY_TARGET == HWY_AVX3_DL
+
+HWY_INLINE uint32_t EncodeMxValues(const float* values, size_t num_groups, uint8_t* codes,
+                                   uint8_t* scales) {
+  return EncodeMxGroups(values, num_groups, codes, scales);
+}
+
+// The width is a multiple of the group, so that the matrix is one row of groups.
+template <typename T>
+HWY_INLINE uint32_t EncodeMxfp8Of(const QuantizeArgs& args) {
+  return EncodeMxValues(reinterpret_cast<const T*>(args.values.data), args.scales.size(),
+                        args.codes.data(), reinterpret_cast<uint8_t*>(args.scales.data()));
+}
+
+uint32_t EncodeMxfp8(const QuantizeArgs& args) {
+  return args.values.dtype == DType::kF32 ? EncodeMxfp8Of<float>(args)
+                                          : EncodeMxfp8Of<uint16_t>(args);
+}
+
+// --- NVFP4
+// ----------------------------------------------------------------------------------------
+
+// What groups share: fl(S * fl(1/6)) and D of nvfp4.h.
+struct NvScale {
+  float group_factor;
+  float tensor_scale;
+};
+
+HWY_INLINE VF LoadFloats(const uint16_t* values) {
+  const hn::Rebind<uint16_t, D32> d16;
+  return hn::BitCast(DF(), hn::ShiftLeft<16>(hn::PromoteTo(D32(), hn::LoadU(d16, values))));
+}
+HWY_INLINE VF LoadFloats(const float* values) { return hn::LoadU(DF(), values); }
+
+// FloatToE2m1 of y >= 0 by its seven midpoints.
+HWY_INLINE V32 E2m1Codes(VF y) {
+  const D32 d;
+  const DF df;
+  const auto one_if = [&](auto mask) {
+    return hn::IfThenElseZero(hn::RebindMask(d, mask), hn::Set(d, 1));
+  };
+  const V32 low = hn::Add(
+      hn::Add(one_if(hn::Gt(y, hn::Set(df, 0.25F))), one_if(hn::Ge(y, hn::Set(df, 0.75F)))),
+      hn::Add(one_if(hn::Gt(y, hn::Set(df, 1.25F))), one_if(hn::Ge(y, hn::Set(df, 1.75F)))));
+  const V32 high =
+      hn::Add(one_if(hn::Gt(y, hn::Set(df, 2.5F))),
+              hn::Add(one_if(hn::Ge(y, hn::Set(df, 3.5F))), one_if(hn::Gt(y, hn::Set(df, 5.0F)))));
+  return hn::Add(low, high);
+}
+
+// Groups one by one, on any target. Returns bits of the largest magnitude.
+template <typename T>
+HWY_INLINE uint32_t EncodeNvGroups(const T* values, size_t num_groups, const NvScale& shared,
+                                   uint8_t* codes, uint8_t* scales) {
+  uint32_t largest = 0;
+  for (size_t g = 0; g < num_groups; ++g) {
+    MaxMagnitude<T> max;
+    max.Add(values + g * kNvGroup, kNvGroup);
+    largest = std::max(largest, max.Fp32Bits());
+    scales[g] = Nvfp4GroupScale(std::bit_cast<float>(max.Fp32Bits()), shared.group_factor);
+    const VF multiplier =
+        hn::Set(DF(), Nvfp4Multiplier(E4m3ToFloat(scales[g]), shared.tensor_scale));
+    HWY_ALIGN uint8_t group[kNvGroup];
+    for (size_t k = 0; k < kNvGroup; k += kLanes32) {
+      const VF x = LoadFloats(values + g * kNvGroup + k);
+      const V32 sign = hn::ShiftLeft<3>(hn::ShiftRight<31>(hn::BitCast(D32(), x)));
+      const V32 code = hn::Or(E2m1Codes(hn::Mul(hn::Abs(x), multiplier)), sign);
+      StoreLowBytes(code, group + k);
+    }
+    for (size_t i = 0; i < kNvGroup / 2; ++i) {
+      codes[g * kNvGroup / 2 + i] = PackE2m1(group[2 * i], group[2 * i + 1]);
+    }
+  }
+  return largest;
+}
+
+#if HWY_TARGET == HWY_AVX3_DL
+
+// E2M1's midpoints lie on a grid of two mantissa bits. This is the code by twice the place on that
+// grid, plus one between two of its points; entry 0 is 0.25, and everything below.
+constexpr uint32_t kGridBegin = std::bit_cast<uint32_t>(0.25F) >> 21;
+constexpr std::array<uint8_t, 64> MakeE2m1Grid() {
+  std::array<uint8_t, 64> grid{};
+  for (uint32_t i = 0; i < grid.size(); ++i) {
+    grid[i] = FloatToE2m1(std::bit_cast<float>(((kGridBegin + i / 2) << 21) | i % 2));
+  }
+  return grid;
+}
+alignas(64) constexpr std::array<uint8_t, 64> kE2m1Grid = MakeE2m1Grid();
+
+// Of 32 BF16 with their multipliers, those of even elements being those of their odd neighbours.
+// Two codes to a byte, in the low byte of 32-bit lanes.
+HWY_INLINE V32 PackedE2m1(V16 v, VF multiplier) {
+  const D16 d;
+  const D32 d32;
+  const V16 magnitude = Magnitude(v);
+  const V16 even = hn::BitCast(d, hn::Mul(EvenBf16(magnitude), multiplier));
+  const V16 odd = hn::BitCast(d, hn::Mul(OddBf16(magnitude), multiplier));
+  // The upper halves of the products in order, with a bit that says whether the lower are 0.
+  const V16 upper = hn::OddEven(odd, hn::BitCast(d, hn::ShiftRight<16>(hn::BitCast(d32, even))));
+  const V16 lower = hn::OddEven(hn::BitCast(d, hn::ShiftLeft<16>(hn::BitCast(d32, odd))), even);
+  const V16 y = hn::Or(upper, hn::Min(lower, hn::Set(d, uint16_t{1})));
+  // Rounded down plus rounded up: odd between two points of the grid.
+  const V16 place =
+      hn::Add(hn::ShiftRight<5>(y), hn::ShiftRight<5>(hn::Add(y, hn::Set(d, uint16_t{31}))));
+  const V16 idx =
+      hn::Min(hn::SaturatedSub(place, hn::Set(d, static_cast<uint16_t>(2 * kGridBegin))),
+              hn::Set(d, uint16_t{63}));
+  // The upper bytes are 0, and so is the code that they look up.
+  const V16 code{_mm512_permutexvar_epi8(idx.raw, _mm512_load_si512(kE2m1Grid.data()))};
+  const V16 sign = hn::And(hn::ShiftRight<12>(v), hn::Set(d, uint16_t{8}));
+  const V32 pair = hn::BitCast(d32, hn::Or(code, sign));
+  return hn::Or(pair, hn::ShiftRight<12>(pair));
+}
+
+// Two groups a vector. Returns bits of the largest magnitude, as BF16.
+HWY_INLINE uint16_t EncodeSixteenNvGroups(const uint16_t* HWY_RESTRICT values,
+                                          const NvScale& shared, uint8_t* HWY_RESTRICT codes,
+                                          uint8_t* HWY_RESTRICT scales) {
+  const DF df;
+  const D32 d32;
+  const hn::Half<D16> d256;
+  const hn::Half<hn::Half<D16> > d128;
+  const V16 half_groups = BlockMaximaOfEight(values);
+  const V16 groups = hn::Max(half_groups, hn::SwapAdjacentBlocks(half_groups));
+  const auto even = hn::LowerHalf(d128, hn::LowerHalf(d256, groups));
+  const auto odd = hn::LowerHalf(d128, hn::UpperHalf(d256, groups));
+  const auto in_order =
+      hn::Combine(d256, hn::InterleaveUpper(d128, even, odd), hn::InterleaveLower(d128, even, odd));
+  HWY_ALIGN uint16_t amax_bits[2 * kVectors];
+  hn::Store(in_order, d256, amax_bits);
+
+  const VF amax = hn::BitCast(df, hn::ShiftLeft<16>(hn::PromoteTo(d32, in_order)));
+  const VF wanted = hn::Min(hn::Mul(amax, hn::Set(df, shared.group_factor)), hn::Set(df, kE4m3Max));
+  const V32 scale_codes = MagnitudeCodes(wanted);
+  StoreLowBytes(scale_codes, scales);
+  const VF scale = hn::Mul(CodesToFloat(scale_codes), hn::Set(df, shared.tensor_scale));
+  // 1 / 0 is infinite, and the least of the two is finite.
+  const VF multipliers =
+      hn::Min(hn::Div(hn::Set(df, 1.0F), scale), hn::Set(df, std::numeric_limits<float>::max()));
+  const V32 group_of_lane = hn::ShiftRight<3>(hn::Iota(d32, 0));
+  for (size_t j = 0; j < kVectors; ++j) {
+    const V32 idx = hn::Add(group_of_lane, hn::Set(d32, static_cast<uint32_t>(2 * j)));
+    const VF multiplier = hn::TableLookupLanes(multipliers, hn::IndicesFromVec(df, idx));
+    const V32 pairs = PackedE2m1(hn::LoadU(D16(), values + j * kLanes16), multiplier);
+    StoreLowBytes(pairs, codes + j * kLanes16 / 2);
+  }
+  return *std::max_element(amax_bits, amax_bits + 2 * kVectors);
+}
+
+HWY_INLINE uint32_t EncodeNvValues(const uint16_t* values, size_t num_groups, const NvScale& shared,
+                                   uint8_t* codes, uint8_t* scales) {
+  uint16_t largest = 0;
+  size_t g = 0;
+  for (; g + 2 * kVectors <= num_groups; g += 2 * kVectors) {
+    largest = std::max(largest, EncodeSixteenNvGroups(values + g * kNvGroup, shared,
+                                                      codes + g * kNvGroup / 2, scales + g));
+  }
+  const uint32_t rest = EncodeNvGroups(values + g * kNvGroup, num_groups - g, shared,
+                                       codes + g * kNvGroup / 2, scales + g);
+  return std::max(uint32_t{largest} << 16, rest);
+}
+
+#else
+
+HWY_INLINE uint32_t EncodeNvValues(const uint16_t* values, size_t num_groups, const NvScale& shared,
+                                   uint8_t* codes, uint8_t* scales) {
+  return EncodeNvGroups(values, num_groups, shared, codes, scales);
+}
+
+#endif  // HWY_TARGET == HWY_AVX3_DL
+
+HWY_INLINE uint32_t EncodeNvValues(const float* values, size_t num_groups, const NvScale& shared,
+                                   uint8_t* codes, uint8_t* scales) {
+  return EncodeNvGroups(values, num_groups, shared, codes, scales);
+}
+
+template <typename T>
+HWY_INLINE uint32_t EncodeNvfp4Of(const QuantizeArgs& args) {
+  const NvScale shared = {.group_factor = Nvfp4GroupFactor(args.amax),
+                          .tensor_scale = Nvfp4TensorScale(args.amax)};
+  return EncodeNvValues(reinterpret_cast<const T*>(args.values.data), args.scales.size(), shared,
+                        args.codes.data(), reinterpret_cast<uint8_t*>(args.scales.data()));
+}
+
+uint32_t EncodeNvfp4(const QuantizeArgs& args) {
+  return args.values.dtype == DType::kF32 ? EncodeNvfp4Of<float>(args)
+                                          : EncodeNvfp4Of<uint16_t>(args);
+}
+
+#endif  // HWY_TARGET == HWY_SCALAR
+
+}  // namespace octavo::simd::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace octavo::simd {
+
+HWY_EXPORT(EncodeMxfp8);
+HWY_EXPORT(EncodeNvfp4);
+
+uint32_t QuantizeMxfp8(const QuantizeArgs& args) { return HWY_DYNAMIC_DISPATCH(EncodeMxfp8)(args); }
+uint32_t QuantizeNvfp4(const QuantizeArgs& args) { return HWY_DYNAMIC_DISPATCH(EncodeNvfp4)(args); }
+
+}  // namespace octavo::simd
+#endif  // HWY_ONCE
