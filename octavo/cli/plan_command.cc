@@ -1,15 +1,21 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
+#include "octavo/base/file.h"
 #include "octavo/base/status.h"
+#include "octavo/checkpoint/checkpoint.h"
 #include "octavo/checkpoint/hf_config.h"
 #include "octavo/cli/cli.h"
 #include "octavo/cli/commands.h"
 #include "octavo/model/spec/model_spec.h"
+#include "octavo/policy/engine_modules.h"
+#include "octavo/policy/plan_as.h"
 #include "octavo/policy/precision_table.h"
 #include "octavo/policy/table_json.h"
 #include "octavo/policy/table_text.h"
+#include "octavo/policy/verdicts.h"
 #include "octavo/sync/serving.h"
 
 namespace octavo {
@@ -19,8 +25,46 @@ struct PlanFlags {
   std::string model;
   PolicyFlags policy;
   std::string explain;
+  std::string as;
   bool json = false;
 };
+
+// The configuration that engines look up: config.json's, or ModelOpt's own file beside it.
+Result<std::string> ForeignConfigOf(const Checkpoint& checkpoint) {
+  if (!checkpoint.config().quantization_config.empty()) {
+    return checkpoint.config().quantization_config;
+  }
+  Result<std::string> file = ReadTextFile(checkpoint.dir() + "/hf_quant_config.json");
+  if (!file && file.error().code() == StatusCode::kNotFound) {
+    return std::string();
+  }
+  return file;
+}
+
+// What another engine does with a checkpoint. False: it differs from what is stored.
+Result<bool> RunPlanAs(const PlanFlags& flags) {
+  const std::optional<ForeignEngine> engine = ParseEngine(flags.as);
+  if (!engine) {
+    return InvalidArgument(
+        "--as: expected sglang, vllm, transformers, compressed-tensors or modelopt, got {}",
+        flags.as);
+  }
+  if (!flags.policy.format.empty() || !flags.explain.empty()) {
+    return InvalidArgument("--as: judges a checkpoint as it is: without --format and --explain");
+  }
+  ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(flags.model));
+  ASSIGN_OR_RETURN(const ModelSpec spec, MakeCheckpointSpec(checkpoint));
+  ASSIGN_OR_RETURN(const std::string config, ForeignConfigOf(checkpoint));
+  std::vector<StoredDType> stored;
+  for (const StoredTensor& tensor : checkpoint.tensors()) {
+    stored.push_back({tensor.name, tensor.view.dtype});
+  }
+  ASSIGN_OR_RETURN(
+      const PlanAsReport report,
+      PlanAs({.spec = &spec, .quantization_config = config, .stored = stored, .engine = *engine}));
+  PrintLine(flags.json ? PlanAsJson(report) : PlanAsText(report));
+  return report.ok();
+}
 
 Status RunPlanCommand(const PlanFlags& flags) {
   ASSIGN_OR_RETURN(const std::optional<PolicyOptions> policy, ParsePolicy(flags.policy));
@@ -50,12 +94,21 @@ void AddPlanCommand(CLI::App& app, int* exit_code) {
   command->add_option("MODEL", flags->model, "Model folder in HF layout")->required();
   AddPolicyFlags(*command, &flags->policy);
   command->add_option("--explain", flags->explain, "One tensor or module: every rule it met");
+  command->add_option("--as", flags->as,
+                      "What sglang, vllm, transformers, compressed-tensors or modelopt would do "
+                      "with this checkpoint, and where that differs from what is stored");
   command->add_flag("--json", flags->json, "Print one JSON object");
   AddExamples(*command,
               "  octavo plan models/abacus-dense --format fp8 --keep-last 2\n"
               "  octavo plan models/abacus-dense --format fp8 --keep-last 2 --explain "
-              "model.layers.7.mlp.up_proj");
+              "model.layers.7.mlp.up_proj\n"
+              "  octavo plan out/abacus-fp8 --as sglang");
   command->callback([flags, exit_code] {
+    if (!flags->as.empty()) {
+      const Result<bool> agrees = RunPlanAs(*flags);
+      *exit_code = !agrees ? ReportError(agrees.error()) : *agrees ? kExitOk : kExitFailed;
+      return;
+    }
     const Status status = RunPlanCommand(*flags);
     *exit_code = status.ok() ? kExitOk : ReportError(status);
   });

@@ -339,8 +339,33 @@ class Planner {
     });
   }
 
+  // The modules that other engines build, and whether everything in them stays in BF16 here too:
+  // naming those is for the other engines, and does no harm.
+  std::set<std::string, std::less<>> KeptElsewhere() const {
+    std::vector<bool> kept(input_.spec->weights.size(), false);
+    for (const PlannedModule& planned : report_.modules) {
+      for (const int weight_idx : planned.module.weights) {
+        kept[static_cast<size_t>(weight_idx)] = planned.match.verdict == Verdict::kSkipped;
+      }
+    }
+    std::set<std::string, std::less<>> names;
+    for (const ForeignEngine engine : AllEngines()) {
+      for (EngineModule& module : EngineModulesOf(*input_.spec, engine)) {
+        const bool all_kept = std::ranges::all_of(
+            module.weights, [&](int weight_idx) { return kept[static_cast<size_t>(weight_idx)]; });
+        if (all_kept) {
+          names.insert(std::move(module.name));
+        }
+      }
+    }
+    if (input_.spec->tie_word_embeddings) {
+      names.insert("lm_head");  // Not stored, and served by the embedding.
+    }
+    return names;
+  }
+
   Status AddUnmatched(const WrittenList& list) {
-    std::set<std::string, std::less<>> named;
+    std::set<std::string, std::less<>> named = KeptElsewhere();
     for (const PlannedModule& planned : report_.modules) {
       if (planned.match.entry) {
         named.insert(*planned.match.entry);

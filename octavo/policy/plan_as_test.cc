@@ -200,6 +200,29 @@ TEST(PlanAs, MtpIsJudgedUnderItsOwnName) {
   EXPECT_TRUE(Plan(spec, R"({"quant_method":"fp8"})", without, ForeignEngine::kSglang).ok());
 }
 
+TEST(PlanAs, NamesForOtherEnginesDoNoHarmWhereTheirWeightsAreKept) {
+  HfConfig config = TinyConfig("Qwen3ForCausalLM");
+  config.tie_word_embeddings = true;
+  const ModelSpec spec = Spec(config);
+  const std::string shards =
+      R"("model.layers.0.self_attn.q_proj","model.layers.0.self_attn.k_proj",)"
+      R"("model.layers.0.self_attn.v_proj",)";
+  const std::string names = R"("model.layers.0.self_attn.qkv_proj","lm_head"]})";
+  const std::string head = R"({"quant_method":"fp8","modules_to_not_convert":[)";
+  std::vector<StoredDType> stored = StoredFp8(spec, "");
+  for (StoredDType& tensor : stored) {
+    const bool is_qkv = tensor.name.find("q_proj.w") != std::string::npos ||
+                        tensor.name.find("k_proj.w") != std::string::npos ||
+                        tensor.name.find("v_proj.w") != std::string::npos;
+    tensor.dtype = is_qkv && tensor.name.ends_with("weight") ? DType::kBf16 : tensor.dtype;
+  }
+  EXPECT_THAT(Codes(Plan(spec, head + shards + names, stored, ForeignEngine::kSglang)), IsEmpty());
+  // Alone, the fused name is inert in SGLang.
+  EXPECT_THAT(Codes(Plan(spec, head + names, stored, ForeignEngine::kSglang)),
+              ElementsAre("would-quantize model.layers.0.self_attn.qkv_proj",
+                          "entry-unmatched model.layers.0.self_attn.qkv_proj"));
+}
+
 TEST(PlanAs, RefusesMethodsThatAnEngineDoesNotRead) {
   const ModelSpec spec = Spec(TinyConfig("Qwen3ForCausalLM"));
   for (const ForeignEngine engine :
