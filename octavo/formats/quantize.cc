@@ -145,7 +145,12 @@ Status DequantizeScalar(const DequantizeArgs& args) {
   return OkStatus();
 }
 
-Status Dequantize(const DequantizeArgs& args) { return DequantizeScalar(args); }
+Status Dequantize(const DequantizeArgs& args) {
+  RETURN_IF_ERROR(CheckDequantize(args));
+  const ScopedIeeeSubnormals guard;
+  simd::Dequantize(args);
+  return OkStatus();
+}
 
 QuantizationError& QuantizationError::operator+=(const QuantizationError& other) {
   sum_sq_error += other.sum_sq_error;
@@ -170,7 +175,9 @@ QuantizationError MeasureQuantizationScalar(const MeasureArgs& args) {
 }
 
 QuantizationError MeasureQuantization(const MeasureArgs& args) {
-  return MeasureQuantizationScalar(args);
+  CHECK(CheckLengths(args.format, args.values, args.codes.size(), args.scales.size()).ok());
+  const ScopedIeeeSubnormals guard;
+  return simd::Measure(args);
 }
 
 }  // namespace octavo

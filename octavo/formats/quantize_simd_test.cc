@@ -187,6 +187,97 @@ TEST(QuantizeSimd, DoesNotDependOnTheSubnormalModeOfTheThread) {
   });
 }
 
+TestCodes RandomCodes(WeightFormat format, int64_t rows, int64_t cols, uint32_t seed) {
+  std::mt19937 rng(seed);
+  TestCodes out(format, rows, cols);
+  for (uint8_t& code : out.codes) {
+    code = static_cast<uint8_t>(rng());
+  }
+  const bool bytes = format == WeightFormat::kMxfp8 || format == WeightFormat::kNvfp4;
+  for (uint32_t& word : out.scale_words) {
+    const float scale =
+        std::ldexp(1.0F + static_cast<float>(rng() % 1000) / 1000.0F,
+                   static_cast<int>(rng() % 240) - 130);  // Some subnormal products.
+    word = bytes ? static_cast<uint32_t>(rng()) : std::bit_cast<uint32_t>(scale);
+  }
+  return out;
+}
+
+// Random codes, NaN among them, under random scales, to both dtypes, multiplying and dividing.
+TEST(DequantizeSimd, EqualsTheScalarPath) {
+  ForEachQuantizedFormat([](WeightFormat format) {
+    uint32_t seed = 1;
+    for (const int64_t rows : {1, 3, 129}) {
+      for (const int64_t cols : Widths(format)) {
+        TestCodes in = RandomCodes(format, rows, cols, seed++);
+        for (const DType dtype : {DType::kBf16, DType::kF32}) {
+          const auto bytes = static_cast<size_t>(rows * cols * DTypeBytes(dtype));
+          std::vector<std::byte> expected(bytes);
+          std::vector<std::byte> actual(bytes);
+          DequantizeArgs args = {.format = format,
+                                 .rows = rows,
+                                 .cols = cols,
+                                 .codes = in.codes,
+                                 .scales = in.scales(),
+                                 .tensor_scale = 0.37e-3F,
+                                 .tensor_scale_divides = seed % 2 == 0,
+                                 .values = {dtype, {rows, cols}, expected.data()}};
+          ASSERT_TRUE(DequantizeScalar(args).ok());
+          args.values.data = actual.data();
+          ForEachTarget([&] {
+            const ScopedFlushSubnormals guard;
+            ASSERT_TRUE(Dequantize(args).ok());
+            ASSERT_EQ(actual, expected) << rows << " x " << cols << " seed " << seed - 1;
+          });
+        }
+      }
+    }
+  });
+}
+
+void ExpectEqual(const QuantizationError& actual, const QuantizationError& expected) {
+  EXPECT_EQ(actual.sum_sq_error, expected.sum_sq_error);
+  EXPECT_EQ(actual.sum_sq_value, expected.sum_sq_value);
+  EXPECT_EQ(actual.max_abs_error, expected.max_abs_error);
+  EXPECT_EQ(actual.num_values, expected.num_values);
+  EXPECT_EQ(actual.num_saturated, expected.num_saturated);
+  EXPECT_EQ(actual.num_scales, expected.num_scales);
+  EXPECT_EQ(actual.num_zero_blocks, expected.num_zero_blocks);
+  EXPECT_EQ(actual.num_subnormal_scales, expected.num_subnormal_scales);
+}
+
+// What Quantize made of one matrix, held against that matrix and against another: errors of every
+// size, and saturated values.
+TEST(MeasureSimd, EqualsTheScalarPathToTheLastBit) {
+  ForEachQuantizedFormat([](WeightFormat format) {
+    uint32_t seed = 1;
+    for (const int64_t rows : {1, 3, 129}) {
+      for (const int64_t cols : Widths(format)) {
+        const Bf16Matrix matrix = RandomBf16(rows, cols, kExponents[seed % 7], seed);
+        const Bf16Matrix other = RandomBf16(rows, cols, kExponents[seed % 7], seed + 1000);
+        ++seed;
+        TestCodes codes = Encode(Quantize, format, matrix);
+        for (const Bf16Matrix& source : {matrix, other}) {
+          const F32Matrix wide = Widened(source);
+          MeasureArgs args = {.format = format,
+                              .values = source.View(),
+                              .codes = codes.codes,
+                              .scales = codes.scales(),
+                              .tensor_scale = TensorScale(format, Amax(matrix.View()))};
+          const QuantizationError expected = MeasureQuantizationScalar(args);
+          ForEachTarget([&] {
+            SCOPED_TRACE(seed - 1);
+            args.values = source.View();
+            ExpectEqual(MeasureQuantization(args), expected);
+            args.values = wide.View();
+            ExpectEqual(MeasureQuantization(args), expected);
+          });
+        }
+      }
+    }
+  });
+}
+
 TEST(QuantizeSimd, AmaxFindsTheLargestAtEveryPosition) {
   ForEachTarget([] {
     for (const int64_t length : {1, 31, 64, 67, 129}) {
