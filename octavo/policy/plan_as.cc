@@ -306,20 +306,67 @@ class Planner {
           containers.find(name.substr(0, name.size() - kShared.size()) + ".experts");
       if (container != containers.end() &&
           container->second->match.verdict != planned.match.verdict) {
-        report_.differences.push_back(
-            Finding("shared-experts-differ", "warning", name,
-                    fmt::format("{}: {}, but {} is {}: where SGLang fuses shared experts into the "
-                                "container, they are served as it is",
-                                name, VerdictName(planned.match.verdict), container->first,
-                                VerdictName(container->second->match.verdict)),
-                    "serve with --disable-shared-experts-fusion"));
+        report_.notes.push_back(fmt::format(
+            "{}: {}, but {} is {}: serve with --disable-shared-experts-fusion, or SGLang may put "
+            "them into the container",
+            name, VerdictName(planned.match.verdict), container->first,
+            VerdictName(container->second->match.verdict)));
       }
     }
   }
 
-  // True when a configuration whose list is only `entry` reaches some module or shard. Modules that
-  // are never quantized count: converters list norms and heads as a habit, and it does no harm.
-  Result<bool> Reaches(const std::string& entry) const {
+  // The modules of every engine's view but the ones planned here. Weights that nothing here builds
+  // (of MTP layers that are left out) count as kept.
+  struct OtherModule {
+    EngineModule module;
+    bool is_kept = false;  // Everything in it stays in BF16 here too.
+  };
+  std::vector<OtherModule> OtherModules() const {
+    std::vector<bool> kept(input_.spec->weights.size(), true);
+    std::set<std::string, std::less<>> seen;
+    for (const PlannedModule& planned : report_.modules) {
+      seen.insert(planned.module.name);
+      for (const int weight_idx : planned.module.weights) {
+        kept[static_cast<size_t>(weight_idx)] = planned.match.verdict == Verdict::kSkipped;
+      }
+    }
+    std::vector<OtherModule> others;
+    const auto add = [&](const EngineModule& module) {
+      if (seen.insert(module.name).second) {
+        const bool is_kept = std::ranges::all_of(
+            module.weights, [&](int weight_idx) { return kept[static_cast<size_t>(weight_idx)]; });
+        others.push_back({module, is_kept});
+      }
+    };
+    for (const ForeignEngine engine : AllEngines()) {
+      std::ranges::for_each(EngineModulesOf(*input_.spec, engine), add);
+    }
+    // As the checkpoint would name them; some engines build them under another name.
+    for (const FusedSet& set : FusedSetsOf(*input_.spec)) {
+      add({set.module, ModuleKind::kLinear, set.members});
+    }
+    if (input_.spec->tie_word_embeddings) {
+      // Not stored, and served by the embedding.
+      others.push_back({{"lm_head", ModuleKind::kLmHead, {}}, true});
+    }
+    return others;
+  }
+
+  // Modules that are never quantized count as linear layers: converters list norms and heads as a
+  // habit, and it does no harm.
+  static bool Reaches(const Readers& readers, const EngineModule& module) {
+    const ModuleKind kind =
+        module.kind == ModuleKind::kMoe ? ModuleKind::kMoe : ModuleKind::kLinear;
+    const DialectReader& reader = module.is_mtp ? *readers.mtp : *readers.main;
+    const MatchResult match = reader.Judge({.name = module.name, .kind = kind});
+    return match.entry.has_value() ||
+           std::ranges::any_of(match.shards,
+                               [](const ShardMatch& shard) { return shard.entry.has_value(); });
+  }
+
+  // True when a list of `entry` alone reaches some module or shard; or a module of another engine
+  // that stays in BF16 here anyway, for whose sake it may stand there.
+  Result<bool> IsOfUse(const std::string& entry, const std::vector<OtherModule>& others) const {
     QuantizationFields fields = fields_;
     for (NameList* list : {&fields.ignored_layers, &fields.modules_to_not_convert, &fields.ignore,
                            &fields.exclude_modules, &fields.exclude}) {
@@ -328,44 +375,28 @@ class Planner {
       }
     }
     ASSIGN_OR_RETURN(const Readers readers, MakeReaders(fields));
-    return std::ranges::any_of(report_.modules, [&](const PlannedModule& planned) {
-      const ModuleKind kind =
-          planned.module.kind == ModuleKind::kMoe ? ModuleKind::kMoe : ModuleKind::kLinear;
-      const DialectReader& reader = planned.module.is_mtp ? *readers.mtp : *readers.main;
-      const MatchResult match = reader.Judge({.name = planned.module.name, .kind = kind});
-      return match.entry.has_value() ||
-             std::ranges::any_of(match.shards,
-                                 [](const ShardMatch& shard) { return shard.entry.has_value(); });
-    });
-  }
-
-  // The modules that other engines build, and whether everything in them stays in BF16 here too:
-  // naming those is for the other engines, and does no harm.
-  std::set<std::string, std::less<>> KeptElsewhere() const {
-    std::vector<bool> kept(input_.spec->weights.size(), false);
+    bool helps_others = false;
     for (const PlannedModule& planned : report_.modules) {
-      for (const int weight_idx : planned.module.weights) {
-        kept[static_cast<size_t>(weight_idx)] = planned.match.verdict == Verdict::kSkipped;
+      if (Reaches(readers, planned.module)) {
+        return true;
       }
+      helps_others = helps_others ||
+                     (entry == planned.module.name && planned.match.verdict == Verdict::kSkipped);
     }
-    std::set<std::string, std::less<>> names;
-    for (const ForeignEngine engine : AllEngines()) {
-      for (EngineModule& module : EngineModulesOf(*input_.spec, engine)) {
-        const bool all_kept = std::ranges::all_of(
-            module.weights, [&](int weight_idx) { return kept[static_cast<size_t>(weight_idx)]; });
-        if (all_kept) {
-          names.insert(std::move(module.name));
+    for (const OtherModule& other : others) {
+      if (entry == other.module.name || Reaches(readers, other.module)) {
+        if (!other.is_kept) {
+          return false;
         }
+        helps_others = true;
       }
     }
-    if (input_.spec->tie_word_embeddings) {
-      names.insert("lm_head");  // Not stored, and served by the embedding.
-    }
-    return names;
+    return helps_others;
   }
 
   Status AddUnmatched(const WrittenList& list) {
-    std::set<std::string, std::less<>> named = KeptElsewhere();
+    const std::vector<OtherModule> others = OtherModules();
+    std::set<std::string, std::less<>> named;
     for (const PlannedModule& planned : report_.modules) {
       if (planned.match.entry) {
         named.insert(*planned.match.entry);
@@ -380,8 +411,8 @@ class Planner {
       if (!named.insert(entry).second) {
         continue;
       }
-      ASSIGN_OR_RETURN(const bool reaches, Reaches(entry));
-      if (!reaches) {
+      ASSIGN_OR_RETURN(const bool is_of_use, IsOfUse(entry, others));
+      if (!is_of_use) {
         report_.differences.push_back(
             Finding("entry-unmatched", "warning", entry,
                     fmt::format("{}: entry \"{}\" reaches no module in the dialect {}", list.key,

@@ -44,14 +44,15 @@ struct PlannedModule {
 //   entry-unmatched       an entry of the list reaches no module
 //   kept-by-one-expert    a container stays in BF16 only because one expert is listed
 //   list-hidden           one key of the configuration hides another
-//   shared-experts-differ shared experts and routed experts are served differently: engines that
-//                         fuse them (SGLang on one expert-parallel rank) cannot do that
 struct PlanAsReport {
   ForeignEngine engine = ForeignEngine::kSglang;
   std::string dialect;  // "none" without a quantization_config.
   std::string list_key;
   std::vector<PlannedModule> modules;
   std::vector<PolicyFinding> differences;
+  // Sentences about conditions under which the plan holds: shared experts that are served otherwise
+  // than the routed ones.
+  std::vector<std::string> notes;
 
   // No difference is an error.
   bool ok() const;
@@ -69,7 +70,7 @@ Result<PlanAsReport> PlanAs(const PlanAsInput& input);
 std::string PlanAsText(const PlanAsReport& report);
 // {"engine","dialect","list_key","modules":[{"module","kind","verdict","method","rule","entry",
 //  "shards"?,"message"?,"stored"}],"differences":[{"code","severity","tensor","message","cure"}],
-//  "ok"}
+//  "notes":[...],"ok"}
 std::string PlanAsJson(const PlanAsReport& report);
 
 }  // namespace octavo

@@ -223,6 +223,17 @@ TEST(PlanAs, NamesForOtherEnginesDoNoHarmWhereTheirWeightsAreKept) {
                           "entry-unmatched model.layers.0.self_attn.qkv_proj"));
 }
 
+TEST(PlanAs, NotesSharedExpertsThatAreServedOtherwise) {
+  const ModelSpec spec = Spec(TinyDeepseek());
+  const std::string_view config =
+      R"({"quant_method":"fp8","modules_to_not_convert":["model.layers.1.mlp.shared_experts"]})";
+  const PlanAsReport report =
+      Plan(spec, config, StoredFp8(spec, "layers.1.mlp.shared"), ForeignEngine::kSglang);
+  EXPECT_TRUE(report.ok()) << PlanAsText(report);
+  EXPECT_THAT(report.notes, ElementsAre(HasSubstr("model.layers.1.mlp.shared_experts.down_proj")));
+  EXPECT_THAT(PlanAsText(report), HasSubstr("note: model.layers.1"));
+}
+
 TEST(PlanAs, RefusesMethodsThatAnEngineDoesNotRead) {
   const ModelSpec spec = Spec(TinyConfig("Qwen3ForCausalLM"));
   for (const ForeignEngine engine :

@@ -80,6 +80,9 @@ std::string PlanAsText(const PlanAsReport& report) {
   }
   text += fmt::format("{} modules in BF16, {} quantized, {} errors\n", num_skipped, num_quantized,
                       num_errors);
+  for (const std::string& note : report.notes) {
+    text += fmt::format("note: {}\n", note);
+  }
   if (report.differences.empty()) {
     return text + "no difference from what is stored";
   }
@@ -104,9 +107,13 @@ std::string PlanAsJson(const PlanAsReport& report) {
                            {"message", finding.message},
                            {"cure", finding.cure}});
   }
-  const Json out = {{"engine", EngineName(report.engine)},   {"dialect", report.dialect},
-                    {"list_key", report.list_key},           {"modules", std::move(modules)},
-                    {"differences", std::move(differences)}, {"ok", report.ok()}};
+  const Json out = {{"engine", EngineName(report.engine)},
+                    {"dialect", report.dialect},
+                    {"list_key", report.list_key},
+                    {"modules", std::move(modules)},
+                    {"differences", std::move(differences)},
+                    {"notes", report.notes},
+                    {"ok", report.ok()}};
   return out.dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace);
 }
 
