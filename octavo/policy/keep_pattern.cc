@@ -63,6 +63,9 @@ void AddUnique(std::string_view text, std::vector<std::string>* out) {
 std::vector<std::string> PathCandidates(const ModelSpec& spec) {
   std::vector<std::string> out;
   for (const WeightSpec& weight : spec.weights) {
+    if (weight.expert > 0) {
+      continue;  // Spelled as the first expert's: thousands of names that say nothing new.
+    }
     const std::string_view module = ModuleOfWeight(weight.name);
     for (size_t begin = 0; begin < module.size();) {
       size_t end = begin;

@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -35,6 +36,28 @@ std::string PrecisionTable::Hash() const {
     text += line;
   }
   return HashHex(HashText(text));
+}
+
+std::string_view QuantizeScopeName(QuantizeScope scope) {
+  switch (scope) {
+    case QuantizeScope::kExperts:
+      return "experts";
+    case QuantizeScope::kMlp:
+      return "mlp";
+    case QuantizeScope::kAll:
+      return "all";
+  }
+  return "unknown";
+}
+
+std::optional<QuantizeScope> ParseQuantizeScope(std::string_view name) {
+  for (const QuantizeScope scope :
+       {QuantizeScope::kExperts, QuantizeScope::kMlp, QuantizeScope::kAll}) {
+    if (QuantizeScopeName(scope) == name) {
+      return scope;
+    }
+  }
+  return std::nullopt;
 }
 
 namespace {

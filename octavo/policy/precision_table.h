@@ -71,6 +71,7 @@ struct PolicyRule {
   std::vector<Role> roles = {};            // Any of them. Empty: every role.
   std::vector<LayerRange> layers = {};     // Any of them. Empty: weights outside layers too.
   WeightFormat format = WeightFormat::kBf16;
+  bool is_optional = false;  // It may match nothing: a preset's rule for models that have the role.
 };
 
 // What a user asked for (docs/policy.md).
@@ -94,9 +95,9 @@ struct PolicyOptions {
 // Errors: kInvalidArgument, naming the rule, for one that matches nothing (with patterns that would
 // match) or wins nowhere (--format included: a table without one quantized weight), for any keep
 // beside --format bf16, for layer counts beyond the model, for a rule that names exactly one weight
-// of a width that does not fit, and for rules that split what engines serve as one (q/k/v, q_a/kv_a,
-// gate/up, the routed experts of a layer); kUnsupported for a mix of formats that no configuration
-// can state.
+// of a width that does not fit, and for rules that split what engines serve as one (q/k/v,
+// q_a/kv_a, gate/up, the routed experts of a layer); kUnsupported for a mix of formats that no
+// configuration can state.
 Result<PrecisionTable> CompilePolicy(const ModelSpec& spec, const PolicyOptions& options);
 
 // --- Stored form -------------------------------------------------------------------------------
@@ -140,9 +141,9 @@ std::vector<std::vector<int>> SharedScaleSets(const ModelSpec& spec, const Preci
 // --- In and out of a checkpoint's config.json ----------------------------------------------------
 
 // The text of quantization_config for a checkpoint stored by `table` (docs/formats.md), with our
-// own key "octavo": {"table": [...], "hash": HEX, ...}. Its list also names `unknown_modules`, those
-// of matrices that the weight table does not know: an engine could take them for quantized ones.
-// Empty for a table that is all BF16.
+// own key "octavo": {"table": [...], "hash": HEX, ...}. Its list also names `unknown_modules`,
+// those of matrices that the weight table does not know: an engine could take them for quantized
+// ones. Empty for a table that is all BF16.
 std::string QuantizationConfigJson(const PrecisionTable& table,
                                    std::span<const std::string> unknown_modules = {});
 

@@ -18,15 +18,14 @@
 #include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/foreign_table.h"
 #include "octavo/policy/json_depth.h"
-#include "octavo/policy/own_key.h"
 #include "octavo/policy/precision_table.h"
+#include "octavo/policy/quantization_config_own.h"
 #include "octavo/policy/sglang_fp8.h"
 
 namespace octavo {
 namespace {
 
 using Json = nlohmann::json;
-using OrderedJson = nlohmann::ordered_json;
 
 // For messages.
 std::string Dump(const Json& json) {
@@ -40,104 +39,6 @@ const std::string* StringAt(const Json& object, std::string_view key) {
 }
 
 Status BadOwnKey(std::string_view what) { return Corrupt("quantization_config.octavo: {}", what); }
-
-Result<PrecisionRow> ReadOwnRow(const WeightSpec& weight, const Json& json, const Json& reasons) {
-  if (!json.is_object()) {
-    return BadOwnKey(fmt::format("{}: expected an object, got {}", weight.name, json.type_name()));
-  }
-  const std::string* name = StringAt(json, "name");
-  if (name == nullptr || *name != weight.name) {
-    return BadOwnKey(fmt::format("table: expected the row of {}, got {}", weight.name,
-                                 name == nullptr ? "none" : *name));
-  }
-  const std::string* role = StringAt(json, "role");
-  if (role == nullptr || *role != RoleName(weight.role)) {
-    return BadOwnKey(fmt::format("{}: expected role {}, got {}", weight.name, RoleName(weight.role),
-                                 role == nullptr ? "none" : *role));
-  }
-  const std::string* format_name = StringAt(json, "format");
-  const std::optional<WeightFormat> format =
-      format_name == nullptr ? std::nullopt : ParseWeightFormat(*format_name);
-  if (!format) {
-    return Unsupported("quantization_config.octavo: {}: format {} is not known here", weight.name,
-                       format_name == nullptr ? "none" : *format_name);
-  }
-  if (*format != WeightFormat::kBf16 && !IsLinearRole(weight.role)) {
-    return BadOwnKey(fmt::format("{}: a weight of role {} is never stored as {}", weight.name,
-                                 RoleName(weight.role), *format_name));
-  }
-  const std::string* rule = StringAt(json, "rule");
-  if (rule == nullptr) {
-    return BadOwnKey(fmt::format("{}: has no rule", weight.name));
-  }
-  const std::string* reason = StringAt(json, "reason");
-  if (reason == nullptr) {
-    reason = StringAt(reasons, *rule);
-  }
-  if (reason == nullptr) {
-    return BadOwnKey(fmt::format("{}: rule {} has no reason", weight.name, *rule));
-  }
-  PrecisionRow row{weight.name, weight.role, weight.layer, weight.shape,
-                   *format,     *rule,       *reason,      {}};
-  if (const auto shadowed = json.find("shadowed"); shadowed != json.end()) {
-    if (!shadowed->is_array()) {
-      return BadOwnKey(fmt::format("{}: shadowed: expected a list", weight.name));
-    }
-    for (const Json& loser : *shadowed) {
-      if (!loser.is_string()) {
-        return BadOwnKey(fmt::format("{}: shadowed: expected strings", weight.name));
-      }
-      row.shadowed.push_back(loser.get<std::string>());
-    }
-  }
-  return row;
-}
-
-// Our own table: complete, for this model, and with the hash it was written with.
-Result<PrecisionTable> ReadOwnTable(const ModelSpec& spec, const Json& own) {
-  if (!own.is_object()) {
-    return BadOwnKey("expected an object");
-  }
-  const auto schema = own.find("schema");
-  if (schema == own.end() || !schema->is_number_integer() || *schema != kOwnSchema) {
-    return Unsupported("quantization_config.octavo: schema: expected {}, got {}", kOwnSchema,
-                       schema == own.end() ? "none" : Dump(*schema));
-  }
-  const std::string* format_name = StringAt(own, "format");
-  const std::optional<WeightFormat> format =
-      format_name == nullptr ? std::nullopt : ParseWeightFormat(*format_name);
-  if (!format) {
-    return Unsupported("quantization_config.octavo: format {} is not known here",
-                       format_name == nullptr ? "none" : *format_name);
-  }
-  const auto rows = own.find("table");
-  const auto reasons = own.find("reasons");
-  if (rows == own.end() || !rows->is_array() || reasons == own.end() || !reasons->is_object()) {
-    return BadOwnKey("expected a table and its reasons");
-  }
-  if (rows->size() != spec.weights.size()) {
-    return BadOwnKey(fmt::format("table: expected {} rows (the model's weights), got {}",
-                                 spec.weights.size(), rows->size()));
-  }
-  // Tables of before there were two layouts do not say.
-  const std::string* layout = StringAt(own, "layout");
-  PrecisionTable table{.format = *format, .rows = {}};
-  if (layout != nullptr && *layout == LayoutName(StoredLayout::kCompressedTensors)) {
-    table.layout = StoredLayout::kCompressedTensors;
-  } else if (layout != nullptr && *layout != LayoutName(StoredLayout::kDefault)) {
-    return Unsupported("quantization_config.octavo: layout {} is not known here", *layout);
-  }
-  for (size_t i = 0; i < spec.weights.size(); ++i) {
-    ASSIGN_OR_RETURN(PrecisionRow row, ReadOwnRow(spec.weights[i], (*rows)[i], *reasons));
-    table.rows.push_back(std::move(row));
-  }
-  const std::string* hash = StringAt(own, "hash");
-  if (hash == nullptr || *hash != table.Hash()) {
-    return BadOwnKey(fmt::format("hash: the table gives {}, the file says {}", table.Hash(),
-                                 hash == nullptr ? "none" : *hash));
-  }
-  return table;
-}
 
 // The settings that other engines read say what the table says; lists are the auditor's.
 Status CheckSettingsAgree(const PrecisionTable& table, const Json& config) {

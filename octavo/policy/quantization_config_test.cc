@@ -60,7 +60,7 @@ TEST(QuantizationConfig, HasAllKeysOfABlockCheckpoint) {
   EXPECT_EQ(config["fmt"], "e4m3");
   EXPECT_EQ(config["weight_block_size"], Json::parse("[128, 128]"));
   EXPECT_FALSE(config.contains("scale_fmt"));
-  EXPECT_EQ(config["octavo"]["schema"], 1);
+  EXPECT_EQ(config["octavo"]["schema"], 2);
   EXPECT_EQ(config["octavo"]["format"], "fp8");
   EXPECT_EQ(config["octavo"]["hash"].get<std::string>().size(), 32U);
   EXPECT_THAT(config["modules_to_not_convert"].get<std::vector<std::string>>(),
@@ -223,12 +223,13 @@ TEST(OwnConfig, RefusesATableThatWasChanged) {
       {[](Json& own) { own["table"][2]["format"] = "bf16"; }, StatusCode::kCorrupt, "hash"},
       {[](Json& own) { own["hash"] = "00"; }, StatusCode::kCorrupt, "the file says 00"},
       {[](Json& own) { own.erase("hash"); }, StatusCode::kCorrupt, "hash"},
-      {[](Json& own) { own["schema"] = 2; }, StatusCode::kUnsupported, "expected 1, got 2"},
+      {[](Json& own) { own["schema"] = 3; }, StatusCode::kUnsupported, "expected 1 to 2, got 3"},
       {[](Json& own) { own.erase("schema"); }, StatusCode::kUnsupported, "schema"},
       {[](Json& own) { own["format"] = "int4"; }, StatusCode::kUnsupported, "int4"},
       {[](Json& own) { own["table"][2]["format"] = "int4"; }, StatusCode::kUnsupported, "int4"},
       {[](Json& own) { own["table"][0]["format"] = "fp8"; }, StatusCode::kCorrupt, "embedding"},
-      {[](Json& own) { own["table"].erase(3); }, StatusCode::kCorrupt, "46 rows"},
+      {[](Json& own) { own["table"].erase(3); }, StatusCode::kCorrupt,
+       "expected the row of model.layers.0.self_attn.k_proj.weight"},
       {[](Json& own) { std::swap(own["table"][2], own["table"][3]); }, StatusCode::kCorrupt,
        "expected the row of model.layers.0.self_attn.q_proj.weight"},
       {[](Json& own) { own["table"][2]["role"] = "norm"; }, StatusCode::kCorrupt, "attention.q"},

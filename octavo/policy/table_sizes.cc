@@ -9,9 +9,9 @@
 
 namespace octavo {
 
-int64_t StoredBytes(const PrecisionRow& row) {
+int64_t StoredBytes(const PrecisionRow& row, StoredLayout layout) {
   int64_t num_bytes = 0;
-  for (const StoredTensorSpec& tensor : StoredTensorsOf(row)) {
+  for (const StoredTensorSpec& tensor : StoredTensorsOf(row, layout)) {
     num_bytes += NumElements(tensor.shape) * DTypeBytes(tensor.dtype);
   }
   return num_bytes;
@@ -23,12 +23,12 @@ int64_t Bf16Bytes(const PrecisionRow& row) {
 
 std::vector<FormatSize> FormatSizesOf(const PrecisionTable& table) {
   std::vector<FormatSize> sizes;
-  for (const WeightFormat format : {WeightFormat::kBf16, WeightFormat::kFp8}) {
+  for (const WeightFormat format : AllWeightFormats()) {
     FormatSize size{.format = format};
     for (const PrecisionRow& row : table.rows) {
       if (row.format == format) {
         ++size.num_tensors;
-        size.stored_bytes += StoredBytes(row);
+        size.stored_bytes += StoredBytes(row, table.layout);
         size.bf16_bytes += Bf16Bytes(row);
       }
     }

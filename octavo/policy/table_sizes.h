@@ -15,8 +15,8 @@ struct FormatSize {
   int64_t bf16_bytes = 0;    // The same weights in BF16.
 };
 
-// Bytes of the tensors of StoredTensorsOf(row).
-int64_t StoredBytes(const PrecisionRow& row);
+// Bytes of the tensors of StoredTensorsOf(row, layout).
+int64_t StoredBytes(const PrecisionRow& row, StoredLayout layout = StoredLayout::kDefault);
 int64_t Bf16Bytes(const PrecisionRow& row);
 
 // One element a format that occurs, in the order of WeightFormat.
