@@ -16,11 +16,12 @@ struct AuditFlags {
   bool json = false;
 };
 
-Result<bool> RunAuditCommand(const AuditFlags& flags) {
+// The exit code: 0 when no finding is an error, 2 when a file could not be read.
+Result<int> RunAuditCommand(const AuditFlags& flags) {
   ThreadPool pool(NumUsableThreads());
   ASSIGN_OR_RETURN(const AuditReport report, AuditFolder(flags.model, flags.against, &pool));
   PrintLine(flags.json ? AuditJson(report) : AuditText(report));
-  return report.Passed();
+  return report.unreadable ? kExitBadInput : report.Passed() ? kExitOk : kExitFailed;
 }
 
 }  // namespace
@@ -30,13 +31,14 @@ void AddAuditCommand(CLI::App& app, int* exit_code) {
       app.add_subcommand("audit", "Judges a checkpoint: does it hold what its configuration says?");
   const auto flags = std::make_shared<AuditFlags>();
   command->add_option("MODEL", flags->model, "Model folder in HF layout")->required();
-  command->add_option("--against", flags->against,
-                      "The checkpoint that it was converted from: every byte is compared");
+  command->add_option(
+      "--against", flags->against,
+      "The checkpoint that it was converted from: every byte is made again and compared");
   command->add_flag("--json", flags->json, "Print one JSON object");
   AddExamples(*command, "  octavo audit out/abacus-fp8 --against models/abacus-dense");
   command->callback([flags, exit_code] {
-    const Result<bool> passed = RunAuditCommand(*flags);
-    *exit_code = !passed ? ReportError(passed.error()) : *passed ? kExitOk : kExitFailed;
+    const Result<int> code = RunAuditCommand(*flags);
+    *exit_code = !code ? ReportError(code.error()) : *code;
   });
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <iterator>
+#include <map>
 #include <set>
 #include <string>
 #include <string_view>
@@ -12,13 +13,13 @@
 #include <utility>
 #include <vector>
 
-#include "octavo/base/file.h"
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
 #include "octavo/base/thread_pool.h"
 #include "octavo/checkpoint/checkpoint.h"
-#include "octavo/checkpoint/shard_index.h"
 #include "octavo/convert/audit_checks.h"
+#include "octavo/convert/audit_codes.h"
+#include "octavo/convert/audit_modules.h"
 #include "octavo/convert/conversion_plan.h"
 #include "octavo/formats/format.h"
 #include "octavo/model/spec/model_spec.h"
@@ -28,67 +29,37 @@
 namespace octavo {
 namespace {
 
-constexpr std::string_view kReconvert = "convert the checkpoint again";
-
-// The index file against the tensors; that both name the same ones is seen on opening.
-void CheckIndexFile(const Checkpoint& checkpoint, AuditReport& report) {
-  const std::string path = checkpoint.dir() + "/" + std::string(kShardIndexFile);
-  const auto text = ReadTextFile(path);
-  if (!text) {
-    report.findings.push_back(
-        MakeFinding("index-missing", "warning", kShardIndexFile,
-                    fmt::format("{}: expected an index, found none", checkpoint.dir()),
-                    "none is needed for a single file; our converter writes one all the same"));
-    return;
+// Tensors that are neither weights of the table nor parts of codes.
+std::vector<const StoredTensor*> OtherTensors(const Checkpoint& checkpoint,
+                                              const PrecisionTable& table,
+                                              const StoredModules& modules) {
+  std::set<std::string_view> known;
+  for (const PrecisionRow& row : table.rows) {
+    known.insert(row.name);
   }
-  const auto index = ParseShardIndex(*text);
-  const bool matches = index.has_value() && index->total_bytes == report.bytes;
-  if (!matches) {
-    const std::string actual = index.has_value() && index->total_bytes
-                                   ? std::to_string(*index->total_bytes)
-                                   : std::string("none");
-    report.findings.push_back(
-        MakeFinding("total-size", "error", kShardIndexFile,
-                    fmt::format("{}: total_size: expected {} (the bytes of all tensors), got {}",
-                                kShardIndexFile, report.bytes, actual),
-                    "set metadata.total_size to the expected sum"));
-  }
-}
-
-// What the reader passed over. Its word on total_size is ours above.
-void CheckWarnings(const Checkpoint& checkpoint, AuditReport& report) {
-  for (const std::string& warning : checkpoint.warnings()) {
-    if (warning.find("total_size") == std::string::npos) {
-      report.findings.push_back(MakeFinding("checkpoint", "warning", checkpoint.dir(), warning,
-                                            "remove what does not belong to the checkpoint"));
+  std::set<const StoredTensor*> parts = PartsOfModules(modules);
+  parts.insert(modules.orphans.begin(), modules.orphans.end());
+  parts.insert(modules.kv_scales.begin(), modules.kv_scales.end());
+  std::vector<const StoredTensor*> others;
+  for (const StoredTensor& tensor : checkpoint.tensors()) {
+    const auto module = modules.by_weight.find(tensor.name);
+    if (!known.contains(tensor.name) &&
+        (!parts.contains(&tensor) || module != modules.by_weight.end())) {
+      others.push_back(&tensor);
     }
   }
+  return others;
 }
 
-void NoteUnknownTensors(const std::vector<const StoredTensor*>& unknown, AuditReport& report) {
-  for (const StoredTensor* tensor : unknown) {
-    report.findings.push_back(MakeFinding(
-        "unknown-tensor", "info", tensor->name,
-        fmt::format("{}: {} {}, which the model's weight table does not know", tensor->name,
-                    ShapeString(tensor->view.shape), DTypeName(tensor->view.dtype)),
-        "nothing needs it here; it is kept as it is"));
-  }
-}
-
-// Findings of the dtypes and of the list that other engines read.
-void CheckPolicy(const Checkpoint& checkpoint, const ModelSpec& spec, const PrecisionTable& table,
-                 const std::vector<const StoredTensor*>& unknown, AuditReport& report) {
-  std::vector<StoredDType> dtypes;
-  for (const StoredTensor& tensor : checkpoint.tensors()) {
-    dtypes.push_back({tensor.name, tensor.view.dtype});
-  }
-  std::ranges::move(CheckStoredDTypes(table, dtypes), std::back_inserter(report.findings));
-
+// Findings of the list that other engines read.
+void CheckList(const Checkpoint& checkpoint, const ModelSpec& spec, const PrecisionTable& table,
+               const std::vector<const StoredTensor*>& unknown, AuditReport& report) {
   const std::string& config = checkpoint.config().quantization_config;
   auto findings = CheckQuantizationConfig(spec, table, config);
   if (!findings) {
-    report.findings.push_back(MakeFinding("table", "error", "quantization_config",
-                                          findings.error().message(), kReconvert));
+    const bool is_unread = findings.error().code() == StatusCode::kUnsupported;
+    report.findings.push_back(MakeFinding(is_unread ? "table-unread" : "table",
+                                          "quantization_config", findings.error().message()));
     return;
   }
   // The list names the modules of unknown matrices on purpose.
@@ -109,25 +80,23 @@ void CheckExactList(const Checkpoint& checkpoint, const PrecisionTable& table,
     return;
   }
   if (!HasOwnTable(config)) {
-    report.findings.push_back(MakeFinding(
-        "foreign-config", "info", "quantization_config",
-        "quantization_config: not written by octavo: the table is read from its list of modules",
-        "convert with octavo to have the table stored with its hash"));
+    report.findings.push_back(MakeFinding("foreign-config", "quantization_config",
+                                          "quantization_config: not written by octavo: the table "
+                                          "is read from its list of modules"));
     return;
   }
-  const std::vector<std::string> actual_list = ListedModules(config);
+  const std::vector<std::string> actual_list = ReadDeclared(config).kept;
   const std::vector<std::string> expected_list =
-      ListedModules(QuantizationConfigFor(table, unknown));
+      ReadDeclared(QuantizationConfigFor(table, unknown)).kept;
   const std::set<std::string> actual(actual_list.begin(), actual_list.end());
   const std::set<std::string> expected(expected_list.begin(), expected_list.end());
   const auto report_difference = [&](const std::set<std::string>& of,
                                      const std::set<std::string>& without, std::string_view what) {
     for (const std::string& module : of) {
       if (!without.contains(module)) {
-        report.findings.push_back(MakeFinding(
-            "list-not-exact", "warning", module,
-            fmt::format("quantization_config.modules_to_not_convert: {} {}", module, what),
-            kReconvert));
+        report.findings.push_back(
+            MakeFinding("list-not-exact", module,
+                        fmt::format("the list of kept modules: {} {}", module, what)));
       }
     }
   };
@@ -135,56 +104,105 @@ void CheckExactList(const Checkpoint& checkpoint, const PrecisionTable& table,
   report_difference(actual, expected, "is listed and owns no kept matrix");
 }
 
+// Weights of the MTP layers of which the checkpoint stores nothing at all.
+std::set<std::string> MissingMtpWeights(const Checkpoint& checkpoint, const ModelSpec& spec,
+                                        const StoredModules& modules) {
+  std::map<int, std::vector<std::string>> layers;
+  std::set<int> stored;
+  for (const WeightSpec& weight : spec.weights) {
+    if (weight.is_mtp) {
+      layers[weight.layer].push_back(weight.name);
+      if (checkpoint.Find(weight.name) != nullptr || modules.by_weight.contains(weight.name)) {
+        stored.insert(weight.layer);
+      }
+    }
+  }
+  std::set<std::string> missing;
+  for (const auto& [layer, weights] : layers) {
+    if (!stored.contains(layer)) {
+      missing.insert(weights.begin(), weights.end());
+    }
+  }
+  return missing;
+}
+
+// The same finding twice, from the tensors and from the table, is one.
+void DropRepeated(AuditReport& report) {
+  std::set<std::pair<std::string, std::string>> seen;
+  std::erase_if(report.findings, [&](const AuditFinding& finding) {
+    return !seen.emplace(finding.code, finding.tensor).second;
+  });
+}
+
 int SeverityRank(const AuditFinding& finding) {
   return finding.severity == "error" ? 0 : finding.severity == "warning" ? 1 : 2;
 }
 
-// Errors first; among equals by tensor and code.
-bool InOrder(const AuditFinding& a, const AuditFinding& b) {
-  const int rank_a = SeverityRank(a);
-  const int rank_b = SeverityRank(b);
-  return std::tie(rank_a, a.tensor, a.code, a.message) <
-         std::tie(rank_b, b.tensor, b.code, b.message);
+// The table that the tensors themselves make, for a configuration that is not read here.
+PrecisionTable TableAsStored(const ModelSpec& spec, const StoredModules& modules) {
+  PrecisionTable table;
+  for (const WeightSpec& weight : spec.weights) {
+    PrecisionRow row = {.name = weight.name,
+                        .role = weight.role,
+                        .layer = weight.layer,
+                        .shape = weight.shape,
+                        .rule = "as stored"};
+    const auto module = modules.by_weight.find(weight.name);
+    if (module != modules.by_weight.end() && module->second.format) {
+      row.format = *module->second.format;
+      table.format = row.format;
+    }
+    table.rows.push_back(std::move(row));
+  }
+  return table;
 }
 
-void AuditInto(const Checkpoint& checkpoint, const Checkpoint* source, ThreadPool* pool,
-               AuditReport& report) {
-  const auto spec = MakeModelSpec(checkpoint.config());
+// What needs the model and its table.
+void AuditTable(const Checkpoint& checkpoint, const Checkpoint* source,
+                const StoredModules& modules, ThreadPool* pool, AuditReport& report) {
+  const auto spec = MakeCheckpointSpec(checkpoint);
   if (!spec) {
-    report.findings.push_back(MakeFinding("architecture", "error", "config.json",
-                                          spec.error().message(),
-                                          "audit it with a build that knows this architecture"));
+    report.findings.push_back(MakeFinding("architecture", "config.json", spec.error().message()));
     return;
   }
-  const auto table = TableFromQuantizationConfig(*spec, checkpoint.config().quantization_config);
-  if (!table) {
-    report.findings.push_back(
-        MakeFinding("table", "error", "quantization_config", table.error().message(), kReconvert));
-    return;
+  const std::string& config = checkpoint.config().quantization_config;
+  auto table = TableFromQuantizationConfig(*spec, config);
+  const bool is_read = table.has_value();
+  if (!is_read) {
+    const bool is_unread = table.error().code() == StatusCode::kUnsupported;
+    report.findings.push_back(MakeFinding(is_unread ? "table-unread" : "table",
+                                          "quantization_config", table.error().message()));
+    if (!is_unread) {
+      return;
+    }
+    table = TableAsStored(*spec, modules);
   }
   report.table_hash = table->Hash();
   report.num_weights = static_cast<int64_t>(table->rows.size());
   report.num_quantized = std::ranges::count_if(
       table->rows, [](const PrecisionRow& row) { return row.format != WeightFormat::kBf16; });
-  const std::vector<const StoredTensor*> unknown = UnknownTensors(checkpoint, *table);
-  CheckPolicy(checkpoint, *spec, *table, unknown, report);
-  CheckExactList(checkpoint, *table, unknown, report);
-  for (const PrecisionRow& row : table->rows) {
-    CheckStoredValues(checkpoint, row, pool, report);
+  const std::vector<const StoredTensor*> unknown = OtherTensors(checkpoint, *table, modules);
+  // The list of other formats is read by CheckEngines alone.
+  if (ReadDeclared(config).method == "fp8" && table->format == WeightFormat::kFp8) {
+    CheckList(checkpoint, *spec, *table, unknown, report);
   }
-  NoteUnknownTensors(unknown, report);
+  CheckEngines(checkpoint, *spec, HasOwnTable(config) || !is_read, report);
+  CheckExactList(checkpoint, *table, unknown, report);
+  CheckWeights(checkpoint, *table, modules, MissingMtpWeights(checkpoint, *spec, modules), pool,
+               report);
+  for (const StoredTensor* tensor : unknown) {
+    report.findings.push_back(MakeFinding(
+        "unknown-tensor", tensor->name,
+        fmt::format("{}: {} {}, which the model's weight table does not know", tensor->name,
+                    ShapeString(tensor->view.shape), DTypeName(tensor->view.dtype))));
+  }
   if (source != nullptr) {
-    CheckAgainstSource(checkpoint, *source, *spec, *table, pool, report);
+    CheckAgainstSource(checkpoint, *source, *spec, *table, modules, HasOwnTable(config), pool,
+                       report);
   }
 }
 
 }  // namespace
-
-AuditFinding MakeFinding(std::string_view code, std::string_view severity, std::string_view tensor,
-                         std::string message, std::string_view cure) {
-  return {std::string(code), std::string(severity), std::string(tensor), std::move(message),
-          std::string(cure)};
-}
 
 bool AuditReport::Passed() const {
   return std::ranges::none_of(
@@ -196,10 +214,16 @@ AuditReport Audit(const Checkpoint& checkpoint, const Checkpoint* source, Thread
   for (const StoredTensor& tensor : checkpoint.tensors()) {
     report.bytes += tensor.view.NumBytes();
   }
+  const DeclaredQuantization declared = ReadDeclared(checkpoint.config().quantization_config);
+  const StoredModules modules = FindStoredModules(checkpoint, declared.ue8m0);
   CheckIndexFile(checkpoint, report);
-  CheckWarnings(checkpoint, report);
-  AuditInto(checkpoint, source, pool, report);
-  std::ranges::sort(report.findings, InOrder);
+  CheckDeclared(checkpoint, modules, declared, report);
+  CheckModules(modules, declared, pool, report);
+  AuditTable(checkpoint, source, modules, pool, report);
+  DropRepeated(report);
+  std::ranges::sort(report.findings, {}, [](const AuditFinding& finding) {
+    return std::tuple(SeverityRank(finding), finding.tensor, finding.code);
+  });
   return report;
 }
 
@@ -207,12 +231,16 @@ Result<AuditReport> AuditFolder(const std::string& dir, const std::string& sourc
                                 ThreadPool* pool) {
   const auto checkpoint = Checkpoint::Open(dir);
   if (!checkpoint) {
-    if (checkpoint.error().code() == StatusCode::kNotFound) {
-      return checkpoint.error();
-    }
+    // Index and shards that disagree are findings; what is beyond them is not readable.
     AuditReport report;
-    report.findings.push_back(MakeFinding("unreadable", "error", dir, checkpoint.error().message(),
-                                          "fetch or convert the checkpoint again"));
+    CheckIndexAgainstShards(dir, report);
+    if (report.findings.empty()) {
+      if (checkpoint.error().code() == StatusCode::kNotFound) {
+        return checkpoint.error();
+      }
+      report.unreadable = true;
+      report.findings.push_back(MakeFinding("unreadable", dir, checkpoint.error().message()));
+    }
     return report;
   }
   if (source_dir.empty()) {

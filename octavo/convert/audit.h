@@ -13,10 +13,7 @@
 
 namespace octavo {
 
-// Codes, beside those of policy/verdicts.h. Errors: unreadable, architecture, table, total-size,
-// weight-shape, scale-shape, scale-value, nan-code, not-finite, source-table, source-missing,
-// differs. Warnings: index-missing, list-not-exact, scale-inverted, rms-error, checkpoint.
-// Info: unknown-tensor, foreign-config.
+// `code` is one of docs/audit.md (audit_codes.h), or of policy/verdicts.h.
 using AuditFinding = PolicyFinding;
 
 struct AuditReport {
@@ -24,8 +21,9 @@ struct AuditReport {
   std::string table_hash;              // Empty when no table could be read.
   int64_t num_weights = 0;             // Rows of the table.
   int64_t num_quantized = 0;
-  int64_t bytes = 0;      // Of all tensors.
-  bool compared = false;  // With a source.
+  int64_t bytes = 0;        // Of all tensors.
+  bool compared = false;    // With a source.
+  bool unreadable = false;  // Nothing but the finding "unreadable": a file is malformed.
   // Of quantized weights against the source: the largest RMS error over RMS value, and whose.
   double worst_relative_rms = 0.0;
   std::string worst_tensor;
@@ -39,7 +37,8 @@ struct AuditReport {
 AuditReport Audit(const Checkpoint& checkpoint, const Checkpoint* source, ThreadPool* pool);
 
 // Opens and audits. A folder that exists and is no readable checkpoint gives the finding
-// "unreadable". `source_dir` may be empty.
+// "unreadable"; one whose index and shards disagree gives findings about those and nothing else.
+// `source_dir` may be empty.
 // Errors: kNotFound for a folder that is not there; those of opening the source.
 Result<AuditReport> AuditFolder(const std::string& dir, const std::string& source_dir,
                                 ThreadPool* pool);

@@ -1,11 +1,13 @@
-// CheckStoredValues and CheckAgainstSource of audit_checks.h.
+// CheckModules of audit_checks.h: what can be said of codes and scales without the source.
 
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -18,260 +20,467 @@
 #include "octavo/checkpoint/checkpoint.h"
 #include "octavo/convert/audit.h"
 #include "octavo/convert/audit_checks.h"
-#include "octavo/convert/conversion_plan.h"
-#include "octavo/convert/measure.h"
+#include "octavo/convert/audit_codes.h"
+#include "octavo/convert/audit_modules.h"
+#include "octavo/convert/source.h"
 #include "octavo/convert/stored_values.h"
-#include "octavo/convert/transform.h"
 #include "octavo/formats/format.h"
-#include "octavo/formats/fp8_block.h"
-#include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/precision_table.h"
 
 namespace octavo {
 namespace {
 
-constexpr std::string_view kReconvertFromSource = "convert again from the source";
-// Relative RMS error of FP8 blocks on Gaussian weights, and how far above it is suspicious
-// (docs/formats.md, section 6).
-constexpr double kFp8RelativeRms = 0.0265;
-constexpr double kSuspiciousFactor = 2.0;
 // Ordinary weights are far below 448; a block scale above 1 says that some weight is not.
 constexpr float kLargestOrdinaryScale = 1.0F;
+// Share of groups with subnormal scales (E4M3 bytes up to 07) that is worth a note.
+constexpr double kManySubnormalGroups = 0.1;
+constexpr uint8_t kLargestSubnormalE4m3 = 0x07;
 
-// The stored tensors of `row`, in order; nullopt when one is missing or of another dtype.
-std::optional<std::vector<const StoredTensor*>> PartsOf(const Checkpoint& checkpoint,
-                                                        const PrecisionRow& row) {
-  std::vector<const StoredTensor*> parts;
-  for (const StoredTensorSpec& spec : StoredTensorsOf(row)) {
-    const StoredTensor* part = checkpoint.Find(spec.name);
-    if (part == nullptr) {
-      return std::nullopt;
-    }
-    const DType dtype = part->view.dtype;
-    const bool is_float = dtype == DType::kBf16 || dtype == DType::kF16 || dtype == DType::kF32;
-    const bool dtype_ok = spec.dtype == DType::kF8E4m3 ? dtype == spec.dtype
-                          : spec.dtype == DType::kF32  ? is_float && dtype != DType::kF16
-                                                       : is_float;
-    if (!dtype_ok) {
-      return std::nullopt;
-    }
-    parts.push_back(part);
+using Findings = std::vector<AuditFinding>;
+using Histogram = std::array<int64_t, 256>;
+
+Histogram CountBytes(std::span<const std::byte> bytes) {
+  Histogram counts = {};
+  for (const std::byte byte : bytes) {
+    ++counts[std::to_integer<uint8_t>(byte)];
   }
-  return parts;
+  return counts;
 }
 
-// Whether all parts have the shapes of the table.
-bool CheckShapes(const PrecisionRow& row, const std::vector<const StoredTensor*>& parts,
-                 AuditReport& report) {
-  const std::vector<StoredTensorSpec> specs = StoredTensorsOf(row);
-  bool all_ok = true;
-  for (size_t i = 0; i < specs.size(); ++i) {
-    if (parts[i]->view.shape != specs[i].shape) {
-      all_ok = false;
-      report.findings.push_back(
-          MakeFinding(i == 0 ? "weight-shape" : "scale-shape", "error", specs[i].name,
-                      fmt::format("{}: expected {}, got {}", specs[i].name,
-                                  ShapeString(specs[i].shape), ShapeString(parts[i]->view.shape)),
-                      kReconvertFromSource));
-    }
-  }
-  return all_ok;
+std::string IndexOfByte(const ConstTensorView& view, std::span<const uint8_t> wanted) {
+  const auto bytes = view.Bytes();
+  const auto place = std::ranges::find_if(bytes, [&](std::byte byte) {
+    return std::ranges::find(wanted, std::to_integer<uint8_t>(byte)) != wanted.end();
+  });
+  return IndexString(view.shape, place - bytes.begin());
 }
 
-void CheckCodes(const StoredTensor& codes, AuditReport& report) {
-  const std::span<const std::byte> bytes = codes.view.Bytes();
-  const std::span<const uint8_t> values(reinterpret_cast<const uint8_t*>(bytes.data()),
-                                        bytes.size());
-  if (!HasNaNCode(values)) {
+// --- Scales -------------------------------------------------------------------------------------
+
+struct ScaleSummary {
+  int64_t count = 0;
+  int64_t num_bad = 0;   // Not finite and positive.
+  int64_t num_zero = 0;  // Of those.
+  int64_t first_bad = 0;
+  float first_value = 0.0F;
+  int64_t num_subnormal = 0;
+  bool all_large = true;
+  bool all_powers = true;
+};
+
+ScaleSummary Summarize(const ConstTensorView& scales) {
+  std::vector<float> values(static_cast<size_t>(NumElements(scales.shape)));
+  WidenScales(scales, 0, values);
+  ScaleSummary summary = {.count = std::ssize(values), .all_large = !values.empty()};
+  for (size_t i = 0; i < values.size(); ++i) {
+    const auto bits = std::bit_cast<uint32_t>(values[i]);
+    if (!IsUsableScale(values[i])) {
+      if (summary.num_bad++ == 0) {
+        summary.first_bad = static_cast<int64_t>(i);
+        summary.first_value = values[i];
+      }
+      summary.num_zero += (bits & 0x7FFFFFFFU) == 0 ? 1 : 0;
+    } else {
+      summary.num_subnormal += bits < 0x00800000U ? 1 : 0;
+    }
+    summary.all_large = summary.all_large && values[i] > kLargestOrdinaryScale;
+    summary.all_powers = summary.all_powers && (bits & 0x007FFFFFU) == 0;
+  }
+  return summary;
+}
+
+void ReportBadScales(const StoredTensor& scales, const ScaleSummary& summary, Findings& findings) {
+  findings.push_back(MakeFinding(
+      "scale-value", scales.name,
+      fmt::format("{}: expected finite positive scales, got {} others, the first ({}) at {}",
+                  scales.name, summary.num_bad, summary.first_value,
+                  IndexString(scales.view.shape, summary.first_bad))));
+}
+
+void CheckFloatScales(const StoredTensor& scales, const ScaleSummary& summary, bool is_divisor,
+                      Findings& findings) {
+  if (summary.num_bad > 0) {
+    ReportBadScales(scales, summary, findings);
     return;
   }
-  const auto is_nan = [](uint8_t code) { return (code & 0x7FU) == 0x7FU; };
-  const auto first = std::ranges::find_if(values, is_nan) - values.begin();
-  report.findings.push_back(
-      MakeFinding("nan-code", "error", codes.name,
-                  fmt::format("{}: expected codes of finite values, got {} NaN codes, the first at "
-                              "{}",
-                              codes.name, std::ranges::count_if(values, is_nan),
-                              IndexString(codes.view.shape, first)),
-                  kReconvertFromSource));
+  if (summary.num_subnormal > 0) {
+    findings.push_back(
+        MakeFinding("scale-subnormal", scales.name,
+                    fmt::format("{}: expected normal FP32 scales, got {} subnormal ones",
+                                scales.name, summary.num_subnormal)));
+  }
+  if (summary.all_large && !is_divisor) {
+    findings.push_back(
+        MakeFinding("scale-inverted", scales.name,
+                    fmt::format("{}: expected multipliers of ordinary weights, got scales that are "
+                                "all above 1",
+                                scales.name)));
+  }
 }
 
-void CheckScales(const StoredTensor& scales, AuditReport& report) {
-  const auto count = static_cast<size_t>(NumElements(scales.view.shape));
+// Bytes of E8M0 or E4M3 scales.
+void CheckByteScales(const StoredTensor& scales, bool is_e4m3, Findings& findings) {
+  const Histogram counts = CountBytes(scales.view.Bytes());
+  std::vector<uint8_t> bad;
   int64_t num_bad = 0;
-  size_t first_bad = 0;
-  bool all_large = count > 0;
-  for (size_t i = 0; i < count; ++i) {
-    const float scale = ScaleAt(scales.view, i);
-    all_large = all_large && scale > kLargestOrdinaryScale;
-    if (!IsUsableScale(scale)) {
-      first_bad = num_bad == 0 ? i : first_bad;
-      ++num_bad;
+  for (int byte = 0; byte < 256; ++byte) {
+    const bool is_bad = is_e4m3 ? (byte > 0x80 || byte == 0x7F) : byte == 0xFF;
+    if (is_bad && counts[static_cast<size_t>(byte)] > 0) {
+      bad.push_back(static_cast<uint8_t>(byte));
+      num_bad += counts[static_cast<size_t>(byte)];
     }
   }
   if (num_bad > 0) {
-    report.findings.push_back(MakeFinding(
-        "scale-value", "error", scales.name,
-        fmt::format("{}: expected finite positive scales, got {} others, the first ({}) at {}",
-                    scales.name, num_bad, ScaleAt(scales.view, first_bad),
-                    IndexString(scales.view.shape, static_cast<int64_t>(first_bad))),
-        kReconvertFromSource));
-  } else if (all_large) {
-    report.findings.push_back(MakeFinding(
-        "scale-inverted", "warning", scales.name,
-        fmt::format("{}: every scale is above 1: these may be divisors", scales.name),
-        "compare with the source (--against); a scale multiplies, in spite of the name"));
+    findings.push_back(MakeFinding(
+        "scale-value", scales.name,
+        fmt::format("{}: expected {} that are neither NaN nor negative, got {} others, the first "
+                    "({:02x}) at {}",
+                    scales.name, is_e4m3 ? "E4M3 scales" : "E8M0 bytes", num_bad, bad.front(),
+                    IndexOfByte(scales.view, bad))));
+  }
+  int64_t num_subnormal = 0;
+  for (int byte = 0; byte <= kLargestSubnormalE4m3; ++byte) {
+    num_subnormal += counts[static_cast<size_t>(byte)];
+  }
+  const int64_t count = NumElements(scales.view.shape);
+  const double share =
+      count == 0 ? 0.0 : static_cast<double>(num_subnormal) / static_cast<double>(count);
+  if (is_e4m3 && share > kManySubnormalGroups && num_subnormal < count) {
+    findings.push_back(
+        MakeFinding("groups-underflow", scales.name,
+                    fmt::format("{}: {:.1f} % of {} groups have a scale byte of at most 07",
+                                scales.name, 100.0 * share, count)));
   }
 }
 
-// --- Against the source
-// ---------------------------------------------------------------------------
+// --- Codes --------------------------------------------------------------------------------------
 
-// "": equal. Otherwise where the two part.
-std::string FirstDifference(const ConstTensorView& expected, const ConstTensorView& actual) {
-  if (expected.dtype != actual.dtype || expected.shape != actual.shape) {
-    return fmt::format("expected {} {}, got {} {}", ShapeString(expected.shape),
-                       DTypeName(expected.dtype), ShapeString(actual.shape),
-                       DTypeName(actual.dtype));
+struct CodeSummary {
+  int64_t num_nan = 0;         // 7F and FF.
+  int64_t num_minus_zero = 0;  // 80.
+  int64_t num_largest = 0;     // That a group's largest value may have.
+  bool all_zero = false;
+};
+
+CodeSummary SummarizeE4m3(const Histogram& counts, bool power_of_two_scales) {
+  // 448, or under a power of two anything above 224.
+  const size_t least = power_of_two_scales ? 0x77 : 0x7E;
+  CodeSummary summary = {.num_nan = counts[0x7F] + counts[0xFF], .num_minus_zero = counts[0x80]};
+  int64_t total = 0;
+  for (size_t code = 0; code < 128; ++code) {
+    const int64_t both = counts[code] + counts[code | 0x80U];
+    total += both;
+    summary.num_largest += code >= least && code != 0x7F ? both : 0;
   }
-  const std::span<const std::byte> want = expected.Bytes();
-  const std::span<const std::byte> got = actual.Bytes();
-  if (want.empty() || std::memcmp(want.data(), got.data(), want.size()) == 0) {
-    return {};
-  }
-  const auto place = std::ranges::mismatch(want, got);
-  const int64_t byte_idx = place.in1 - want.begin();
-  const int64_t elem_bytes = DTypeBytes(expected.dtype);
-  return fmt::format("byte {} of the element at {}: expected {:02x}, got {:02x}",
-                     byte_idx % elem_bytes, IndexString(expected.shape, byte_idx / elem_bytes),
-                     static_cast<unsigned>(*place.in1), static_cast<unsigned>(*place.in2));
+  summary.all_zero = counts[0] + counts[0x80] == total;
+  return summary;
 }
 
-void ReportDifference(std::string_view name, const std::string& difference, AuditReport& report) {
-  if (!difference.empty()) {
-    report.findings.push_back(MakeFinding(
-        "differs", "error", name,
-        fmt::format("{}: not what the source gives: {}", name, difference), kReconvertFromSource));
+CodeSummary SummarizeE2m1(const Histogram& counts) {
+  CodeSummary summary;
+  int64_t num_zero = 0;
+  int64_t total = 0;
+  for (size_t byte = 0; byte < 256; ++byte) {
+    for (const size_t code : {byte & 7U, (byte >> 4) & 7U}) {
+      summary.num_largest += code == 7 ? counts[byte] : 0;
+      num_zero += code == 0 ? counts[byte] : 0;
+      total += counts[byte];
+    }
   }
+  summary.all_zero = num_zero == total;
+  return summary;
 }
 
-void ReportSourceProblem(std::string_view name, std::string message, AuditReport& report) {
-  report.findings.push_back(MakeFinding("source-missing", "error", name, std::move(message),
-                                        "give the checkpoint that this one was converted from"));
-}
-
-void MeasureAgainst(const StoredTensor& source, const std::vector<const StoredTensor*>& parts,
-                    ThreadPool* pool, AuditReport& report) {
-  if (parts[1]->view.dtype != DType::kF32) {
+void CheckNanCodes(const StoredModule& module, const CodeSummary& codes, int64_t num_zero_scales,
+                   int64_t num_scales, Findings& findings) {
+  if (codes.num_nan == 0) {
     return;
   }
-  const double error =
-      MeasureStored(source.view, parts[0]->view, parts[1]->view, pool).RelativeRms();
-  if (report.worst_tensor.empty() || error > report.worst_relative_rms) {
-    report.worst_relative_rms = error;
-    report.worst_tensor = source.name;
-  }
-  if (!(error <= kSuspiciousFactor * kFp8RelativeRms)) {
-    report.findings.push_back(
-        MakeFinding("rms-error", "warning", source.name,
-                    fmt::format("{}: relative RMS error {:.4f} against the source; {:.4f} is usual",
-                                source.name, error, kFp8RelativeRms),
-                    "look for outliers in this weight, and keep it in BF16 if it matters"));
-  }
-}
-
-// A weight of the table against its source.
-void CompareRow(const Checkpoint& checkpoint, const PrecisionRow& row, const StoredTensor& source,
-                ThreadPool* pool, AuditReport& report) {
-  const auto parts = PartsOf(checkpoint, row);
-  if (!parts) {
-    return;  // Reported by CheckStoredDTypes.
-  }
-  const bool same_dtype = parts->front()->view.dtype == source.view.dtype;
-  if (row.format == WeightFormat::kBf16 && same_dtype) {
-    // Kept weights are stored as they came.
-    ReportDifference(row.name, FirstDifference(source.view, parts->front()->view), report);
-    return;
-  }
-  const auto expected = TransformWeight(row, source.view, {.pool = pool});
-  if (!expected) {
-    ReportSourceProblem(row.name, fmt::format("the source: {}", expected.error().message()),
-                        report);
-    return;
-  }
-  bool shapes_ok = true;
-  for (size_t i = 0; i < expected->size(); ++i) {
-    const ConstTensorView want = (*expected)[i].View();
-    ReportDifference((*expected)[i].name, FirstDifference(want, (*parts)[i]->view), report);
-    shapes_ok = shapes_ok && want.shape == (*parts)[i]->view.shape;
-  }
-  if (row.format != WeightFormat::kBf16 && shapes_ok) {
-    MeasureAgainst(source, *parts, pool, report);
+  constexpr std::array<uint8_t, 2> kNan = {0x7F, 0xFF};
+  const std::string place = IndexOfByte(module.codes->view, kNan);
+  if (num_zero_scales > 0) {
+    findings.push_back(MakeFinding(
+        "zero-block", module.codes->name,
+        fmt::format("{}: expected zeros under a positive scale, got {} NaN codes, the first at {}, "
+                    "and {} scales of 0",
+                    module.codes->name, codes.num_nan, place, num_zero_scales)));
+  } else if (codes.num_minus_zero == 0 && 2 * codes.num_nan >= num_scales &&
+             codes.num_largest == 0) {
+    findings.push_back(MakeFinding(
+        "fnuz-codes", module.codes->name,
+        fmt::format("{}: expected E4M3 codes up to 7E, got {} of 7F or FF (240 in FNUZ), the first "
+                    "at {}, and none of 80 (NaN in FNUZ)",
+                    module.codes->name, codes.num_nan, place)));
+  } else {
+    findings.push_back(MakeFinding(
+        "nan-code", module.codes->name,
+        fmt::format("{}: expected E4M3 codes of finite values, got {} NaN codes, the first at {}",
+                    module.codes->name, codes.num_nan, place)));
   }
 }
 
-// Whether the source can serve as one: not quantized, so that all rows can be transformed.
-bool CheckSourceTable(const Checkpoint& source, const ModelSpec& spec, AuditReport& report) {
-  const auto table = TableFromQuantizationConfig(spec, source.config().quantization_config);
-  std::string problem;
-  if (!table) {
-    problem = table.error().message();
-  } else if (std::ranges::any_of(table->rows, [](const PrecisionRow& row) {
-               return row.format != WeightFormat::kBf16;
-             })) {
-    problem = "is quantized itself";
+// The values of a module whose parts have the right dtypes and shapes.
+void CheckValues(const StoredModule& module, const DeclaredQuantization& declared,
+                 Findings& findings) {
+  const WeightFormat format = *module.format;
+  const bool is_nvfp4 = format == WeightFormat::kNvfp4;
+  const DType scale_dtype = module.scales->view.dtype;
+  const bool byte_scales = DTypeBytes(scale_dtype) == 1;
+  const int64_t num_scales = NumElements(module.scales->view.shape);
+  ScaleSummary scales;
+  bool powers = byte_scales && !is_nvfp4;
+  if (byte_scales) {
+    CheckByteScales(*module.scales, is_nvfp4, findings);
+  } else {
+    scales = Summarize(module.scales->view);
+    powers = scales.all_powers;
   }
-  if (problem.empty()) {
-    return true;
+  if (is_nvfp4) {
+    const bool divides = module.layout == StoredLayout::kCompressedTensors;
+    ScaleSummary global = Summarize(module.global->view);
+    CheckFloatScales(*module.global, global, divides, findings);
   }
-  report.findings.push_back(
-      MakeFinding("source-table", "error", source.dir(),
-                  fmt::format("{}: expected a BF16, F16 or F32 source: {}", source.dir(), problem),
-                  "give the checkpoint that this one was converted from"));
-  return false;
+  const Histogram counts = CountBytes(module.codes->view.Bytes());
+  const CodeSummary codes = is_nvfp4 ? SummarizeE2m1(counts) : SummarizeE4m3(counts, powers);
+  // Zero scales with NaN codes are one finding: an all-zero block that was divided by its amax.
+  const bool divided_by_zero =
+      codes.num_nan > 0 && scales.num_bad == scales.num_zero && scales.num_zero > 0;
+  if (!byte_scales && !divided_by_zero) {
+    CheckFloatScales(*module.scales, scales, false, findings);
+  }
+  CheckNanCodes(module, codes, divided_by_zero ? scales.num_zero : 0, num_scales, findings);
+  if (declared.ue8m0 && !byte_scales && !scales.all_powers && scales.num_bad == 0) {
+    findings.push_back(
+        MakeFinding("scale-fmt", module.scales->name,
+                    fmt::format("{}: expected powers of two, as scale_fmt ue8m0 says, got scales "
+                                "with mantissas",
+                                module.scales->name)));
+  }
+  const bool is_damaged = codes.num_nan > 0 || scales.num_bad > 0;
+  if (!is_damaged && !codes.all_zero && 2 * codes.num_largest < num_scales && num_scales > 1) {
+    findings.push_back(MakeFinding(
+        "scale-loose", module.codes->name,
+        fmt::format("{}: expected the largest code in nearly each of {} blocks, got it {} times",
+                    module.codes->name, num_scales, codes.num_largest)));
+  }
+}
+
+// --- Parts --------------------------------------------------------------------------------------
+
+std::string ShapesText(const StoredModule& module) {
+  const std::vector<Shape> shapes = ScaleShapes(module);
+  return shapes.empty() ? fmt::format("{} elements", module.stack) : ShapeString(shapes.front());
+}
+
+bool CheckScaleTypes(const StoredModule& module, Findings& findings) {
+  const StoredTensor& scales = *module.scales;
+  const DType dtype = scales.view.dtype;
+  if (dtype == DType::kI32) {
+    findings.push_back(
+        MakeFinding("scale-packed", scales.name,
+                    fmt::format("{}: expected F32 {}, got I32 {}", scales.name, ShapesText(module),
+                                ShapeString(scales.view.shape))));
+    return false;
+  }
+  const bool is_float = dtype == DType::kF32 || dtype == DType::kBf16 || dtype == DType::kF16;
+  const bool is_byte = dtype == DType::kU8 || dtype == DType::kF8E8m0;
+  const WeightFormat format = *module.format;
+  const bool dtype_ok = format == WeightFormat::kNvfp4      ? dtype == DType::kF8E4m3
+                        : format == WeightFormat::kMxfp8    ? is_byte
+                        : format == WeightFormat::kFp8Ue8m0 ? is_float || is_byte
+                                                            : is_float;
+  if (!dtype_ok) {
+    findings.push_back(MakeFinding("scale-dtype", scales.name,
+                                   fmt::format("{}: expected {}, got {}", scales.name,
+                                               format == WeightFormat::kNvfp4   ? "F8_E4M3"
+                                               : format == WeightFormat::kMxfp8 ? "U8"
+                                                                                : "F32 (or BF16)",
+                                               DTypeName(dtype))));
+    return false;
+  }
+  if (!module.is_sound) {
+    const std::vector<Shape> shapes = ScaleShapes(module);
+    const bool is_global =
+        module.global != nullptr && std::ranges::find(shapes, scales.view.shape) != shapes.end();
+    const StoredTensor& wrong = is_global ? *module.global : scales;
+    findings.push_back(MakeFinding(
+        "scale-shape", wrong.name,
+        fmt::format("{}: expected {}, got {} {}", wrong.name,
+                    is_global ? fmt::format("F32, {} elements", module.stack) : ShapesText(module),
+                    ShapeString(wrong.view.shape), DTypeName(wrong.view.dtype))));
+    return false;
+  }
+  return true;
+}
+
+bool IsFp8Method(WeightFormat format) {
+  return format == WeightFormat::kFp8Tensor || format == WeightFormat::kFp8Channel;
+}
+
+void CheckInputScale(const StoredModule& module, const DeclaredQuantization& declared,
+                     Findings& findings) {
+  const bool is_modelopt_nvfp4 =
+      module.format == WeightFormat::kNvfp4 && module.layout == StoredLayout::kDefault;
+  if (module.input == nullptr) {
+    const bool is_static = declared.static_activations && IsFp8Method(*module.format);
+    if (is_modelopt_nvfp4 || is_static) {
+      findings.push_back(MakeFinding(
+          "input-scale-missing", module.name,
+          fmt::format("{}: expected {}.input_scale, F32, got none: engines would use memory that "
+                      "nobody wrote",
+                      module.name, module.name)));
+    }
+    return;
+  }
+  const DType dtype = module.input->view.dtype;
+  if (dtype != DType::kF32 && dtype != DType::kBf16 && dtype != DType::kF16) {
+    findings.push_back(
+        MakeFinding("scale-dtype", module.input->name,
+                    fmt::format("{}: expected F32, got {}", module.input->name, DTypeName(dtype))));
+    return;
+  }
+  const ScaleSummary input = Summarize(module.input->view);
+  if (input.num_bad > 0) {
+    ReportBadScales(*module.input, input, findings);
+  }
+}
+
+// "kv_b_proj" for "model.layers.0.self_attn.kv_b_proj".
+std::string_view LastPart(std::string_view name) { return name.substr(name.rfind('.') + 1); }
+
+// Modules that every engine keeps in BF16, by name: routers of all families, embeddings, heads.
+bool IsNeverQuantized(std::string_view module) {
+  const std::string_view last = LastPart(module);
+  const bool is_router = last == "gate" || last == "router" || last == "shared_expert_gate";
+  return is_router || last == "embed_tokens" || last == "lm_head" || last.ends_with("norm");
+}
+
+void CheckModule(const StoredModule& module, const DeclaredQuantization& declared,
+                 Findings& findings) {
+  const ConstTensorView& codes = module.codes->view;
+  if (IsNeverQuantized(module.name)) {
+    findings.push_back(MakeFinding(
+        "role-quantized", module.codes->name,
+        fmt::format("{}: expected BF16, got {}", module.codes->name, DTypeName(codes.dtype))));
+  }
+  if (codes.shape.size() != 2 && codes.shape.size() != 3) {
+    findings.push_back(
+        MakeFinding("not-a-matrix", module.codes->name,
+                    fmt::format("{}: expected codes of a matrix, got {} {}", module.codes->name,
+                                ShapeString(codes.shape), DTypeName(codes.dtype))));
+    return;
+  }
+  if (codes.dtype == DType::kF8E5m2) {
+    findings.push_back(
+        MakeFinding("codes-dtype", module.codes->name,
+                    fmt::format("{}: expected F8_E4M3, got F8_E5M2", module.codes->name)));
+    return;
+  }
+  const bool lacks_global = module.format == WeightFormat::kNvfp4 && module.global == nullptr;
+  if ((codes.dtype == DType::kF8E4m3 || module.format) &&
+      (module.scales == nullptr || lacks_global)) {
+    findings.push_back(
+        MakeFinding("scale-missing", module.codes->name,
+                    fmt::format("{}: expected its {}, got none", module.codes->name,
+                                module.scales == nullptr ? "scales" : "global scale")));
+    return;
+  }
+  if (!module.format) {
+    findings.push_back(MakeFinding(
+        "format-unknown", module.codes->name,
+        fmt::format("{}: {} {}, which is no codes of FP8, MXFP8 or NVFP4 (INT4 or MXFP4 perhaps)",
+                    module.codes->name, ShapeString(codes.shape), DTypeName(codes.dtype))));
+    return;
+  }
+  if (CheckScaleTypes(module, findings)) {
+    CheckValues(module, declared, findings);
+  }
+  CheckInputScale(module, declared, findings);
+  const bool is_small_block =
+      module.format == WeightFormat::kMxfp8 || module.format == WeightFormat::kNvfp4;
+  if (is_small_block && LastPart(module.name) == "kv_b_proj") {
+    findings.push_back(MakeFinding("kv-b-quantized", module.codes->name,
+                                   fmt::format("{}: expected BF16, got {}", module.codes->name,
+                                               WeightFormatName(*module.format))));
+  }
+}
+
+// --- Fused sets ---------------------------------------------------------------------------------
+
+uint32_t BitsOf(const StoredTensor& scalar) {
+  return std::bit_cast<uint32_t>(ScaleAt(scalar.view, 0));
+}
+
+// Members of one set against the first.
+void CheckSet(std::string_view set, std::span<const StoredModule* const> members,
+              Findings& findings) {
+  const StoredModule& first = *members.front();
+  for (const StoredModule* member : members.subspan(1)) {
+    if (member->format != first.format) {
+      continue;  // set-split says so.
+    }
+    const bool is_nvfp4 = first.format == WeightFormat::kNvfp4;
+    const StoredTensor* a = is_nvfp4 ? first.global : first.scales;
+    const StoredTensor* b = is_nvfp4 ? member->global : member->scales;
+    const bool shares = SharesScale(*first.format);
+    if (shares && BitsOf(*a) != BitsOf(*b)) {
+      findings.push_back(
+          MakeFinding(is_nvfp4 ? "scale-unshared" : "scale-unshared-fp8", b->name,
+                      fmt::format("{}: expected {}, as {} has, for {}; got {}", b->name,
+                                  ScaleAt(a->view, 0), a->name, set, ScaleAt(b->view, 0))));
+    }
+    if (first.input != nullptr && member->input != nullptr &&
+        BitsOf(*first.input) != BitsOf(*member->input)) {
+      findings.push_back(
+          MakeFinding("input-scale-unshared", member->input->name,
+                      fmt::format("{}: expected {}, as {} has, got {}", member->input->name,
+                                  ScaleAt(first.input->view, 0), first.input->name,
+                                  ScaleAt(member->input->view, 0))));
+    }
+  }
+}
+
+void CheckSets(const StoredModules& modules, Findings& findings) {
+  std::map<std::string, std::vector<const StoredModule*>> sets;
+  for (const auto& [weight, module] : modules.by_weight) {
+    const std::string set = FusedSetName(module.name);
+    if (!set.empty() && module.IsSound() && module.stack == 1) {
+      sets[set].push_back(&module);
+    }
+  }
+  for (const auto& [set, members] : sets) {
+    CheckSet(set, members, findings);
+  }
 }
 
 }  // namespace
 
-void CheckStoredValues(const Checkpoint& checkpoint, const PrecisionRow& row, ThreadPool* pool,
-                       AuditReport& report) {
-  const auto parts = PartsOf(checkpoint, row);
-  if (!parts || !CheckShapes(row, *parts, report)) {
-    return;
+void CheckModules(const StoredModules& modules, const DeclaredQuantization& declared,
+                  ThreadPool* pool, AuditReport& report) {
+  std::vector<const StoredModule*> list;
+  for (const auto& [weight, module] : modules.by_weight) {
+    list.push_back(&module);
   }
-  if (row.format == WeightFormat::kBf16) {
-    const Status status = CheckWeight(row, parts->front()->view, pool);
-    if (!status.ok()) {
-      report.findings.push_back(MakeFinding("not-finite", "error", row.name, status.message(),
-                                            "the source is damaged; fetch it again"));
+  std::vector<Findings> found(list.size());
+  const auto check = [&](int64_t begin, int64_t end, int /*worker_idx*/) {
+    for (int64_t i = begin; i < end; ++i) {
+      const auto idx = static_cast<size_t>(i);
+      CheckModule(*list[idx], declared, found[idx]);
     }
-    return;
+  };
+  if (pool == nullptr) {
+    check(0, std::ssize(list), 0);
+  } else {
+    pool->ParallelFor(std::ssize(list), check);
   }
-  CheckCodes(*(*parts)[0], report);
-  CheckScales(*(*parts)[1], report);
-}
-
-void CheckAgainstSource(const Checkpoint& checkpoint, const Checkpoint& source,
-                        const ModelSpec& spec, const PrecisionTable& table, ThreadPool* pool,
-                        AuditReport& report) {
-  if (!CheckSourceTable(source, spec, report)) {
-    return;
+  for (Findings& findings : found) {
+    std::ranges::move(findings, std::back_inserter(report.findings));
   }
-  report.compared = true;
-  for (const PrecisionRow& row : table.rows) {
-    const StoredTensor* tensor = source.Find(row.name);
-    if (tensor == nullptr) {
-      ReportSourceProblem(row.name, fmt::format("{}: not in the source", row.name), report);
-      continue;
-    }
-    CompareRow(checkpoint, row, *tensor, pool, report);
-  }
-  for (const StoredTensor* unknown : UnknownTensors(source, table)) {
-    const StoredTensor* stored = checkpoint.Find(unknown->name);
-    ReportDifference(unknown->name,
-                     stored == nullptr ? "expected it, found nothing"
-                                       : FirstDifference(unknown->view, stored->view),
-                     report);
+  CheckSets(modules, report.findings);
+  for (const StoredTensor* orphan : modules.orphans) {
+    report.findings.push_back(
+        MakeFinding("orphan-scale", orphan->name,
+                    fmt::format("{}: scales without a quantized weight", orphan->name)));
   }
 }
 

@@ -31,8 +31,6 @@
 namespace octavo {
 namespace {
 
-constexpr int64_t kBlockEdge = 128;
-
 struct KitCase {
   std::string name;
   int64_t rows = 0;
@@ -232,13 +230,7 @@ void CompareCase(const KitCase& one, const TensorMap& expected, const TensorMap&
 
 // --- What the rules are recognised from ---------------------------------------------------------
 
-// Parts of a case in an output, as far as they have the expected number of elements.
-struct CaseParts {
-  const ConstTensorView* codes = nullptr;
-  const ConstTensorView* scales = nullptr;
-  const ConstTensorView* global = nullptr;  // Null where the format has none.
-};
-
+// Null when it is missing or has another number of elements.
 const ConstTensorView* Part(const TensorMap& got, const KitCase& one, std::string_view suffix,
                             int64_t num_elems) {
   const auto found = got.find(one.name + "." + std::string(suffix));
@@ -252,85 +244,55 @@ bool IsFloatScale(const ConstTensorView* view) {
 
 bool IsByte(const ConstTensorView* view) { return view != nullptr && DTypeBytes(view->dtype) == 1; }
 
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// How a format cuts a matrix into units and names its parts.
-struct UnitLayout {
-  int64_t rows = 0;
-  int64_t cols = 0;
-  bool packed = false;  // Two codes a byte.
+// Names of the parts of a format.
+struct PartNames {
   std::string_view codes = "weight";
   std::string_view scales = "weight_scale_inv";
   std::string_view global = {};
 };
 
-UnitLayout LayoutOf(std::string_view format, const KitCase& one) {
-  if (format == "fp8" || format == "fp8-ue8m0") {
-    return {.rows = kBlockEdge, .cols = kBlockEdge};
-  }
+PartNames NamesOf(std::string_view format) {
   if (format == "fp8-channel") {
-    return {.rows = 1, .cols = one.cols, .scales = "weight_scale"};
+    return {.scales = "weight_scale"};
   }
   if (format == "fp8-tensor") {
-    return {.rows = one.rows, .cols = one.cols, .scales = "weight_scale", .global = "weight_scale"};
+    return {.scales = "weight_scale", .global = "weight_scale"};
   }
-  if (format == "mxfp8") {
-    return {.rows = 1, .cols = 32};
+  if (format == "nvfp4") {
+    return {.scales = "weight_scale", .global = "weight_scale_2"};
   }
-  UnitLayout layout = {.rows = 1, .cols = 16, .packed = true, .scales = "weight_scale"};
-  const bool is_modelopt = format == "nvfp4";
-  layout.codes = is_modelopt ? "weight" : "weight_packed";
-  layout.global = is_modelopt ? "weight_scale_2" : "weight_global_scale";
-  return layout;
+  if (format == "nvfp4-compressed-tensors") {
+    return {.codes = "weight_packed", .scales = "weight_scale", .global = "weight_global_scale"};
+  }
+  return {};
 }
 
 // Appends the units of `one`. Parts that are missing or of another size are left out.
-void AppendUnits(const KitCase& one, const Kit& kit, const TensorMap& got, KitOutput& output) {
-  const UnitLayout layout = LayoutOf(output.format, one);
-  const int64_t unit_rows = CeilDiv(one.rows, layout.rows);
-  const int64_t unit_cols = CeilDiv(one.cols, layout.cols);
+void AppendCase(const KitCase& one, const Kit& kit, const TensorMap& got, KitOutput& output) {
+  const PartNames names = NamesOf(output.format);
+  const KitUnitSize unit = UnitSizeOf(output.format, one.rows, one.cols);
+  const int64_t num_units =
+      ((one.rows + unit.rows - 1) / unit.rows) * ((one.cols + unit.cols - 1) / unit.cols);
+  const bool packed = output.format.starts_with("nvfp4");
+  const bool byte_scales = packed || output.format == "mxfp8";
   const int64_t num_values = one.rows * one.cols;
-  const bool byte_scales = layout.packed || output.format == "mxfp8";
-  const ConstTensorView* codes =
-      Part(got, one, layout.codes, layout.packed ? num_values / 2 : num_values);
-  const ConstTensorView* scales = Part(got, one, layout.scales, unit_rows * unit_cols);
-  const ConstTensorView* global =
-      layout.global.empty() ? nullptr : Part(got, one, layout.global, 1);
+  const ConstTensorView* codes = Part(got, one, names.codes, packed ? num_values / 2 : num_values);
+  const ConstTensorView* scales = Part(got, one, names.scales, num_units);
+  const ConstTensorView* global = names.global.empty() ? nullptr : Part(got, one, names.global, 1);
   if (!IsByte(codes) || !(byte_scales ? IsByte(scales) : IsFloatScale(scales)) ||
-      (!layout.global.empty() && !IsFloatScale(global))) {
+      (!names.global.empty() && !IsFloatScale(global))) {
     return;
   }
-  const auto byte_at = [](const ConstTensorView& view, int64_t i) {
-    return static_cast<uint8_t>(view.data[i]);
-  };
-  const float last = std::fabs(one.values.back());
-  for (int64_t unit_idx = 0; unit_idx < unit_rows * unit_cols; ++unit_idx) {
-    KitUnit unit = {.tensor_idx = output.tensors.size()};
-    const int64_t row_begin = unit_idx / unit_cols * layout.rows;
-    const int64_t col_begin = unit_idx % unit_cols * layout.cols;
-    for (int64_t row = row_begin; row < std::min(row_begin + layout.rows, one.rows); ++row) {
-      for (int64_t col = col_begin; col < std::min(col_begin + layout.cols, one.cols); ++col) {
-        const int64_t place = row * one.cols + col;
-        unit.values.push_back(one.values[static_cast<size_t>(place)]);
-        const int shift = place % 2 == 0 ? 0 : 4;
-        unit.codes.push_back(layout.packed
-                                 ? static_cast<uint8_t>((byte_at(*codes, place / 2) >> shift) & 0xF)
-                                 : byte_at(*codes, place));
-      }
-    }
-    unit.amax = AmaxOf(unit.values);
-    const bool is_whole = std::ssize(unit.values) == layout.rows * layout.cols;
-    unit.padded_amax = is_whole ? unit.amax : std::max(unit.amax, last);
-    if (byte_scales) {
-      unit.byte = byte_at(*scales, unit_idx);
-    } else {
-      unit.scale = ScaleAt(*scales, static_cast<size_t>(unit_idx));
-    }
-    output.units.push_back(std::move(unit));
-  }
-  output.tensors.push_back({.set_amax = kit.set_amax.at(SetNameOf(one)),
-                            .own_amax = AmaxOf(one.values),
-                            .global = global == nullptr ? 1.0F : ScaleAt(*global, 0)});
+  AppendUnits({.rows = one.rows,
+               .cols = one.cols,
+               .values = one.values,
+               .last_value = one.values.back(),
+               .codes = *codes,
+               .scales = *scales,
+               .tensor = {.set_amax = kit.set_amax.at(SetNameOf(one)),
+                          .own_amax = AmaxOf(one.values),
+                          .global = global == nullptr ? 1.0F : ScaleAt(*global, 0)}},
+              num_units, output);
 }
 
 Result<KitFormatReport> JudgeFormat(const Kit& kit, const std::string& kit_dir,
@@ -346,7 +308,7 @@ Result<KitFormatReport> JudgeFormat(const Kit& kit, const std::string& kit_dir,
   for (const KitCase& one : kit.cases) {
     if (std::ranges::find(one.formats, format) != one.formats.end()) {
       CompareCase(one, expected, got, report);
-      AppendUnits(one, kit, got, output);
+      AppendCase(one, kit, got, output);
     }
   }
   if (!output.units.empty()) {

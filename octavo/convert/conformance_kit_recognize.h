@@ -2,13 +2,14 @@
 // Which rules explain an output: every combination of rules is tried on every scale, and then on
 // every code.
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "octavo/base/tensor.h"
 #include "octavo/convert/conformance_kit.h"
 
 namespace octavo {
@@ -39,6 +40,27 @@ struct KitOutput {
   std::vector<KitTensor> tensors;
   std::vector<KitUnit> units;
 };
+
+// A matrix and what was made of it. Views and spans outlive the call alone.
+struct KitMatrix {
+  int64_t rows = 0;
+  int64_t cols = 0;
+  std::span<const float> values;  // Whole rows, from the first on; maybe not all.
+  float last_value = 0.0F;        // Of the whole matrix.
+  ConstTensorView codes;          // Of all rows.
+  ConstTensorView scales;         // F32 or BF16, or bytes for mxfp8 and nvfp4.
+  KitTensor tensor;
+};
+
+// Rows and columns of the units of a format, in values.
+struct KitUnitSize {
+  int64_t rows = 0;
+  int64_t cols = 0;
+};
+KitUnitSize UnitSizeOf(std::string_view format, int64_t rows, int64_t cols);
+
+// Appends the matrix and those of its units whose values are all there, at most `num_units_max`.
+void AppendUnits(const KitMatrix& matrix, int64_t num_units_max, KitOutput& output);
 
 // One rule for each aspect of the format. Thread-safe.
 std::vector<KitRule> RecognizeRules(const KitOutput& output);

@@ -2,18 +2,23 @@
 // Single values of stored tensors, for checks and messages.
 
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <string>
 
 #include "octavo/base/tensor.h"
 #include "octavo/formats/bf16.h"
+#include "octavo/formats/e8m0.h"
 
 namespace octavo {
 
-// Element `elem_idx` of scales in F32 or BF16 at any alignment. Official checkpoints store BF16
-// here and there; widening is exact.
+// Element `elem_idx` of scales in F32, BF16, or E8M0 bytes (U8 or F8_E8M0: 2^(b - 127)), at any
+// alignment. Official checkpoints store BF16 here and there; widening is exact.
 inline float ScaleAt(const ConstTensorView& scales, size_t elem_idx) {
+  if (scales.dtype == DType::kU8 || scales.dtype == DType::kF8E8m0) {
+    return E8m0ToFloat(std::to_integer<uint8_t>(scales.data[elem_idx]));
+  }
   if (scales.dtype == DType::kBf16) {
     uint16_t bits = 0;
     std::memcpy(&bits, scales.data + elem_idx * sizeof(bits), sizeof(bits));

@@ -1,0 +1,62 @@
+// CheckEngines of audit_checks.h: would each engine build every module as it is stored?
+
+#include <fmt/core.h>
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "octavo/base/status.h"
+#include "octavo/checkpoint/checkpoint.h"
+#include "octavo/convert/audit.h"
+#include "octavo/convert/audit_checks.h"
+#include "octavo/convert/audit_codes.h"
+#include "octavo/model/spec/model_spec.h"
+#include "octavo/policy/engine_modules.h"
+#include "octavo/policy/plan_as.h"
+#include "octavo/policy/verdicts.h"
+
+namespace octavo {
+namespace {
+
+struct Consumer {
+  std::string_view name;
+  ForeignEngine engine;
+  bool is_strict;  // Its differences are errors.
+};
+
+}  // namespace
+
+void CheckEngines(const Checkpoint& checkpoint, const ModelSpec& spec, bool with_sglang,
+                  AuditReport& report) {
+  std::vector<StoredDType> stored;
+  for (const StoredTensor& tensor : checkpoint.tensors()) {
+    stored.push_back({tensor.name, tensor.view.dtype});
+  }
+  for (const Consumer& consumer : {Consumer{"SGLang", ForeignEngine::kSglang, true},
+                                   Consumer{"vLLM", ForeignEngine::kVllm, false},
+                                   Consumer{"transformers", ForeignEngine::kTransformers, false}}) {
+    if (consumer.is_strict && !with_sglang) {
+      continue;
+    }
+    const auto plan = PlanAs({.spec = &spec,
+                              .quantization_config = checkpoint.config().quantization_config,
+                              .stored = stored,
+                              .engine = consumer.engine});
+    if (!plan) {
+      continue;  // It does not read this method, or not here; that is no fault of the checkpoint.
+    }
+    for (const PolicyFinding& difference : plan->differences) {
+      // What is not stored at all has findings of its own.
+      const bool is_missing =
+          difference.code == "scale-missing" || difference.code == "weight-missing";
+      if (difference.severity == "error" && !is_missing) {
+        report.findings.push_back(MakeFinding(
+            consumer.is_strict ? "engine-differs" : "engine-differs-other", difference.tensor,
+            fmt::format("{}: {} ({})", consumer.name, difference.message, difference.code)));
+      }
+    }
+  }
+}
+
+}  // namespace octavo
