@@ -13,6 +13,7 @@
 #include <hwy/highway.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -117,12 +118,15 @@ class ScaleReader {
         grid_(BlockGridOf(format, rows, cols)),
         scales_(scales),
         tensor_scale_(tensor_scale),
-        divides_(divides) {}
+        divides_(divides),
+        col_shift_(grid_.NumBlockCols() <= 1
+                       ? 63
+                       : std::countr_zero(static_cast<uint64_t>(grid_.block_cols))) {}
 
   HWY_INLINE void SetRow(int64_t row) { row_begin_ = grid_.BlockOf(row, 0); }
 
   HWY_INLINE float At(int64_t col) const {
-    const float scale = Raw(row_begin_ + col / grid_.block_cols);
+    const float scale = Raw(row_begin_ + (col >> col_shift_));
     return std::isnan(scale) ? std::numeric_limits<float>::quiet_NaN() : scale;
   }
 
@@ -159,6 +163,7 @@ class ScaleReader {
   const std::byte* scales_;
   float tensor_scale_;
   bool divides_;
+  int col_shift_;  // Blocks of which there are several in a row have a power of two of columns.
   int64_t row_begin_ = 0;
 };
 
