@@ -29,16 +29,27 @@ void AddBenchCommand(CLI::App& app, int* exit_code);
 
 // POLICY of the usage lines.
 struct PolicyFlags {
-  std::string format;  // Empty: none was given.
+  std::string policy_file;  // Empty: none was given; so for every text here.
+  std::string preset;
+  std::string format;
   int keep_first = 0;
   int keep_last = 0;
+  bool keep_mtp = false;
   std::vector<std::string> keep;
-  std::string scope;   // Empty: the format's own.
-  std::string layout;  // Empty: the format's own.
+  std::string scope;
+  std::string layout;
+  // The words of slime's and miles' converters for a format.
+  std::string strategy;
+  std::vector<int> block_size;
+  std::string scale_fmt;
 };
 void AddPolicyFlags(CLI::App& command, PolicyFlags* flags);
-// nullopt when no policy flag was given. Errors: kInvalidArgument for an unknown format, or for
-// keeps without a format.
+// --strategy, --block-size and --scale-fmt, for commands that write checkpoints.
+void AddStrategyFlags(CLI::App& command, PolicyFlags* flags);
+// nullopt when no policy flag was given. Flags beside --policy or --preset add to it: keeps stand
+// before its own, everything else takes the place of its own.
+// Errors: kInvalidArgument for an unknown format, for keeps without a format, for a strategy that
+// is no format here, and those of the policy file.
 Result<std::optional<PolicyOptions>> ParsePolicy(const PolicyFlags& flags);
 
 // How a model is loaded and run: shared by serve, eval and bench.

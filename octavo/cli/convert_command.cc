@@ -54,7 +54,7 @@ std::string ConvertText(const ConvertReport& report, const std::string& out) {
 Status RunConvertCommand(const ConvertFlags& flags) {
   ASSIGN_OR_RETURN(const std::optional<PolicyOptions> policy, ParsePolicy(flags.policy));
   if (!policy.has_value()) {
-    return InvalidArgument("octavo convert: expected --format");
+    return InvalidArgument("octavo convert: expected --format, --policy or --preset");
   }
   ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(flags.model));
   RETURN_IF_ERROR(CheckAcceptedSource(checkpoint));
@@ -86,12 +86,13 @@ void AddConvertCommand(CLI::App& app, int* exit_code) {
       "convert", "Writes a checkpoint in low precision, chosen layers left in BF16");
   const auto flags = std::make_shared<ConvertFlags>();
   command
-      ->add_option("MODEL", flags->model,
+      ->add_option("MODEL,--model-dir", flags->model,
                    "Model folder in HF layout: BF16, F16, F32, or in any format that is written")
       ->required();
-  command->add_option("OUT", flags->out, "Folder to write; must not hold anything else")
+  command->add_option("OUT,--save-dir", flags->out, "Folder to write; must not hold anything else")
       ->required();
   AddPolicyFlags(*command, &flags->policy);
+  AddStrategyFlags(*command, &flags->policy);
   command->add_option("--threads", flags->threads, "0: all that may be used; changes no byte")
       ->check(CLI::Range(0, 4096));
   command->add_flag("--resume", flags->resume, "Keep the finished files of an interrupted run");

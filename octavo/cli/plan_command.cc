@@ -66,10 +66,22 @@ Result<bool> RunPlanAs(const PlanFlags& flags) {
   return report.ok();
 }
 
+// With the names that the tensors have; a folder of config.json alone is planned too.
+Result<ModelSpec> SpecOf(const std::string& model, const HfConfig& config) {
+  const Result<Checkpoint> checkpoint = Checkpoint::Open(model);
+  if (checkpoint) {
+    return MakeCheckpointSpec(*checkpoint);
+  }
+  if (checkpoint.error().code() != StatusCode::kNotFound) {
+    return checkpoint.error();
+  }
+  return MakeModelSpec(config);
+}
+
 Status RunPlanCommand(const PlanFlags& flags) {
   ASSIGN_OR_RETURN(const std::optional<PolicyOptions> policy, ParsePolicy(flags.policy));
   ASSIGN_OR_RETURN(const HfConfig config, ReadModelConfig(flags.model));
-  ASSIGN_OR_RETURN(const ModelSpec spec, MakeModelSpec(config));
+  ASSIGN_OR_RETURN(const ModelSpec spec, SpecOf(flags.model, config));
   ASSIGN_OR_RETURN(const PrecisionTable table, ChooseTable(spec, config, policy));
   if (flags.explain.empty()) {
     PrintLine(flags.json ? TableToJson(table) : TableToText(table));

@@ -8,75 +8,10 @@
 #include "octavo/cli/cli.h"
 #include "octavo/cli/commands.h"
 #include "octavo/engine/engine.h"
-#include "octavo/formats/format.h"
 #include "octavo/kernels/backend.h"
-#include "octavo/policy/precision_table.h"
 #include "octavo/sync/serving.h"
 
 namespace octavo {
-
-void AddPolicyFlags(CLI::App& command, PolicyFlags* flags) {
-  const std::string group = "Policy";
-  command
-      .add_option("--format", flags->format,
-                  "Format of the linear weights: bf16, fp8, fp8-ue8m0, fp8-channel, "
-                  "fp8-tensor, mxfp8 or nvfp4")
-      ->group(group);
-  command
-      .add_option("--keep-first,--num-layers-at-start-in-bf16", flags->keep_first,
-                  "Decoder layers at the start that stay BF16")
-      ->group(group);
-  command
-      .add_option("--keep-last,--num-layers-at-end-in-bf16,--keep-last-n", flags->keep_last,
-                  "Decoder layers at the end that stay BF16")
-      ->group(group);
-  command
-      .add_option(
-          "--keep,--extra-high-precision-layers-hf", flags->keep,
-          "Modules that stay BF16: a dotted path, or a glob over the whole name if it holds "
-          "a '*'; may be repeated")
-      ->take_all()
-      ->group(group);
-  command
-      .add_option("--scope", flags->scope,
-                  "Which linear weights --format means: experts, mlp or all")
-      ->check(CLI::IsMember({"experts", "mlp", "all"}))
-      ->group(group);
-  command.add_option("--layout", flags->layout, "How nvfp4 is stored")
-      ->check(CLI::IsMember({"modelopt", "compressed-tensors"}))
-      ->group(group);
-}
-
-Result<std::optional<PolicyOptions>> ParsePolicy(const PolicyFlags& flags) {
-  const bool keeps = flags.keep_first != 0 || flags.keep_last != 0 || !flags.keep.empty() ||
-                     !flags.scope.empty() || !flags.layout.empty();
-  if (flags.format.empty()) {
-    if (keeps) {
-      return InvalidArgument(
-          "--format: expected one beside --keep, --keep-first, --keep-last, --scope or --layout");
-    }
-    return std::optional<PolicyOptions>();
-  }
-  const std::optional<WeightFormat> format = ParseWeightFormat(flags.format);
-  if (!format.has_value()) {
-    return InvalidArgument("--format: expected {}, got {}",
-                           "bf16, fp8, fp8-ue8m0, fp8-channel, fp8-tensor, mxfp8 or nvfp4",
-                           flags.format);
-  }
-  PolicyOptions options = {.format = *format,
-                           .keep_first = flags.keep_first,
-                           .keep_last = flags.keep_last,
-                           .keep = flags.keep};
-  if (!flags.scope.empty()) {
-    options.scope = flags.scope == "experts" ? QuantizeScope::kExperts
-                    : flags.scope == "mlp"   ? QuantizeScope::kMlp
-                                             : QuantizeScope::kAll;
-  }
-  if (flags.layout == "compressed-tensors") {
-    options.layout = StoredLayout::kCompressedTensors;
-  }
-  return std::optional(std::move(options));
-}
 
 void AddServingFlags(CLI::App& command, ServingFlags* flags, bool with_model) {
   CLI::Option* model = command.add_option("MODEL", flags->model, "Model folder in HF layout");
