@@ -25,7 +25,6 @@
 #include "octavo/formats/e4m3.h"
 #include "octavo/formats/e8m0.h"
 #include "octavo/formats/format.h"
-#include "octavo/formats/fp8_block.h"
 #include "octavo/formats/lanes-inl.h"
 #include "octavo/formats/measure_sums.h"
 #include "octavo/formats/quantize.h"
@@ -312,18 +311,17 @@ HWY_INLINE void MeasureChunk(const T* HWY_RESTRICT source, const uint8_t* HWY_RE
   }
 }
 
-// Columns [begin, end) of one row; begin is a multiple of the chunk.
 template <bool kNvfp4, typename T>
-HWY_INLINE void MeasureSpan(const T* row, const uint8_t* codes, int64_t begin, int64_t end,
-                            const ScaleReader& scales, Meter* meter) {
+HWY_INLINE void MeasureRow(const T* row, const uint8_t* codes, int64_t cols,
+                           const ScaleReader& scales, Meter* meter) {
   constexpr int64_t kStep = kChunk;
   constexpr int64_t kPerByte = kNvfp4 ? 2 : 1;
-  int64_t k = begin;
-  for (; k + kStep <= end; k += kStep) {
+  int64_t k = 0;
+  for (; k + kStep <= cols; k += kStep) {
     MeasureChunk<kNvfp4>(row + k, codes + k / kPerByte, scales.OfChunk<kNvfp4>(k), meter);
   }
-  if (k < end) {  // Zeros, under codes for zero, add nothing.
-    const auto rest = static_cast<size_t>(end - k);
+  if (k < cols) {  // Zeros, under codes for zero, add nothing.
+    const auto rest = static_cast<size_t>(cols - k);
     uint8_t rest_codes[kChunk] = {};
     T rest_values[kChunk] = {};
     std::memcpy(rest_codes, codes + k / kPerByte, rest / kPerByte);
@@ -343,18 +341,10 @@ HWY_INLINE QuantizationError MeasureRows(const MeasureArgs& args) {
   meter.values.Clear();
   meter.max_error = hn::Zero(DF());
   meter.num_saturated = 0;
-  // 128x128 blocks are measured block after block, everything else row after row.
-  const bool blocks = args.format == WeightFormat::kFp8 || args.format == WeightFormat::kFp8Ue8m0;
-  const int64_t height = blocks ? kFp8BlockDim : 1;
-  const int64_t width = blocks ? kFp8BlockDim : std::max<int64_t>(cols, 1);
-  for (int64_t n0 = 0; n0 < rows; n0 += height) {
-    for (int64_t k0 = 0; k0 < cols; k0 += width) {
-      for (int64_t n = n0; n < std::min(n0 + height, rows); ++n) {
-        scales.SetRow(n);
-        MeasureSpan<kNvfp4>(values + n * cols, args.codes.data() + n * cols / (kNvfp4 ? 2 : 1), k0,
-                            std::min(k0 + width, cols), scales, &meter);
-      }
-    }
+  for (int64_t n = 0; n < rows; ++n) {
+    scales.SetRow(n);
+    MeasureRow<kNvfp4>(values + n * cols, args.codes.data() + n * cols / (kNvfp4 ? 2 : 1), cols,
+                       scales, &meter);
   }
   MeasureSums sums;
   meter.errors.Store(sums.sq_error.data());

@@ -64,6 +64,7 @@ constexpr auto kDim = static_cast<size_t>(kFp8BlockDim);
 // Blocks of a block row that are worked on together: their rows are long enough for the
 // processor to fetch ahead, and all of them stay in the second-level cache between two readings.
 constexpr size_t kChunkBlocks = 8;
+constexpr size_t kRowsAhead = 3;  // Of a chunk, to fetch.
 
 // A chunk of a block row: rows [rows, up to kChunkBlocks * 128 columns] of a matrix.
 template <typename T>
@@ -81,7 +82,8 @@ HWY_INLINE void BlockMaxima(const Chunk<T>& chunk, uint32_t* maxima) {
   MaxMagnitude<T> max[kChunkBlocks];
   for (size_t n = 0; n < chunk.rows; ++n) {
     for (size_t k = 0; k < chunk.cols; k += kDim) {
-      max[k / kDim].Add(chunk.values + n * chunk.stride + k, std::min(kDim, chunk.cols - k));
+      max[k / kDim].Add(chunk.values + n * chunk.stride + k, std::min(kDim, chunk.cols - k),
+                        kRowsAhead * chunk.stride);
     }
   }
   for (size_t k = 0; k < chunk.cols; k += kDim) {

@@ -9,6 +9,7 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "octavo/formats/quantize_groups_simd.cc"
+#include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>  // IWYU pragma: keep
 #include <hwy/highway.h>
 
@@ -87,7 +88,10 @@ HWY_INLINE V16 Fold(D d, V16 x, V16 y) {
 // Lane j of each 128-bit block: the largest of the eight magnitudes of that block in vector j.
 HWY_INLINE V16 BlockMaximaOfEight(const uint16_t* HWY_RESTRICT values) {
   const D16 d;
-  const auto load = [&](size_t j) { return Magnitude(hn::LoadU(d, values + j * kLanes16)); };
+  const auto load = [&](size_t j) {
+    hwy::Prefetch(values + j * kLanes16 + kAhead<uint16_t>);
+    return Magnitude(hn::LoadU(d, values + j * kLanes16));
+  };
   const D32 d32;
   const hn::ScalableTag<uint64_t> d64;
   const V16 first = Fold(d32, Fold(d, load(0), load(1)), Fold(d, load(2), load(3)));

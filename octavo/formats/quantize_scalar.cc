@@ -1,7 +1,6 @@
 #include "octavo/formats/quantize_scalar.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -22,6 +21,7 @@
 #include "octavo/formats/mxfp8.h"
 #include "octavo/formats/nvfp4.h"
 #include "octavo/formats/quantize.h"
+#include "octavo/formats/zero_blocks.h"
 
 namespace octavo::scalar {
 namespace {
@@ -175,14 +175,6 @@ void StoreValue(const TensorView& values, int64_t idx, float value) {
 
 // --- Measure ------------------------------------------------------------------------------------
 
-bool IsSubnormalScale(const MeasureArgs& args, int64_t block_idx) {
-  if (args.format != WeightFormat::kMxfp8 && args.format != WeightFormat::kNvfp4) {
-    return false;
-  }
-  const auto code = static_cast<uint8_t>(args.scales[static_cast<size_t>(block_idx)]);
-  return code <= (args.format == WeightFormat::kMxfp8 ? 0x00 : 0x07);
-}
-
 template <typename T>
 QuantizationError MeasureMatrix(const MeasureArgs& args) {
   const Matrix<T> values(args.values);
@@ -193,26 +185,19 @@ QuantizationError MeasureMatrix(const MeasureArgs& args) {
                            .tensor_scale_divides = false};
   MeasureSums sums;
   QuantizationError error;
-  BlockGridOf(args.format, values.rows, values.cols).ForEach([&](const Block& block) {
-    const float scale = encoded.Scale(block.idx);
-    const float limit = SaturationLimit(args.format, scale);
-    bool any = false;
-    for (int64_t n = block.row_begin; n < block.row_end; ++n) {
-      for (int64_t k = block.col_begin; k < block.col_end; ++k) {
-        const uint8_t code = encoded.Code(n * values.cols + k);
-        const float value = values.At(n, k);
-        const float difference = encoded.CodeValue(code) * scale - value;
-        sums.Add(static_cast<size_t>(k), difference, value);
-        error.num_saturated += std::fabs(value) > limit ? 1 : 0;
-        any = any || encoded.CodeValue(code) != 0.0F;
-      }
+  const BlockGrid grid = BlockGridOf(args.format, values.rows, values.cols);
+  for (int64_t n = 0; n < values.rows; ++n) {
+    for (int64_t k = 0; k < values.cols; ++k) {
+      const float scale = encoded.Scale(grid.BlockOf(n, k));
+      const float value = values.At(n, k);
+      const float decoded = encoded.CodeValue(encoded.Code(n * values.cols + k)) * scale;
+      sums.Add(static_cast<size_t>(k), decoded - value, value);
+      error.num_saturated += std::fabs(value) > SaturationLimit(args.format, scale) ? 1 : 0;
     }
-    ++error.num_scales;
-    error.num_zero_blocks += any ? 0 : 1;
-    error.num_subnormal_scales += IsSubnormalScale(args, block.idx) ? 1 : 0;
-  });
+  }
   sums.MoveTo(&error);
   error.num_values = values.rows * values.cols;
+  CountBlocks(args, &error);
   return error;
 }
 
