@@ -40,11 +40,33 @@ void AddUnique(const std::string& text, std::vector<std::string>* out) {
 struct LayerLine {
   int first = 0;
   int last = 0;
-  std::vector<std::pair<Role, std::string>> formats;  // Linear roles, in forward order.
-  std::vector<std::string> rules;                     // Of the linear weights, each once.
+  std::vector<std::pair<std::string, std::string>> formats;  // Column and format, forward order.
+  std::vector<std::string> rules;                            // Of the linear weights, each once.
   int64_t stored_bytes = 0;
   int64_t bf16_bytes = 0;
 };
+
+// "q", "gate": the role without its group. Routed and shared experts are one column each, however
+// many there are.
+std::string_view ColumnOf(Role role) {
+  if (IsExpertRole(role)) {
+    return "experts";
+  }
+  const std::string_view name = RoleName(role);
+  return name.starts_with("shared_expert.") ? "shared" : name.substr(name.rfind('.') + 1);
+}
+
+void AddFormat(const PrecisionRow& row, LayerLine* layer) {
+  const std::string_view column = ColumnOf(row.role);
+  const std::string_view format = WeightFormatName(row.format);
+  for (auto& [known, shown] : layer->formats) {
+    if (known == column) {
+      shown = shown == format ? shown : "mixed";
+      return;
+    }
+  }
+  layer->formats.emplace_back(column, format);
+}
 
 std::vector<LayerLine> LayerLines(const PrecisionTable& table) {
   std::vector<LayerLine> layers;
@@ -59,7 +81,7 @@ std::vector<LayerLine> LayerLines(const PrecisionTable& table) {
     layer.stored_bytes += StoredBytes(row);
     layer.bf16_bytes += Bf16Bytes(row);
     if (IsLinearRole(row.role)) {
-      layer.formats.emplace_back(row.role, WeightFormatName(row.format));
+      AddFormat(row, &layer);
       AddUnique(row.rule, &layer.rules);
     }
   }
@@ -80,33 +102,40 @@ std::vector<LayerLine> MergeRuns(std::vector<LayerLine> layers) {
   return runs;
 }
 
-// "q", "gate": the role without its group.
-std::string_view ShortRole(Role role) {
-  const std::string_view name = RoleName(role);
-  return name.substr(name.rfind('.') + 1);
+bool HaveSameColumns(const LayerLine& a, const LayerLine& b) {
+  return std::ranges::equal(a.formats, b.formats, {}, &std::pair<std::string, std::string>::first,
+                            &std::pair<std::string, std::string>::first);
+}
+
+// Of a column of formats: as wide as its widest text.
+size_t FormatWidth(const std::vector<LayerLine>& runs) {
+  size_t width = 5;
+  for (const LayerLine& run : runs) {
+    for (const auto& [column, format] : run.formats) {
+      width = std::max({width, column.size(), format.size()});
+    }
+  }
+  return width;
 }
 
 std::string LayerMap(const std::vector<LayerLine>& runs) {
+  const size_t width = FormatWidth(runs);
   std::string text;
-  const std::vector<std::pair<Role, std::string>>* columns = nullptr;
+  const LayerLine* last = nullptr;
   for (const LayerLine& run : runs) {
-    const bool same_columns =
-        columns != nullptr &&
-        std::ranges::equal(*columns, run.formats, {}, &std::pair<Role, std::string>::first,
-                           &std::pair<Role, std::string>::first);
-    if (!same_columns) {
-      columns = &run.formats;
+    if (last == nullptr || !HaveSameColumns(*last, run)) {
       text += fmt::format("{:<10}", "layers");
-      for (const auto& [role, format] : run.formats) {
-        text += fmt::format(" {:<5}", ShortRole(role));
+      for (const auto& [column, format] : run.formats) {
+        text += fmt::format(" {:<{}}", column, width);
       }
       text += fmt::format(" {:>11} {:>11}  {}\n", "stored", "as bf16", "rule");
     }
+    last = &run;
     text +=
         fmt::format("{:<10}", run.first == run.last ? fmt::format("{}", run.first)
                                                     : fmt::format("{}-{}", run.first, run.last));
-    for (const auto& [role, format] : run.formats) {
-      text += fmt::format(" {:<5}", format);
+    for (const auto& [column, format] : run.formats) {
+      text += fmt::format(" {:<{}}", format, width);
     }
     text += fmt::format(" {:>11} {:>11}  {}\n", BytesText(run.stored_bytes),
                         BytesText(run.bf16_bytes), fmt::join(run.rules, ", "));
@@ -130,18 +159,24 @@ std::string TotalsText(const PrecisionTable& table) {
   std::string text;
   int64_t stored_bytes = 0;
   int64_t bf16_bytes = 0;
-  for (const FormatSize& size : FormatSizesOf(table)) {
-    text += fmt::format("{:<5} {:>6} weights {:>11} ({} as bf16)\n", WeightFormatName(size.format),
-                        size.num_tensors, BytesText(size.stored_bytes), BytesText(size.bf16_bytes));
+  const std::vector<FormatSize> sizes = FormatSizesOf(table);
+  size_t width = 5;
+  for (const FormatSize& size : sizes) {
+    width = std::max(width, WeightFormatName(size.format).size());
+  }
+  for (const FormatSize& size : sizes) {
+    text += fmt::format("{:<{}} {:>6} weights {:>11} ({} as bf16)\n", WeightFormatName(size.format),
+                        width, size.num_tensors, BytesText(size.stored_bytes),
+                        BytesText(size.bf16_bytes));
     stored_bytes += size.stored_bytes;
     bf16_bytes += size.bf16_bytes;
   }
   const double percent =
       bf16_bytes == 0 ? 100.0
                       : 100.0 * static_cast<double>(stored_bytes) / static_cast<double>(bf16_bytes);
-  return text + fmt::format("{:<5} {:>6} weights {:>11} ({} as bf16, {:.1f} %)\nhash  {}", "all",
-                            table.rows.size(), BytesText(stored_bytes), BytesText(bf16_bytes),
-                            percent, table.Hash());
+  return text + fmt::format("{:<{}} {:>6} weights {:>11} ({} as bf16, {:.1f} %)\nhash  {}", "all",
+                            width, table.rows.size(), BytesText(stored_bytes),
+                            BytesText(bf16_bytes), percent, table.Hash());
 }
 
 // Nearest by spelling; otherwise the first weights below `name`, when it is a path to several.
@@ -216,7 +251,7 @@ Result<std::string> ExplainRow(const PrecisionTable& table, std::string_view nam
   text += fmt::format("  beats   {}\n", row->shadowed.empty()
                                             ? std::string("no other rule")
                                             : fmt::format("{}", fmt::join(row->shadowed, ", ")));
-  for (const StoredTensorSpec& tensor : StoredTensorsOf(*row)) {
+  for (const StoredTensorSpec& tensor : StoredTensorsOf(*row, table.layout)) {
     text += fmt::format("  stored  {} {} {}\n", tensor.name, DTypeName(tensor.dtype),
                         ShapeString(tensor.shape));
   }

@@ -98,6 +98,31 @@ hash  )";
   EXPECT_EQ(TableToText(table), expected + table.Hash());
 }
 
+TEST(TableToText, ShowsTheExpertsOfALayerAsOneColumn) {
+  PrecisionTable table;
+  const auto add = [&](Role role, WeightFormat format) {
+    table.rows.push_back(
+        {.name = "model.layers.0.w" + std::to_string(table.rows.size()) + ".weight",
+         .role = role,
+         .layer = 0,
+         .shape = {32, 32},
+         .format = format,
+         .rule = "rule"});
+  };
+  add(Role::kAttentionO, WeightFormat::kFp8Channel);
+  add(Role::kRouter, WeightFormat::kBf16);
+  for (int expert = 0; expert < 100; ++expert) {
+    add(Role::kExpertGate, WeightFormat::kNvfp4);
+    add(Role::kExpertUp, WeightFormat::kNvfp4);
+    add(Role::kExpertDown, WeightFormat::kNvfp4);
+  }
+  add(Role::kSharedExpertUp, WeightFormat::kBf16);
+  add(Role::kSharedExpertDown, WeightFormat::kFp8Channel);
+  const std::string text = TableToText(table);
+  EXPECT_THAT(text, testing::StartsWith("layers     o           experts     shared      "));
+  EXPECT_THAT(text, HasSubstr("\n0          fp8-channel nvfp4       mixed       "));
+}
+
 TEST(TableToText, SeparatesLayersThatAreDecidedByOtherRules) {
   const PrecisionTable table =
       CompilePolicy(
