@@ -13,6 +13,7 @@
 #include <hwy/highway.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstddef>
@@ -117,16 +118,30 @@ class ScaleReader {
         grid_(BlockGridOf(format, rows, cols)),
         scales_(scales),
         tensor_scale_(tensor_scale),
-        divides_(divides),
+        byte_scales_(format == WeightFormat::kMxfp8 || format == WeightFormat::kNvfp4),
         col_shift_(grid_.NumBlockCols() <= 1
                        ? 63
-                       : std::countr_zero(static_cast<uint64_t>(grid_.block_cols))) {}
+                       : std::countr_zero(static_cast<uint64_t>(grid_.block_cols))) {
+    for (uint32_t code = 0; code < (byte_scales_ ? of_byte_.size() : 0); ++code) {
+      const auto byte = static_cast<uint8_t>(code);
+      of_byte_[code] = OneNaN(format == WeightFormat::kMxfp8 ? E8m0ToFloat(byte)
+                              : divides                      ? E4m3ToFloat(byte) / tensor_scale
+                                                             : E4m3ToFloat(byte) * tensor_scale);
+    }
+  }
 
   HWY_INLINE void SetRow(int64_t row) { row_begin_ = grid_.BlockOf(row, 0); }
 
   HWY_INLINE float At(int64_t col) const {
-    const float scale = Raw(row_begin_ + (col >> col_shift_));
-    return std::isnan(scale) ? std::numeric_limits<float>::quiet_NaN() : scale;
+    const int64_t idx = row_begin_ + (col >> col_shift_);
+    if (byte_scales_) {
+      return of_byte_[static_cast<uint8_t>(scales_[idx])];
+    }
+    float scale = tensor_scale_;
+    if (format_ != WeightFormat::kFp8Tensor) {
+      std::memcpy(&scale, scales_ + idx * static_cast<int64_t>(sizeof(scale)), sizeof(scale));
+    }
+    return OneNaN(scale);
   }
 
   // Of the chunk that begins at column `col`; one half of it may lie beyond the row.
@@ -141,27 +156,16 @@ class ScaleReader {
   }
 
  private:
-  HWY_INLINE float Raw(int64_t idx) const {
-    if (format_ == WeightFormat::kMxfp8) {
-      return E8m0ToFloat(static_cast<uint8_t>(scales_[idx]));
-    }
-    if (format_ == WeightFormat::kNvfp4) {
-      const float scale = E4m3ToFloat(static_cast<uint8_t>(scales_[idx]));
-      return divides_ ? scale / tensor_scale_ : scale * tensor_scale_;
-    }
-    if (format_ == WeightFormat::kFp8Tensor) {
-      return tensor_scale_;
-    }
-    float scale = 0.0F;
-    std::memcpy(&scale, scales_ + idx * static_cast<int64_t>(sizeof(scale)), sizeof(scale));
-    return scale;
+  static HWY_INLINE float OneNaN(float scale) {
+    return std::isnan(scale) ? std::numeric_limits<float>::quiet_NaN() : scale;
   }
 
   WeightFormat format_;
   BlockGrid grid_;
   const std::byte* scales_;
   float tensor_scale_;
-  bool divides_;
+  bool byte_scales_;
+  std::array<float, 256> of_byte_;  // What a scale of one byte stands for.
   int col_shift_;  // Blocks of which there are several in a row have a power of two of columns.
   int64_t row_begin_ = 0;
 };

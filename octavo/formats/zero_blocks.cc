@@ -7,6 +7,8 @@
 
 #include "octavo/formats/block_grid.h"
 #include "octavo/formats/format.h"
+#include "octavo/formats/mxfp8.h"
+#include "octavo/formats/nvfp4.h"
 #include "octavo/formats/quantize.h"
 
 namespace octavo {
@@ -32,6 +34,23 @@ bool AnyNonZero(const uint8_t* codes, int64_t count, uint8_t magnitudes) {
   return false;
 }
 
+// Groups of kBytes, one after another, whose codes are all +-0.
+template <size_t kBytes>
+int64_t CountZeroGroups(std::span<const uint8_t> codes, uint8_t magnitudes) {
+  const uint64_t mask = uint64_t{magnitudes} * 0x0101010101010101U;
+  int64_t count = 0;
+  for (size_t i = 0; i < codes.size(); i += kBytes) {
+    uint64_t words[kBytes / sizeof(uint64_t)];
+    std::memcpy(words, &codes[i], kBytes);
+    uint64_t any = 0;
+    for (const uint64_t word : words) {
+      any |= word;
+    }
+    count += (any & mask) == 0 ? 1 : 0;
+  }
+  return count;
+}
+
 int64_t CountUpTo(std::span<const std::byte> scales, uint8_t limit) {
   int64_t count = 0;
   for (const std::byte scale : scales) {
@@ -43,25 +62,28 @@ int64_t CountUpTo(std::span<const std::byte> scales, uint8_t limit) {
 }  // namespace
 
 void CountBlocks(const MeasureArgs& args, QuantizationError* error) {
-  const bool nvfp4 = args.format == WeightFormat::kNvfp4;
-  const int64_t per_byte = nvfp4 ? 2 : 1;
-  const uint8_t magnitudes = nvfp4 ? 0x77 : 0x7F;
+  constexpr uint8_t kE4m3Magnitude = 0x7F;
   const int64_t cols = args.values.shape[1];
   const BlockGrid grid = BlockGridOf(args.format, args.values.shape[0], cols);
+  error->num_scales += grid.NumBlocks();
+  if (args.format == WeightFormat::kNvfp4) {
+    error->num_zero_blocks += CountZeroGroups<kNvfp4GroupElems / 2>(args.codes, 0x77);
+    error->num_subnormal_scales += CountUpTo(args.scales, 0x07);
+    return;
+  }
+  if (args.format == WeightFormat::kMxfp8) {
+    error->num_zero_blocks += CountZeroGroups<kMxGroupElems>(args.codes, kE4m3Magnitude);
+    error->num_subnormal_scales += CountUpTo(args.scales, 0x00);
+    return;
+  }
   grid.ForEach([&](const Block& block) {
     bool any = false;
     for (int64_t n = block.row_begin; n < block.row_end && !any; ++n) {
-      any = AnyNonZero(args.codes.data() + (n * cols + block.col_begin) / per_byte,
-                       (block.col_end - block.col_begin) / per_byte, magnitudes);
+      any = AnyNonZero(args.codes.data() + n * cols + block.col_begin,
+                       block.col_end - block.col_begin, kE4m3Magnitude);
     }
-    ++error->num_scales;
     error->num_zero_blocks += any ? 0 : 1;
   });
-  if (nvfp4) {
-    error->num_subnormal_scales += CountUpTo(args.scales, 0x07);
-  } else if (args.format == WeightFormat::kMxfp8) {
-    error->num_subnormal_scales += CountUpTo(args.scales, 0x00);
-  }
 }
 
 }  // namespace octavo
