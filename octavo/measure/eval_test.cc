@@ -239,7 +239,9 @@ TEST(ProgressLine, FillsWithTheShareDone) {
             "[###############...............]  50%  5/10 questions  2 s");
   EXPECT_EQ(ProgressLine(10, 10, "questions", 3.0),
             "[##############################] 100%  10/10 questions  3 s");
-  EXPECT_THAT(ProgressLine(0, 0, "bytes", 0.0), HasSubstr("0/0 bytes"));
+  EXPECT_THAT(ProgressLine(0, 0, "bytes", 0.0), HasSubstr("0%  0.00/0.00 GB  0 s"));
+  EXPECT_THAT(ProgressLine(4'000'000'000, 8'000'000'000, "bytes", 5.0),
+              HasSubstr("50%  4.00/8.00 GB, 0.80 GB/s, 5 s left  5 s"));
 }
 
 }  // namespace

@@ -8,7 +8,8 @@
 
 namespace octavo {
 
-// "[#####.....]  50%  660/1319 questions  12 s". One thread at a time.
+// "[#####.....]  50%  660/1319 questions  12 s"; of bytes with rate and time left,
+// "[#####.....]  50%  4.00/8.00 GB, 0.80 GB/s, 5 s left  5 s". A pure function.
 std::string ProgressLine(int64_t done, int64_t total, std::string_view unit, double seconds);
 
 class ProgressBar {
