@@ -106,6 +106,22 @@ def measure(name, source, folder, args):
     return result
 
 
+def quantizer_rates(args):
+    """What bench/formats measures: rates in GB of BF16 a second and shares of read bandwidth."""
+    program = pathlib.Path(args.octavo).parent / "bench" / "formats" / "formats_bench"
+    if not program.exists():
+        print(f"no {program}: the quantizers' own rates are left out", flush=True)
+        return []
+    done = subprocess.run([program, str(args.threads), "5", "512"], check=True, text=True,
+                          stdout=subprocess.PIPE)
+    rates = [json.loads(line) for line in done.stdout.splitlines()]
+    for rate in rates:
+        print(f"{rate['format']:<12} encode {rate['encode_gb_per_s']:5.1f} GB/s "
+              f"({rate['encode_share']:.0%} of the read bandwidth), "
+              f"measure {rate['measure_gb_per_s']:5.1f} GB/s", flush=True)
+    return rates
+
+
 def commit():
     describe = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     done = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -135,7 +151,8 @@ def main():
               f"{args.pairs} alternating pairs; times to the last fsync", flush=True)
         warm(source)
         results = [measure(name, source, folder, args) for name in args.formats]
-    report = {"commit": commit(), "bytes": num_bytes, "threads": args.threads, "results": results}
+    rates = quantizer_rates(args)
+    report = {"commit": commit(), "quantizers": rates, "bytes": num_bytes, "threads": args.threads, "results": results}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(f"written: {args.out}")
