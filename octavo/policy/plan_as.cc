@@ -354,10 +354,9 @@ class Planner {
 
   // Modules that are never quantized count as linear layers: converters list norms and heads as a
   // habit, and it does no harm.
-  static bool Reaches(const Readers& readers, const EngineModule& module) {
+  static bool Reaches(const DialectReader& reader, const EngineModule& module) {
     const ModuleKind kind =
         module.kind == ModuleKind::kMoe ? ModuleKind::kMoe : ModuleKind::kLinear;
-    const DialectReader& reader = module.is_mtp ? *readers.mtp : *readers.main;
     const MatchResult match = reader.Judge({.name = module.name, .kind = kind});
     return match.entry.has_value() ||
            std::ranges::any_of(match.shards,
@@ -377,14 +376,15 @@ class Planner {
     ASSIGN_OR_RETURN(const Readers readers, MakeReaders(fields));
     bool helps_others = false;
     for (const PlannedModule& planned : report_.modules) {
-      if (Reaches(readers, planned.module)) {
+      if (Reaches(planned.module.is_mtp ? *readers.mtp : *readers.main, planned.module)) {
         return true;
       }
       helps_others = helps_others ||
                      (entry == planned.module.name && planned.match.verdict == Verdict::kSkipped);
     }
     for (const OtherModule& other : others) {
-      if (entry == other.module.name || Reaches(readers, other.module)) {
+      if (entry == other.module.name || Reaches(*readers.main, other.module) ||
+          Reaches(*readers.mtp, other.module)) {
         if (!other.is_kept) {
           return false;
         }
