@@ -162,7 +162,15 @@ std::vector<std::string> ModelOptKeptList(const PrecisionTable& table,
   std::set<std::string> names;
   for (const std::string& module : kept.modules) {
     // With a star the entry no longer ends in the tail, and means this layer alone.
-    names.insert(partly.contains(LastComponent(module)) ? module + "*" : module);
+    const bool is_partly_kept = partly.contains(LastComponent(module));
+    names.insert(is_partly_kept ? module + "*" : module);
+    // vLLM compares members by equality, which the star defeats, and its fused name is a shorter
+    // one.
+    std::string fused = FusedOf(module);
+    if (constexpr std::string_view kTail = "_with_mqa"; is_partly_kept && fused.ends_with(kTail)) {
+      fused.resize(fused.size() - kTail.size());
+      names.insert(std::move(fused));
+    }
   }
   names.merge(kept.containers);
   names.merge(kept.routers);
