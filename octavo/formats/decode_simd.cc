@@ -26,7 +26,7 @@
 #include "octavo/formats/e4m3.h"
 #include "octavo/formats/e8m0.h"
 #include "octavo/formats/format.h"
-#include "octavo/formats/lanes-inl.h"
+#include "octavo/formats/lanes_simd-inl.h"
 #include "octavo/formats/measure_sums.h"
 #include "octavo/formats/quantize.h"
 #include "octavo/formats/quantize_scalar.h"

@@ -19,11 +19,11 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "octavo/formats/e4m3_encode-inl.h"
+#include "octavo/formats/e4m3_encode_simd-inl.h"
 #include "octavo/formats/format.h"
 #include "octavo/formats/fp8_block.h"
 #include "octavo/formats/fp8_channel.h"
-#include "octavo/formats/lanes-inl.h"
+#include "octavo/formats/lanes_simd-inl.h"
 #include "octavo/formats/quantize.h"
 #include "octavo/formats/quantize_scalar.h"
 #include "octavo/formats/quantize_simd.h"

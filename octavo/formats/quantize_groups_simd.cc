@@ -22,9 +22,9 @@
 
 #include "octavo/formats/e2m1.h"
 #include "octavo/formats/e4m3.h"
-#include "octavo/formats/e4m3_encode-inl.h"
+#include "octavo/formats/e4m3_encode_simd-inl.h"
 #include "octavo/formats/e8m0.h"
-#include "octavo/formats/lanes-inl.h"
+#include "octavo/formats/lanes_simd-inl.h"
 #include "octavo/formats/mxfp8.h"
 #include "octavo/formats/nvfp4.h"
 #include "octavo/formats/quantize.h"

@@ -17,7 +17,7 @@
 #include "octavo/base/tensor.h"
 #include "octavo/formats/bf16.h"
 #include "octavo/formats/format.h"
-#include "octavo/formats/format_test_support.h"
+#include "octavo/formats/format_simd_test_support.h"
 #include "octavo/formats/quantize.h"
 
 namespace octavo {

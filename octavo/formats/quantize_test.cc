@@ -22,7 +22,7 @@
 #include "octavo/formats/e2m1.h"
 #include "octavo/formats/e4m3.h"
 #include "octavo/formats/format.h"
-#include "octavo/formats/format_test_support.h"
+#include "octavo/formats/format_simd_test_support.h"
 #include "octavo/formats/fp8_block.h"
 #include "octavo/formats/fp8_channel.h"
 #include "octavo/formats/nvfp4.h"

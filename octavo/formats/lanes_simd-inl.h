@@ -1,10 +1,10 @@
 // Lane arithmetic that the vector files of formats/ share. Included once for every target.
 
-#if defined(OCTAVO_FORMATS_LANES_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef OCTAVO_FORMATS_LANES_INL_H_
-#undef OCTAVO_FORMATS_LANES_INL_H_
+#if defined(OCTAVO_FORMATS_LANES_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef OCTAVO_FORMATS_LANES_SIMD_INL_H_
+#undef OCTAVO_FORMATS_LANES_SIMD_INL_H_
 #else
-#define OCTAVO_FORMATS_LANES_INL_H_
+#define OCTAVO_FORMATS_LANES_SIMD_INL_H_
 #endif
 
 #include <hwy/cache_control.h>

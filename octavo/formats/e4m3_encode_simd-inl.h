@@ -1,10 +1,10 @@
 // Rows of BF16 or F32 to E4M3 codes under one scale. Included once for every target.
 
-#if defined(OCTAVO_FORMATS_E4M3_ENCODE_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef OCTAVO_FORMATS_E4M3_ENCODE_INL_H_
-#undef OCTAVO_FORMATS_E4M3_ENCODE_INL_H_
+#if defined(OCTAVO_FORMATS_E4M3_ENCODE_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef OCTAVO_FORMATS_E4M3_ENCODE_SIMD_INL_H_
+#undef OCTAVO_FORMATS_E4M3_ENCODE_SIMD_INL_H_
 #else
-#define OCTAVO_FORMATS_E4M3_ENCODE_INL_H_
+#define OCTAVO_FORMATS_E4M3_ENCODE_SIMD_INL_H_
 #endif
 
 #include <hwy/highway.h>
@@ -15,7 +15,7 @@
 
 #include "octavo/formats/bf16.h"
 #include "octavo/formats/e4m3.h"
-#include "octavo/formats/lanes-inl.h"
+#include "octavo/formats/lanes_simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace octavo::simd::HWY_NAMESPACE {
