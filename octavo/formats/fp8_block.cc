@@ -1,8 +1,6 @@
 #include "octavo/formats/fp8_block.h"
 
 #include <algorithm>
-#include <array>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <span>
@@ -83,35 +81,6 @@ void EncodeTile(const Fp8BlockEncodeArgs& args, const Tile& tile, float scale) {
       args.codes[idx] = FloatToE4m3(Bf16ToFloat(args.values[idx]) / scale);
     }
   }
-}
-
-constexpr std::array<float, 256> MakeE4m3Table() {
-  std::array<float, 256> table{};
-  for (size_t code = 0; code < table.size(); ++code) {
-    table[code] = E4m3ToFloat(static_cast<uint8_t>(code));
-  }
-  return table;
-}
-constexpr std::array<float, 256> kE4m3Table = MakeE4m3Table();
-
-Fp8BlockError MeasureTile(const Fp8BlockMeasureArgs& args, const Tile& tile, float scale) {
-  const double limit = 464.0 * double{scale};
-  Fp8BlockError error;
-  bool any = false;
-  for (int64_t n = tile.row_begin; n < tile.row_end; ++n) {
-    for (int64_t k = tile.col_begin; k < tile.col_end; ++k) {
-      const auto idx = static_cast<size_t>(n * args.cols + k);
-      const uint8_t code = args.codes[idx];
-      const double value = Bf16ToFloat(args.values[idx]);
-      const double difference = double{kE4m3Table[code]} * double{scale} - value;
-      error.sum_sq_error += difference * difference;
-      error.sum_sq_value += value * value;
-      error.num_saturated += std::fabs(value) > limit ? 1 : 0;
-      any = any || (code & 0x7FU) != 0;
-    }
-  }
-  error.num_zero_blocks = any ? 0 : 1;
-  return error;
 }
 
 }  // namespace
@@ -199,35 +168,6 @@ Status DecodeFp8BlockScalar(const Fp8BlockDecodeArgs& args) {
     }
   }
   return OkStatus();
-}
-
-Fp8BlockError& Fp8BlockError::operator+=(const Fp8BlockError& other) {
-  sum_sq_error += other.sum_sq_error;
-  sum_sq_value += other.sum_sq_value;
-  num_saturated += other.num_saturated;
-  num_zero_blocks += other.num_zero_blocks;
-  return *this;
-}
-
-double Fp8BlockError::RelativeRms() const {
-  return sum_sq_error == 0.0 ? 0.0 : std::sqrt(sum_sq_error / sum_sq_value);
-}
-
-Fp8BlockError MeasureFp8Block(const Fp8BlockMeasureArgs& args) {
-  const ScopedIeeeSubnormals guard;
-  Fp8BlockError error;
-  size_t scale_idx = 0;
-  for (int64_t n = 0; n < args.rows; n += kFp8BlockDim) {
-    for (int64_t k = 0; k < args.cols; k += kFp8BlockDim) {
-      error += MeasureTile(args,
-                           {.row_begin = n,
-                            .row_end = std::min(n + kFp8BlockDim, args.rows),
-                            .col_begin = k,
-                            .col_end = std::min(k + kFp8BlockDim, args.cols)},
-                           args.scales[scale_idx++]);
-    }
-  }
-  return error;
 }
 
 }  // namespace octavo

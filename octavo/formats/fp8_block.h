@@ -77,26 +77,4 @@ struct Fp8BlockDecodeArgs {
 [[nodiscard]] Status DecodeFp8Block(const Fp8BlockDecodeArgs& args);
 [[nodiscard]] Status DecodeFp8BlockScalar(const Fp8BlockDecodeArgs& args);
 
-// How far an encoded matrix is from its source: the sums that a relative RMS error is made of, in
-// FP64, and the oddities worth reporting.
-struct Fp8BlockError {
-  double sum_sq_error = 0.0;  // Over (code * scale - value)^2.
-  double sum_sq_value = 0.0;
-  int64_t num_saturated = 0;    // |value| above 464 * scale: 0 for what EncodeFp8Block made.
-  int64_t num_zero_blocks = 0;  // Blocks whose codes are all +-0.
-
-  Fp8BlockError& operator+=(const Fp8BlockError& other);
-  // sqrt(sum_sq_error / sum_sq_value); 0 when both are 0.
-  double RelativeRms() const;
-};
-// Requires what EncodeFp8Block accepted; summed in row-major order. Thread-safe.
-struct Fp8BlockMeasureArgs {
-  int64_t rows = 0;
-  int64_t cols = 0;
-  std::span<const uint16_t> values;
-  std::span<const uint8_t> codes;
-  std::span<const float> scales;
-};
-Fp8BlockError MeasureFp8Block(const Fp8BlockMeasureArgs& args);
-
 }  // namespace octavo

@@ -182,32 +182,6 @@ TEST(Fp8Block, DecodesToTheProductRoundedOnce) {
   EXPECT_EQ(values[0x7F], 0x7FC0);
 }
 
-// Two blocks: one exact, one where 1.1 stands for 1 and zeros stay. Worked out by hand.
-TEST(Fp8Block, MeasuresTheErrorThatItsDefinitionGives) {
-  std::vector<uint16_t> values(129, 0);
-  std::vector<uint8_t> codes(129, 0);
-  values[0] = FloatToBf16(2.0F);
-  codes[0] = 0x38;  // 1, times scale 2.
-  values[1] = FloatToBf16(-1.0F);
-  codes[1] = 0xB0;  // -0.5, times scale 2.
-  const std::vector<float> scales = {2.0F, 1.0F};
-  Fp8BlockError error =
-      MeasureFp8Block({.rows = 1, .cols = 129, .values = values, .codes = codes, .scales = scales});
-  EXPECT_EQ(error.sum_sq_error, 0.0);
-  EXPECT_EQ(error.RelativeRms(), 0.0);
-  EXPECT_EQ(error.num_zero_blocks, 1);
-
-  codes[1] = 0xB4;  // -0.75, times scale 2: off by 0.5.
-  values[128] = FloatToBf16(512.0F);
-  codes[128] = 0x7E;  // 448: off by 64, and beyond 464 times the scale 1.
-  error =
-      MeasureFp8Block({.rows = 1, .cols = 129, .values = values, .codes = codes, .scales = scales});
-  EXPECT_EQ(error.sum_sq_error, 0.25 + 64.0 * 64.0);
-  EXPECT_EQ(error.sum_sq_value, 4.0 + 1.0 + 512.0 * 512.0);
-  EXPECT_EQ(error.num_saturated, 1);
-  EXPECT_EQ(error.num_zero_blocks, 0);
-}
-
 TEST(Fp8Block, FindsTheOnlyNaNCodeAtEveryPosition) {
   for (const size_t length : {1U, 8U, 9U, 31U}) {
     for (unsigned other = 0; other < 256; ++other) {
