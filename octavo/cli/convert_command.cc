@@ -52,6 +52,10 @@ std::string ConvertText(const ConvertReport& report, const std::string& out) {
 }
 
 Status RunConvertCommand(const ConvertFlags& flags) {
+  if (flags.model.empty() || flags.out.empty()) {
+    return InvalidArgument("{} is required; run `octavo convert --help` for the options",
+                           flags.model.empty() ? "MODEL" : "OUT");
+  }
   ASSIGN_OR_RETURN(const std::optional<PolicyOptions> policy, ParsePolicy(flags.policy));
   if (!policy.has_value()) {
     return InvalidArgument("octavo convert: expected --format, --policy or --preset");
@@ -85,14 +89,15 @@ void AddConvertCommand(CLI::App& app, int* exit_code) {
   CLI::App* command = app.add_subcommand(
       "convert", "Writes a checkpoint in low precision, chosen layers left in BF16");
   const auto flags = std::make_shared<ConvertFlags>();
-  command
-      ->add_option("MODEL,--model-dir", flags->model,
-                   "Model folder in HF layout: BF16, F16, F32, or in any format that is written")
-      ->required();
-  command->add_option("OUT,--save-dir", flags->out, "Folder to write; must not hold anything else")
-      ->required();
+  command->add_option(
+      "MODEL", flags->model,
+      "Model folder in HF layout: BF16, F16, F32, or in any format that is written");
+  command->add_option("OUT", flags->out, "Folder to write; must not hold anything else");
   AddPolicyFlags(*command, &flags->policy);
   AddStrategyFlags(*command, &flags->policy);
+  const std::string words = "Words of other converters";
+  command->add_option("--model-dir", flags->model, "The same as MODEL")->group(words);
+  command->add_option("--save-dir", flags->out, "The same as OUT")->group(words);
   command->add_option("--threads", flags->threads, "0: all that may be used; changes no byte")
       ->check(CLI::Range(0, 4096));
   command->add_flag("--resume", flags->resume, "Keep the finished files of an interrupted run");

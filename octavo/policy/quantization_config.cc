@@ -107,7 +107,7 @@ Result<PrecisionTable> TableFromQuantizationConfig(const ModelSpec& spec,
     return Corrupt("quantization_config: expected a JSON object");
   }
   if (const auto own = config.find(kOwnKey); own != config.end()) {
-    ASSIGN_OR_RETURN(PrecisionTable table, ReadOwnTable(spec, *own));
+    ASSIGN_OR_RETURN(PrecisionTable table, ReadOwnTable(spec, Dump(*own)));
     RETURN_IF_ERROR(CheckSettingsAgree(table, config));
     return table;
   }

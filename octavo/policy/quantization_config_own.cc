@@ -245,7 +245,7 @@ Result<PrecisionTable> ReadHead(const Json& own) {
 
 }  // namespace
 
-OrderedJson OwnTableJson(const PrecisionTable& table) {
+std::string OwnTableJson(const PrecisionTable& table) {
   OrderedJson reasons = OrderedJson::object();
   OrderedJson rows = OrderedJson::array();
   for (const Run& run : RunsOf(table)) {
@@ -274,10 +274,11 @@ OrderedJson OwnTableJson(const PrecisionTable& table) {
   own["hash"] = table.Hash();
   own["reasons"] = std::move(reasons);
   own["table"] = std::move(rows);
-  return own;
+  return own.dump(-1, ' ', /*ensure_ascii=*/false, OrderedJson::error_handler_t::replace);
 }
 
-Result<PrecisionTable> ReadOwnTable(const ModelSpec& spec, const Json& own) {
+Result<PrecisionTable> ReadOwnTable(const ModelSpec& spec, std::string_view own_json) {
+  const Json own = Json::parse(own_json, nullptr, /*allow_exceptions=*/false);
   if (!own.is_object()) {
     return BadOwnKey("expected an object");
   }

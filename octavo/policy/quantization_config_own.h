@@ -1,6 +1,5 @@
 #pragma once
-// Our own key of quantization_config, "octavo": the table itself. Included by .cc files only, for
-// its types are JSON's.
+// Our own key of quantization_config, "octavo": the table itself, as JSON text.
 //
 //   schema   2
 //   format   what was asked for
@@ -13,7 +12,7 @@
 //
 // Schema 1 had one row a weight, and no layout.
 
-#include <nlohmann/json.hpp>
+#include <string>
 #include <string_view>
 
 #include "octavo/base/status.h"
@@ -24,10 +23,10 @@ namespace octavo {
 
 inline constexpr std::string_view kOwnKey = "octavo";
 
-nlohmann::ordered_json OwnTableJson(const PrecisionTable& table);
+std::string OwnTableJson(const PrecisionTable& table);
 
 // Complete, for this model, and with the hash it was written with.
 // Errors: kCorrupt for anything else; kUnsupported for another schema or an unknown format.
-Result<PrecisionTable> ReadOwnTable(const ModelSpec& spec, const nlohmann::json& own);
+Result<PrecisionTable> ReadOwnTable(const ModelSpec& spec, std::string_view own_json);
 
 }  // namespace octavo

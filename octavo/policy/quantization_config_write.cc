@@ -153,7 +153,7 @@ std::string QuantizationConfigJson(const PrecisionTable& table, Names other_kept
   } else {
     config = Fp8Config(table, formats.front(), other_kept);
   }
-  config[kOwnKey] = OwnTableJson(table);
+  config[kOwnKey] = Json::parse(OwnTableJson(table), nullptr, /*allow_exceptions=*/false);
   return Dump(config);
 }
 
