@@ -177,7 +177,8 @@ Status CheckCanonical(const CanonicalMatrix& matrix) {
     default:
       break;
   }
-  return Unsupported("weight format {}", WeightFormatName(matrix.format));
+  return Unsupported("serving weights in {} is not built in this release: expected bf16 or fp8",
+                     WeightFormatName(matrix.format));
 }
 
 }  // namespace octavo
