@@ -217,7 +217,7 @@ class Refusals(unittest.TestCase):
         tiny.write_tiny(folder / "in", hidden=160, mlp=576, num_files=1)
         octavo.run("convert", folder / "in", folder / "fp8", "--format", "fp8")
         path = folder / "fp8" / "model-00001-of-00001.safetensors"
-        tensors = tiny.read_safetensors(path)
+        tensors = octavo.read_safetensors(path)
         config = json.loads((folder / "fp8" / "config.json").read_text())
         edit(tensors, config)
         tiny.write_safetensors(path, tensors)

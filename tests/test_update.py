@@ -4,7 +4,6 @@ each fault must leave the old version serving, bit for bit."""
 
 import json
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
@@ -13,7 +12,7 @@ import time
 import unittest
 
 import octavo_testing
-from octavo_testing import BASE, DENSE, ROOT, Server, folder, run, run_json
+from octavo_testing import BASE, DENSE, ROOT, Server, bucket, folder, read_safetensors, run, run_json
 
 # A sender that dies with half a request on the wire: host, port, update, file of the body.
 HALF_A_BUCKET = """
@@ -28,29 +27,6 @@ time.sleep(600)
 """
 
 POLICY = ["--format", "fp8", "--keep-last", "2"]
-
-
-def read_safetensors(path):
-    """Name -> (dtype, shape, bytes) of one file."""
-    data = path.read_bytes()
-    (length,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8:8 + length])
-    header.pop("__metadata__", None)
-    body = data[8 + length:]
-    return {name: (entry["dtype"], entry["shape"], body[slice(*entry["data_offsets"])])
-            for name, entry in header.items()}
-
-
-def bucket(tensors):
-    """A safetensors buffer of (name, dtype, shape, bytes) entries."""
-    header, body = {}, b""
-    for name, (dtype, shape, data) in tensors.items():
-        header[name] = {"dtype": dtype, "shape": shape,
-                        "data_offsets": [len(body), len(body) + len(data)]}
-        body += data
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + body
 
 
 def fingerprint(server):

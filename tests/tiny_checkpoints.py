@@ -5,11 +5,13 @@ import pathlib
 import random
 import struct
 
+from octavo_testing import read_safetensors
+
 DTYPE_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "F8_E4M3": 1, "F8_E8M0": 1, "U8": 1}
 
 
 def write_safetensors(path, tensors):
-    """`tensors`: {name: (dtype, shape, bytes)}."""
+    """`tensors`: {name: (dtype, shape, bytes)}. Without padding, so that they lie unaligned."""
     header, body = {}, b""
     for name, (dtype, shape, data) in tensors.items():
         header[name] = {"dtype": dtype, "shape": shape,
@@ -17,17 +19,6 @@ def write_safetensors(path, tensors):
         body += data
     text = json.dumps(header).encode()
     pathlib.Path(path).write_bytes(len(text).to_bytes(8, "little") + text + body)
-
-
-def read_safetensors(path):
-    """{name: (dtype, shape, bytes)} of one file."""
-    raw = pathlib.Path(path).read_bytes()
-    length = int.from_bytes(raw[:8], "little")
-    header = json.loads(raw[8:8 + length])
-    header.pop("__metadata__", None)
-    body = raw[8 + length:]
-    return {name: (entry["dtype"], entry["shape"], body[slice(*entry["data_offsets"])])
-            for name, entry in header.items()}
 
 
 def read_checkpoint(folder):

@@ -1,8 +1,6 @@
 """What the tests of the HTTP API share: a server a class, the bodies of refusals, and buckets."""
 
-import json
 import pathlib
-import struct
 import sys
 import threading
 import time
@@ -118,26 +116,3 @@ class ApiTest(unittest.TestCase):
             return replies
 
         return collect
-
-
-def read_safetensors(path):
-    """Name -> (dtype, shape, bytes) of one file."""
-    data = path.read_bytes()
-    (length,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8:8 + length])
-    header.pop("__metadata__", None)
-    body = data[8 + length:]
-    return {name: (entry["dtype"], entry["shape"], body[slice(*entry["data_offsets"])])
-            for name, entry in header.items()}
-
-
-def bucket(tensors):
-    """A safetensors buffer of name -> (dtype, shape, bytes)."""
-    header, body = {}, b""
-    for name, (dtype, shape, data) in tensors.items():
-        header[name] = {"dtype": dtype, "shape": shape,
-                        "data_offsets": [len(body), len(body) + len(data)]}
-        body += data
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + body

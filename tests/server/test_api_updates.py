@@ -10,8 +10,8 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import octavo_testing
-from api_testing import ApiTest, bucket, object_error, read_safetensors, weight_error
-from octavo_testing import BASE, DENSE, ROOT, folder
+from api_testing import ApiTest, object_error, weight_error
+from octavo_testing import BASE, DENSE, ROOT, bucket, folder, read_safetensors
 
 
 class DiskUpdates(ApiTest):
