@@ -16,7 +16,10 @@ import pathlib
 import struct
 import sys
 
-import xxhash
+try:
+    import xxhash
+except ModuleNotFoundError:
+    sys.exit("digest.py: needs the PyPI module xxhash: pip install xxhash")
 
 CHUNK_BYTES = 64 * 1024
 INDEX_FILE = "model.safetensors.index.json"
