@@ -78,6 +78,7 @@ class Translator {
 
   Status TranslateAtom() {
     const char c = pattern_[pos_];
+    ++num_atoms_;
     switch (c) {
       case '(':
         return OpenGroup();
@@ -103,9 +104,10 @@ class Translator {
         folded_tail_.clear();
         return TranslateQuantifier(/*may_repeat=*/true);
       }
-      case '^':
       case '$':
-        return Refuse("an anchor");
+        return TranslateLineEnd();
+      case '^':
+        return Refuse("the anchor ^");
       case '*':
       case '+':
       case '?':
@@ -132,6 +134,22 @@ class Translator {
     }
     out_ += fmt::format("\\x{{{:x}}}", static_cast<uint32_t>(code_point));
     return TranslateQuantifier(/*may_repeat=*/true);
+  }
+
+  // The end of any line, in Oniguruma's default syntax: before a \n or at the end.
+  Status TranslateLineEnd() {
+    constexpr std::string_view kLineEnd = "(?![^\\x0a])";
+    ++pos_;
+    folded_tail_.clear();
+    if (PeekQuantifier() != Quantifier::kNone) return Refuse("a quantifier of an anchor");
+    if (num_atoms_ == 2 && out_.ends_with('+') && pos_ == pattern_.size()) {
+      // A run and a line end, nothing else: where a run meets none, no later start within it does,
+      // and the search goes on behind it. Without this it would be quadratic in the run.
+      out_ = fmt::format("{0}{1}|{0}(*SKIP)(*FAIL)", out_, kLineEnd);
+    } else {
+      out_ += kLineEnd;
+    }
+    return Status();
   }
 
   Status OpenGroup() {
@@ -350,6 +368,7 @@ class Translator {
   std::string_view pattern_;
   size_t pos_ = 0;
   std::string out_;
+  int num_atoms_ = 0;  // Begun so far; a group counts, and so do its parts.
   std::vector<Group> groups_;
   std::string folded_tail_;  // Case-insensitive literals in a row, in lower case.
 };

@@ -74,6 +74,17 @@ TEST(SplitPattern, TakesWhiteSpaceAsUnicodeDoes) {
   }
 }
 
+// Ids of HF tokenizers 0.23.3, by pre_tokenizers.Split(Regex(...), "isolated").
+TEST(SplitPattern, EndsLinesBeforeLineFeedsOnly) {
+  EXPECT_THAT(Split("\\s+$", "a  \nb  "), ElementsAre("a", "  ", "\nb", "  "));
+  EXPECT_THAT(Split("\\s+$", "a \r\nb \r"), ElementsAre("a", " \r", "\nb", " \r"));
+  EXPECT_THAT(Split("\\s+$", "a \n \n"), ElementsAre("a", " \n \n"));
+  EXPECT_THAT(Split("\\s+$", "x \u2028y"), ElementsAre("x \u2028y"));
+  EXPECT_THAT(Split("b?$", "a  \nb  "), ElementsAre("a  ", "\nb  "));
+  EXPECT_THAT(Split("b?$", "a\n\n"), ElementsAre("a", "\n", "\n"));
+  EXPECT_THAT(Split("(?:a|b$)", "b\nba"), ElementsAre("b", "\nb", "a"));
+}
+
 TEST(SplitPattern, FoldsCaseBeyondAscii) {
   EXPECT_THAT(Split("(?i:'s|'t)", "a'\u017Fb'Tc"), ElementsAre("a", "'\u017F", "b", "'T", "c"));
   EXPECT_THAT(Split("(?i:[k])", "a\u212A"), ElementsAre("a", "\u212A"));
@@ -123,6 +134,9 @@ TEST(SplitPattern, MatchesLongRuns) {
   const std::string spaces(8 << 20, ' ');
   EXPECT_THAT(Split("\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+", spaces + "x"),
               ElementsAre(spaces.substr(1), " ", "x"));
+  EXPECT_THAT(Split("\\s+$", spaces + "x"), ElementsAre(spaces + "x"));
+  EXPECT_THAT(Split("\\s+$", spaces + "x" + spaces + "\ny"),
+              ElementsAre(spaces + "x", spaces, "\ny"));
   EXPECT_THAT(Split("a*b|a+", std::string(8 << 20, 'a')), ElementsAre(std::string(8 << 20, 'a')));
   std::string wide;
   for (int i = 0; i < 1 << 20; ++i) wide += "\u6F22";
@@ -145,8 +159,8 @@ struct Refused {
 
 TEST(TranslateOnigurumaPattern, RefusesByName) {
   const Refused k_refused[] = {
-      {"^a", "an anchor at offset 0"},
-      {"a$", "an anchor at offset 1"},
+      {"^a", "the anchor ^ at offset 0"},
+      {"a$?", "a quantifier of an anchor at offset 2"},
       {"\\w+", "the escape \\w"},
       {"\\W", "the escape \\W"},
       {"a\\b", "the escape \\b"},

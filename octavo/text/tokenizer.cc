@@ -1,10 +1,9 @@
 #include "octavo/text/tokenizer.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <iterator>
 #include <memory>
 #include <span>
@@ -20,6 +19,7 @@
 #include "octavo/text/bpe.h"
 #include "octavo/text/nfc.h"
 #include "octavo/text/split_pattern.h"
+#include "octavo/text/tokenizer_config.h"
 #include "octavo/text/tokenizer_json.h"
 #include "octavo/text/utf8.h"
 
@@ -51,6 +51,36 @@ std::vector<AddedToken> TokensWith(const std::vector<AddedToken>& tokens, bool n
   std::copy_if(tokens.begin(), tokens.end(), std::back_inserter(selected),
                [normalized](const AddedToken& token) { return token.normalized == normalized; });
   return selected;
+}
+
+// Replaces what the post-processor puts around a text by what the config does.
+Status PutAround(const SpecialTokensAround& around, TokenizerSpec* spec) {
+  struct Side {
+    std::string_view token;
+    std::vector<int32_t>* ids;
+  };
+  for (const Side& side :
+       {Side{around.before, &spec->prefix}, Side{around.behind, &spec->suffix}}) {
+    side.ids->clear();
+    if (side.token.empty()) continue;
+    const auto found =
+        std::find_if(spec->added_tokens.begin(), spec->added_tokens.end(),
+                     [&side](const AddedToken& token) { return token.content == side.token; });
+    if (found == spec->added_tokens.end()) {
+      // HF would add it, with an id that the model may not have.
+      return Unsupported("tokenizer_config.json: {} goes around each text, but is no added token",
+                         side.token);
+    }
+    side.ids->push_back(found->id);
+  }
+  return Status();
+}
+
+Result<Tokenizer> LoadWith(const std::string& path, const TokenizerConfig& config) {
+  ASSIGN_OR_RETURN(const std::string json, ReadTextFile(path));
+  Result<Tokenizer> tokenizer = Tokenizer::Parse(json, config);
+  if (!tokenizer.has_value()) return tokenizer.error().WithContext(path);
+  return tokenizer;
 }
 
 }  // namespace
@@ -97,18 +127,18 @@ Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
 
-Result<Tokenizer> Tokenizer::Load(const std::string& tokenizer_json_path) {
-  ASSIGN_OR_RETURN(const std::string json, ReadTextFile(tokenizer_json_path));
-  Result<Tokenizer> tokenizer = Parse(json);
-  if (!tokenizer.has_value()) {
-    return Status(tokenizer.error().code(),
-                  fmt::format("{}: {}", tokenizer_json_path, tokenizer.error().message()));
-  }
-  return tokenizer;
+Result<Tokenizer> Tokenizer::LoadFolder(const std::string& folder) {
+  ASSIGN_OR_RETURN(const TokenizerConfig config, LoadTokenizerConfig(folder));
+  return LoadWith(std::filesystem::path(folder) / "tokenizer.json", config);
 }
 
-Result<Tokenizer> Tokenizer::Parse(std::string_view tokenizer_json) {
+Result<Tokenizer> Tokenizer::Load(const std::string& tokenizer_json_path) {
+  return LoadWith(tokenizer_json_path, {});
+}
+
+Result<Tokenizer> Tokenizer::Parse(std::string_view tokenizer_json, const TokenizerConfig& config) {
   ASSIGN_OR_RETURN(TokenizerSpec spec, ParseTokenizerJson(tokenizer_json));
+  if (config.around.has_value()) RETURN_IF_ERROR(PutAround(*config.around, &spec));
   std::vector<SplitPattern> patterns;
   for (const std::string& source : spec.split_patterns) {
     ASSIGN_OR_RETURN(SplitPattern pattern, SplitPattern::Compile(source));

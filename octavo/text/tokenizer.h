@@ -1,6 +1,7 @@
 #pragma once
 // Byte-level BPE from HF tokenizer.json: normalizer (NFC or none), pre-tokenizer (Split by regular
-// expression, ByteLevel), merges, added tokens.
+// expression, Digits, ByteLevel), merges, added tokens, special tokens around a text. Qwen2 and 3,
+// Llama 3 and DeepSeek-V2, V3 and R1 are made of these.
 //
 // Ids equal those of HF `tokenizers` 0.23.3. Its Unicode tables are not those of our libraries, so
 // nfc.h and stand_in.h bridge them: NFC of Unicode 9, character properties of Unicode 16.
@@ -13,16 +14,21 @@
 #include <vector>
 
 #include "octavo/base/status.h"
+#include "octavo/text/tokenizer_config.h"
 
 namespace octavo {
 
 // Move-only; const is thread-safe.
 class Tokenizer {
  public:
-  // Errors: kNotFound, kCorrupt, kUnsupported (a component of tokenizer.json that is not built, by
-  // name).
+  // The tokenizer of a checkpoint folder: its tokenizer.json, with the special tokens that its
+  // tokenizer_config.json puts around a text where HF takes them from there (tokenizer_config.h).
+  // Errors: kNotFound, kCorrupt, kUnsupported (a component that is not built, by name).
+  static Result<Tokenizer> LoadFolder(const std::string& folder);
+  // The file alone. Errors as above.
   static Result<Tokenizer> Load(const std::string& tokenizer_json_path);
-  static Result<Tokenizer> Parse(std::string_view tokenizer_json);
+  static Result<Tokenizer> Parse(std::string_view tokenizer_json,
+                                 const TokenizerConfig& config = {});
 
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;

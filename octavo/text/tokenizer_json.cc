@@ -32,6 +32,15 @@ using simdjson::dom::object;
 // Ids beyond this are taken for damage: each id up to the largest costs memory.
 constexpr int64_t kMaxId = (int64_t{1} << 24) - 1;
 
+// ByteLevel's own split when use_regex is on: GPT-2's, as crate tokenizers has it
+// (pre_tokenizers/byte_level.rs).
+constexpr std::string_view kByteLevelPattern =
+    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+
+// What Digits takes for one: Rust's char::is_numeric. In HF tokenizers 0.23.3 that is Unicode 17,
+// one version ahead of the expressions' \p{N}; the 13 characters between them are listed.
+constexpr std::string_view kDigitPattern = R"([\p{N}\x{11de0}-\x{11de9}\x{16ff4}-\x{16ff6}])";
+
 using Vocabulary = std::unordered_map<std::string_view, int32_t>;
 
 // --- Fields. `path` names the object in messages.
@@ -121,6 +130,7 @@ class Reader {
   Status ReadPreTokenizer(const element& value);
   Status ReadPreTokenizerStep(const element& value, const std::string& path, bool* byte_level);
   Status ReadSplit(const object& split, std::string_view path);
+  Status ReadDigits(const object& digits, std::string_view path);
   Status ReadModel(const element& value);
   Status ReadVocabulary(const object& vocabulary);
   Status ReadMerges(const array& merges);
@@ -223,15 +233,23 @@ Status Reader::ReadPreTokenizerStep(const element& value, const std::string& pat
   ASSIGN_OR_RETURN(const object step, AsObject(value, path));
   ASSIGN_OR_RETURN(const std::string_view type, GetString(step, path, "type"));
   if (type == "Split") return ReadSplit(step, path + ".Split");
+  if (type == "Digits") return ReadDigits(step, path + ".Digits");
   if (type != "ByteLevel") {
-    return Unsupported("{}: {} is not built (Split and ByteLevel are)", path, type);
+    return Unsupported("{}: {} is not built (Split, Digits and ByteLevel are)", path, type);
   }
   const std::string name = path + ".ByteLevel";
   RETURN_IF_ERROR(CheckKeys(step, name, {"type", "add_prefix_space", "trim_offsets", "use_regex"}));
   RETURN_IF_ERROR(CheckOff(step, name, "add_prefix_space"));
   ASSIGN_OR_RETURN(const bool use_regex, GetBool(step, name, "use_regex", true));
-  if (use_regex) return Unsupported("{}.use_regex: expected false", name);
+  if (use_regex) spec_.split_patterns.emplace_back(kByteLevelPattern);
   *byte_level = true;
+  return Status();
+}
+
+Status Reader::ReadDigits(const object& digits, std::string_view path) {
+  RETURN_IF_ERROR(CheckKeys(digits, path, {"type", "individual_digits"}));
+  ASSIGN_OR_RETURN(const bool individual, GetBool(digits, path, "individual_digits", false));
+  spec_.split_patterns.push_back(std::string(kDigitPattern) + (individual ? "" : "+"));
   return Status();
 }
 

@@ -184,6 +184,33 @@ TEST(Tokenizer, TakesAWholeStretchAsOneWordWithoutASplit) {
   EXPECT_THAT(ParseOrDie(json).Encode("h e"), ElementsAre('h', ' ', 'e'));
 }
 
+// With merges that only a word which was not split can use.
+TEST(Tokenizer, SplitsAsGpt2DoesWhenByteLevelIsAskedTo) {
+  Json json;
+  json.added_tokens.clear();
+  json.vocabulary += R"(,"a1":259,"'s":260,"s'":261)";
+  json.merges += R"(,["a","1"],["s","'"],["'","s"])";
+  json.pre_tokenizer = R"({"type":"ByteLevel","add_prefix_space":false,"use_regex":false})";
+  EXPECT_THAT(ParseOrDie(json).Encode("a1s's"), ElementsAre(259, 261, 's'));
+  json.pre_tokenizer = R"({"type":"ByteLevel","add_prefix_space":false})";
+  EXPECT_THAT(ParseOrDie(json).Encode("a1s's"), ElementsAre('a', '1', 's', 260));
+}
+
+TEST(Tokenizer, SplitsDigitsOneByOneOrInRuns) {
+  Json json;
+  json.added_tokens.clear();
+  json.vocabulary += R"(,"11":259,"a1":260)";
+  json.merges += R"(,["1","1"],["a","1"])";
+  const auto with_digits = [&json](const std::string& fields) {
+    json.pre_tokenizer = R"({"type":"Sequence","pretokenizers":[{"type":"Digits")" + fields +
+                         R"(},{"type":"ByteLevel","add_prefix_space":false,"use_regex":false}]})";
+    return ParseOrDie(json).Encode("a11");
+  };
+  EXPECT_THAT(with_digits(""), ElementsAre('a', 259));
+  EXPECT_THAT(with_digits(R"(,"individual_digits":false)"), ElementsAre('a', 259));
+  EXPECT_THAT(with_digits(R"(,"individual_digits":true)"), ElementsAre('a', '1', '1'));
+}
+
 TEST(Tokenizer, DecodesBytesAndSkipsSpecialTokens) {
   const Tokenizer tokenizer = ParseOrDie({});
   const Ids ids = {kHell, kEnd, 'o', kTool};
@@ -313,8 +340,10 @@ TEST(TokenizerParse, RefusesOtherPreTokenizers) {
          kUnsupported, "a step behind ByteLevel");
   expect(R"({"type":"ByteLevel","add_prefix_space":true,"use_regex":false})", kUnsupported,
          "add_prefix_space: true is not built");
-  expect(R"({"type":"ByteLevel","add_prefix_space":false})", kUnsupported,
-         "use_regex: expected false");
+  expect(R"({"type":"Sequence","pretokenizers":[{"type":"Digits","individual_digits":1}]})",
+         kCorrupt, "Digits.individual_digits: expected true or false");
+  expect(R"({"type":"Sequence","pretokenizers":[{"type":"Digits","radix":10}]})", kUnsupported,
+         "Digits.radix");
   expect(split(R"("pattern":{"Regex":"a"},"behavior":"Removed","invert":false)"), kUnsupported,
          "behavior: expected Isolated, got Removed");
   expect(split(R"("pattern":{"Regex":"a"},"behavior":"Isolated","invert":true)"), kUnsupported,
