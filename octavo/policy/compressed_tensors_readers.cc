@@ -81,6 +81,7 @@ class LibraryReader : public DialectReader {
       if (target.hit) {
         MatchResult result = JudgeName(module.name, AnyHit(ignore_, module));
         result.method = group.method;
+        result.group = static_cast<int>(&group - groups_.data());
         return result;
       }
     }
@@ -227,6 +228,7 @@ class ShardedNamesReader : public DialectReader {
         }
         if (hit.hit) {
           result.method = group.method;
+          result.group = static_cast<int>(&group - groups_.data());
           return result;
         }
       }

@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -65,6 +66,14 @@ namespace {
 // X of docs/formats.md: the name without its final ".weight".
 std::string ModuleName(const PrecisionRow& row) { return std::string(ModuleOfWeight(row.name)); }
 
+StoredTensorSpec InputScaleOf(const PrecisionRow& row) {
+  return {ModuleName(row) + ".input_scale",
+          DType::kF32,
+          {},
+          StoredPart::kInputScale,
+          /*is_optional=*/true};
+}
+
 std::vector<StoredTensorSpec> Nvfp4Tensors(const PrecisionRow& row, StoredLayout layout) {
   const std::string module = ModuleName(row);
   const Shape codes = {row.shape[0], row.shape[1] / 2};
@@ -74,14 +83,18 @@ std::vector<StoredTensorSpec> Nvfp4Tensors(const PrecisionRow& row, StoredLayout
         {module + ".weight_packed", DType::kU8, codes, StoredPart::kCodes},
         {module + ".weight_scale", DType::kF8E4m3, groups, StoredPart::kScales},
         {module + ".weight_global_scale", DType::kF32, {1}, StoredPart::kTensorDivisor},
-        {module + ".input_global_scale", DType::kF32, {1}, StoredPart::kInputDivisor},
+        {module + ".input_global_scale",
+         DType::kF32,
+         {1},
+         StoredPart::kInputDivisor,
+         /*is_optional=*/true},
     };
   }
   return {
       {row.name, DType::kU8, codes, StoredPart::kCodes},
       {module + ".weight_scale", DType::kF8E4m3, groups, StoredPart::kScales},
       {module + ".weight_scale_2", DType::kF32, {}, StoredPart::kTensorScale},
-      {module + ".input_scale", DType::kF32, {}, StoredPart::kInputScale},
+      InputScaleOf(row),
   };
 }
 
@@ -96,13 +109,14 @@ std::vector<StoredTensorSpec> StoredTensorsOf(const PrecisionRow& row, StoredLay
   const int64_t cols = row.shape[1];
   const StoredTensorSpec codes = {row.name, DType::kF8E4m3, row.shape, StoredPart::kCodes};
   const std::string scale = ModuleName(row) + ".weight_scale";
+  const std::string inv = layout == StoredLayout::kCompressedTensors ? "" : "_inv";
   switch (row.format) {
     case WeightFormat::kBf16:
       break;
     case WeightFormat::kFp8:
     case WeightFormat::kFp8Ue8m0:
       return {codes,
-              {scale + "_inv",
+              {scale + inv,
                DType::kF32,
                {NumFp8Blocks(rows), NumFp8Blocks(cols)},
                StoredPart::kScales}};
@@ -112,7 +126,7 @@ std::vector<StoredTensorSpec> StoredTensorsOf(const PrecisionRow& row, StoredLay
       return {codes, {scale, DType::kF32, {}, StoredPart::kTensorScale}};
     case WeightFormat::kMxfp8:
       return {codes,
-              {scale + "_inv",
+              {scale + inv,
                DType::kU8,
                {rows, cols / ColsMultipleOf(row.format)},
                StoredPart::kScales}};
@@ -120,6 +134,14 @@ std::vector<StoredTensorSpec> StoredTensorsOf(const PrecisionRow& row, StoredLay
       return Nvfp4Tensors(row, layout);
   }
   return {};
+}
+
+std::vector<StoredTensorSpec> AcceptedTensorsOf(const PrecisionRow& row, StoredLayout layout) {
+  std::vector<StoredTensorSpec> tensors = StoredTensorsOf(row, layout);
+  if (row.format == WeightFormat::kFp8Tensor) {
+    tensors.push_back(InputScaleOf(row));
+  }
+  return tensors;
 }
 
 std::vector<std::vector<int>> SharedScaleSets(const ModelSpec& spec, const PrecisionTable& table) {

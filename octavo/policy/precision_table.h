@@ -25,17 +25,20 @@ struct PrecisionRow {
   std::vector<std::string> shadowed = {};  // Rules that also matched and lost, strongest first.
 };
 
-// How a format's parts are named and which configuration says so (docs/formats.md). Only nvfp4 has
-// two: --layout.
+// How a format's parts are named and which configuration says so (docs/formats.md). Of what we
+// write only nvfp4 has two: --layout; others write fp8 and mxfp8 in both.
 enum class StoredLayout {
   kDefault,            // modelopt for nvfp4; fp8-channel is compressed-tensors in any case.
-  kCompressedTensors,  // nvfp4-pack-quantized.
+  kCompressedTensors,  // nvfp4-pack-quantized; scales of blocks and groups without "_inv".
 };
 
 // Value type; const is thread-safe. One row for each weight of the ModelSpec, in its order.
 struct PrecisionTable {
   StoredLayout layout = StoredLayout::kDefault;
   WeightFormat format = WeightFormat::kBf16;  // What was asked for.
+  // The configuration declares calibrated scales of activations, one for a matrix: the optional
+  // part of AcceptedTensorsOf. Never so in what we write.
+  bool declares_input_scales = false;
   std::vector<PrecisionRow> rows = {};
 
   // Null when there is no such row.
@@ -118,6 +121,7 @@ struct StoredTensorSpec {
   DType dtype = DType::kBf16;
   Shape shape;
   StoredPart part = StoredPart::kCodes;
+  bool is_optional = false;  // A scale of activations, which others may leave out.
 };
 
 // The tensors, in a fixed order (codes first), as which `row` is stored; X is the module.
@@ -130,8 +134,15 @@ struct StoredTensorSpec {
 //   nvfp4        X.weight U8 [n, k/2], X.weight_scale F8_E4M3 [n, k/16], X.weight_scale_2 F32 [],
 //                X.input_scale F32 []; with kCompressedTensors X.weight_packed, X.weight_scale,
 //                X.weight_global_scale F32 [1], X.input_global_scale F32 [1]
+// With kCompressedTensors the scales of fp8, fp8-ue8m0 and mxfp8 are X.weight_scale too.
 std::vector<StoredTensorSpec> StoredTensorsOf(const PrecisionRow& row,
                                               StoredLayout layout = StoredLayout::kDefault);
+
+// The same, and behind them what a checkpoint of others may hold beside: X.input_scale F32 [] of
+// fp8-tensor (is_optional). Dtypes and shapes are ours; CheckStoredType (convert) knows what can
+// stand for them.
+std::vector<StoredTensorSpec> AcceptedTensorsOf(const PrecisionRow& row,
+                                                StoredLayout layout = StoredLayout::kDefault);
 
 // The rows whose weights share one TensorScale, as positions in table.rows: the fused sets of
 // `spec` whose rows have a format with SharesScale. Every other row of such a format is a set of
@@ -153,10 +164,10 @@ std::string HfQuantConfigJson(const PrecisionTable& table,
                               std::span<const std::string> unknown_modules = {});
 
 // The table by which a checkpoint is stored: ours when `quantization_config` carries the "octavo"
-// key (its hash is checked), otherwise read in the dialect of its quant_method ("fp8": the
-// sglang_fp8 dialect of docs/policy.md). Empty text: every weight is BF16.
-// Errors: kUnsupported for another quant_method or block size, by name; kCorrupt for a hash that
-// does not match; kInvalidArgument for lists that split a fused set.
+// key (its hash is checked), otherwise that of TableFromForeignConfig (foreign_table.h). Empty
+// text: every weight is BF16.
+// Errors: kCorrupt for text that is no JSON object and for a hash that does not match; those of
+// TableFromForeignConfig.
 Result<PrecisionTable> TableFromQuantizationConfig(const ModelSpec& spec,
                                                    std::string_view quantization_config);
 

@@ -72,6 +72,9 @@ struct MatchResult {
   // For kFused in the order of the mapping; for kExpertZero gate_proj, up_proj, down_proj.
   std::vector<ShardMatch> shards;
   std::string error = {};  // For kError: module, shards and entries.
+  // Of compressed-tensors: the position of the group in config_groups whose target reached the
+  // module; -1 where none did.
+  int group = -1;
   // What the engine builds: "bf16" for a skipped module, otherwise the format of its kernels as
   // the configuration names it ("fp8", "nvfp4"); empty when it does not say. Set by
   // DialectReader (dialect.h).

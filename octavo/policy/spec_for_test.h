@@ -2,6 +2,7 @@
 // For tests: a small Qwen3 by hand.
 
 #include "octavo/model/spec/model_spec.h"
+#include "octavo/model/spec/spec_for_test.h"
 
 namespace octavo {
 
@@ -26,6 +27,29 @@ inline ModelSpec TestSpec(const TestSpecArgs& args) {
   config.rms_norm_eps = 1e-6;
   config.rope_theta = 10000.0;
   config.tie_word_embeddings = args.tied;
+  return MakeModelSpec(config).value();
+}
+
+// Four layers, all sparse: 3 experts of 64, hidden 128. Rows fit every format.
+inline ModelSpec TestMoeSpec() {
+  HfConfig config = TinyQwen3Moe();
+  config.hidden_size = 128;
+  config.head_dim = 32;
+  config.intermediate_size = 160;
+  config.moe.moe_intermediate_size = 64;
+  return MakeModelSpec(config).value();
+}
+
+// A dense layer, a sparse one with a shared expert, and one for multi-token prediction. Rows fit
+// every format.
+inline ModelSpec TestMlaSpec() {
+  HfConfig config = TinyDeepseek();
+  config.hidden_size = 128;
+  config.intermediate_size = 160;
+  config.moe.moe_intermediate_size = 64;
+  config.mla.q_lora_rank = 96;
+  config.mla.kv_lora_rank = 64;
+  config.mla.v_head_dim = 32;
   return MakeModelSpec(config).value();
 }
 

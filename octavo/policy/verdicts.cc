@@ -175,11 +175,12 @@ void CheckEntries(std::span<const EngineModule> modules, std::span<const FusedMa
 constexpr std::string_view kRestoreCure =
     "convert again, or restore the list: other engines would serve another model";
 
-void CompareWithList(const ModelSpec& spec, const PrecisionTable& table, const SglangFp8List& list,
-                     std::vector<PolicyFinding>* findings) {
-  const Result<PrecisionTable> meant = TableFromSglangFp8List(spec, list);
+void CompareWithList(const ModelSpec& spec, const PrecisionTable& table,
+                     std::string_view quantization_config, std::vector<PolicyFinding>* findings) {
+  const Result<PrecisionTable> meant = TableFromForeignConfig(spec, quantization_config);
   if (!meant) {
-    findings->push_back(Error("list-differs", list.key, meant.error().message(), kRestoreCure));
+    findings->push_back(
+        Error("list-differs", "quantization_config", meant.error().message(), kRestoreCure));
     return;
   }
   for (size_t i = 0; i < table.rows.size(); ++i) {
@@ -257,7 +258,7 @@ Result<std::vector<PolicyFinding>> CheckQuantizationConfig(const ModelSpec& spec
   ASSIGN_OR_RETURN(const SglangFp8List list, ReadSglangFp8List(quantization_config, {}));
   std::vector<PolicyFinding> findings =
       CheckForeignList(EngineModulesOf(spec), DeclaredMappingOf(spec), list);
-  CompareWithList(spec, table, list, &findings);
+  CompareWithList(spec, table, quantization_config, &findings);
   return findings;
 }
 
