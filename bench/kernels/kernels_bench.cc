@@ -71,7 +71,14 @@ PackedMatrix RandomWeight(const Backend& backend, WeightFormat format, int64_t r
       format == WeightFormat::kBf16 ? 0 : static_cast<size_t>((rows + 127) / 128 * (cols / 128)),
       1e-4F);
   PackedMatrix packed;
-  Must(backend.Pack({format, rows, cols, codes, scales}, &packed));
+  Must(backend.Pack(
+      {.format = format,
+       .rows = rows,
+       .cols = cols,
+       .codes = codes,
+       .scales = std::as_bytes(std::span(scales)),
+       .input = format == WeightFormat::kBf16 ? InputForm::kBf16 : InputForm::kFp8Group},
+      &packed));
   return packed;
 }
 
@@ -123,7 +130,7 @@ class Bench {
     Must(backend_.Reserve({kMaxTokens, kMaxContext, kMlp, kHeads, kHeadDim}));
     constexpr auto kBf16 = WeightFormat::kBf16;
     num_pages_ = 64 * kMaxContext / kPageTokens / 4;
-    const int64_t page_bytes = backend_.KvPageBytes(kKvHeads, kHeadDim);
+    const int64_t page_bytes = backend_.KvPageBytes({kKvHeads, kHeadDim});
     for (Layer& layer : layers_) {
       layer.norm1 = RandomWeight(backend_, kBf16, 1, kHidden);
       layer.q = RandomWeight(backend_, format, kHeads * kHeadDim, kHidden);
@@ -226,8 +233,8 @@ class Bench {
 
   void Attend(const Layer& layer, const Batch& batch, Times* times) {
     const int64_t t = batch.num_rows;
-    const KvLayer kv{kv_.data(), backend_.KvPageBytes(kKvHeads, kHeadDim), num_pages_, kKvHeads,
-                     kHeadDim};
+    const KvLayer kv{
+        kv_.data(), backend_.KvPageBytes({kKvHeads, kHeadDim}), num_pages_, {kKvHeads, kHeadDim}};
     Must(backend_.RmsNorm({h_.View(t), &layer.norm1, 1e-6F, a_.View(t)}));
     times->Lap(kOther);
     const LinearPart qkv[] = {

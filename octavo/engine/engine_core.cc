@@ -34,7 +34,7 @@ namespace {
 
 // KV of one token over all layers.
 int64_t TokenBytes(const ModelSpec& spec, const Backend& backend) {
-  return spec.num_layers * backend.KvPageBytes(spec.num_kv_heads, spec.head_dim) / kPageTokens;
+  return spec.num_layers * backend.KvPageBytes(KvShapeOf(spec)) / kPageTokens;
 }
 
 Result<int64_t> PoolTokens(const EngineOptions& options, int64_t context_length,
@@ -143,13 +143,7 @@ void EngineCore::Add(Request request, EngineClock::time_point submitted) {
         Philox(seed_source_, static_cast<uint64_t>(sequence->arrival));
     sequence->seed = ((uint64_t{words[0]} << 32) | words[1]) >> 11;
   }
-  const int64_t num_new = request.sampling.max_new_tokens;
-  sequence->tokens.reserve(static_cast<size_t>(sequence->prompt_len + num_new));
-  sequence->tokens.assign(request.input_ids.begin(), request.input_ids.end());
-  sequence->output.new_ids.reserve(static_cast<size_t>(num_new));
-  if (request.return_logprob) {
-    sequence->output.new_logprobs.reserve(static_cast<size_t>(std::max<int64_t>(num_new, 1)));
-  }
+  sequence->tokens = std::move(request.input_ids);
   sequence->output.rid = request.rid;
   sequence->output.seed = static_cast<int64_t>(sequence->seed);
   sequence->output.prompt_tokens = sequence->prompt_len;
@@ -183,6 +177,7 @@ bool EngineCore::Step() {
       Deliver(task, result);
     });
   }
+  totals_.computed_tokens += static_cast<int64_t>(plan.token_ids.size());
   Settle(plan, status);
   last_step_end_ = EngineClock::now();
   stepping_ = true;
@@ -364,6 +359,9 @@ void EngineCore::SendSnapshot(Sequence& sequence) {
 
 // Takes out a sequence whose output.finish is set, and delivers its last output.
 void EngineCore::Finish(Sequence* sequence) {
+  if (sequence->output.finish.type == FinishType::kError) {
+    scheduler_.Distrust(*sequence);
+  }
   const std::unique_ptr<Sequence> ended = scheduler_.Remove(sequence);
   CHECK(ended != nullptr);
   if (ended->output.finish.type == FinishType::kError) {

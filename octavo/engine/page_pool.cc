@@ -11,6 +11,7 @@
 #include "octavo/base/status.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/kernels/ops.h"
+#include "octavo/model/model.h"
 #include "octavo/model/spec/model_spec.h"
 
 namespace octavo {
@@ -24,14 +25,13 @@ PagePool::PagePool(int64_t num_pages) : ref_counts_(static_cast<size_t>(num_page
 }
 
 Status PagePool::AllocateMemory(const ModelSpec& spec, const Backend& backend) {
-  const int64_t page_bytes = backend.KvPageBytes(spec.num_kv_heads, spec.head_dim);
+  const int64_t page_bytes = backend.KvPageBytes(KvShapeOf(spec));
   for (int64_t layer = 0; layer < spec.num_layers; ++layer) {
     ASSIGN_OR_RETURN(Buffer pages, Buffer::AllocateHost(page_bytes * num_pages()));
     layers_.push_back({.pages = pages.data(),
                        .page_bytes = page_bytes,
                        .num_pages = num_pages(),
-                       .num_kv_heads = spec.num_kv_heads,
-                       .head_dim = spec.head_dim});
+                       .shape = KvShapeOf(spec)});
     memory_.push_back(std::move(pages));
   }
   return OkStatus();
@@ -54,6 +54,14 @@ void PagePool::AddRef(int32_t page) {
   int32_t& count = ref_counts_[static_cast<size_t>(page)];
   CHECK(count > 0);
   ++count;
+}
+
+void PagePool::CopyPage(int32_t from, int32_t to) {
+  DCHECK(from != to);
+  for (const KvLayer& layer : layers_) {
+    std::memcpy(layer.pages + to * layer.page_bytes, layer.pages + from * layer.page_bytes,
+                static_cast<size_t>(layer.page_bytes));
+  }
 }
 
 int32_t PagePool::Release(int32_t page) {

@@ -151,7 +151,8 @@ inline std::unique_ptr<ModelWeights> TinyWeights(const ModelSpec& spec, const Ba
       EXPECT_TRUE(encoded.ok()) << encoded.message();
       canonical.format = WeightFormat::kFp8;
       canonical.codes = std::as_bytes(std::span(codes));
-      canonical.scales = scales;
+      canonical.scales = std::as_bytes(std::span(scales));
+      canonical.input = InputForm::kFp8Group;
     }
     weights->matrices.emplace_back();
     const Status packed = backend.Pack(canonical, &weights->matrices.back());

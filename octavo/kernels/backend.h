@@ -38,19 +38,22 @@ class Backend {
     int64_t max_width = 0;
     int64_t max_heads = 0;
     int64_t max_head_dim = 0;
+    int64_t max_grouped_rows = 0;  // Of GroupedLinear: tokens * top_k.
   };
   virtual Status Reserve(const Limits& limits) = 0;
 
   // packed = Pack(canonical), a pure function; `packed` is replaced. Unpack gives back the same
   // canonical bytes: `codes` and `scales` have the canonical sizes. Rows can be unpacked in bands:
   // [first_row, first_row + num_rows) of codes.
+  // Errors: kInvalidArgument for spans of another size; kUnsupported for an input form that does
+  // not go with the format.
   virtual Status Pack(const CanonicalMatrix& canonical, PackedMatrix* packed) const = 0;
   virtual Status UnpackCodes(const PackedMatrix& packed, int64_t first_row, int64_t num_rows,
                              std::span<std::byte> codes) const = 0;
-  virtual Status UnpackScales(const PackedMatrix& packed, std::span<float> scales) const = 0;
+  virtual Status UnpackScales(const PackedMatrix& packed, std::span<std::byte> scales) const = 0;
 
   // Bytes of one page of one layer.
-  virtual int64_t KvPageBytes(int64_t num_kv_heads, int64_t head_dim) const = 0;
+  virtual int64_t KvPageBytes(const KvShape& shape) const = 0;
 
   virtual Status Embed(const EmbedArgs& args) = 0;
   virtual Status RmsNorm(const RmsNormArgs& args) = 0;
@@ -59,6 +62,11 @@ class Backend {
   virtual Status Rope(const RopeArgs& args) = 0;
   virtual Status SiluMul(const SiluMulArgs& args) = 0;
   virtual Status GatherRows(const GatherRowsArgs& args) = 0;
+  virtual Status Copy(const CopyArgs& args) = 0;
+  virtual Status GroupedLinear(const GroupedLinearArgs& args) = 0;
+  virtual Status Route(const RouteArgs& args) = 0;
+  virtual Status SortByExpert(const SortByExpertArgs& args) = 0;
+  virtual Status Combine(const CombineArgs& args) = 0;
   virtual Status KvStore(const KvStoreArgs& args) = 0;
   virtual Status Attention(const AttentionArgs& args) = 0;
   virtual Status SoftmaxStats(const SoftmaxStatsArgs& args) = 0;

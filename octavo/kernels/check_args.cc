@@ -1,5 +1,6 @@
 #include "octavo/kernels/check_args.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -8,7 +9,7 @@
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
 #include "octavo/formats/format.h"
-#include "octavo/formats/fp8_block.h"
+#include "octavo/formats/quantize.h"
 #include "octavo/kernels/matrix.h"
 #include "octavo/kernels/ops.h"
 
@@ -30,9 +31,11 @@ void CheckSameShape(const Activations& x, const Activations& y) {
 
 // Segments cover rows in order, without overlap, and their page tables reach their last position.
 void CheckSegments(std::span<const Segment> segments, const KvLayer& kv, int64_t num_rows) {
-  CHECK(kv.num_kv_heads > 0);
-  CHECK(kv.head_dim > 0);
-  CHECK(kv.head_dim % 2 == 0);
+  CHECK(kv.shape.num_kv_heads > 0);
+  CHECK(kv.shape.head_dim > 0);
+  CHECK(kv.shape.head_dim % 2 == 0);
+  CHECK(kv.shape.ValueDim() > 0);
+  CHECK(kv.shape.ValueDim() % 2 == 0);
   int64_t row = 0;
   for (const Segment& segment : segments) {
     CHECK(segment.first_row >= row);
@@ -53,9 +56,32 @@ void CheckSegments(std::span<const Segment> segments, const KvLayer& kv, int64_t
 
 Status CheckSpanSize(const char* what, size_t actual, int64_t expected) {
   if (static_cast<int64_t>(actual) != expected) {
-    return InvalidArgument("{}: expected {} elements, got {}", what, expected, actual);
+    return InvalidArgument("{}: expected {}, got {}", what, expected, actual);
   }
   return OkStatus();
+}
+
+bool GoesWith(WeightFormat format, InputForm input) {
+  if (input == InputForm::kBf16) {
+    return true;
+  }
+  switch (format) {
+    case WeightFormat::kBf16:
+      return false;
+    case WeightFormat::kFp8:
+    case WeightFormat::kFp8Ue8m0:
+      return input == InputForm::kFp8Group;
+    case WeightFormat::kFp8Channel:
+      return input == InputForm::kFp8Token;
+    case WeightFormat::kFp8Tensor:
+      return input == InputForm::kFp8Token || input == InputForm::kFp8Static;
+    case WeightFormat::kMxfp8:
+      return input == InputForm::kMxfp8;
+    case WeightFormat::kNvfp4:
+      return input == InputForm::kNvfp4Token || input == InputForm::kNvfp4Pow2 ||
+             input == InputForm::kNvfp4Static || input == InputForm::kNvfp4Batch;
+  }
+  return false;
 }
 
 }  // namespace
@@ -99,6 +125,36 @@ void CheckArgs(const LinearArgs& args, DType activation) {
     CHECK(part.y.rows == args.x.rows);
     CHECK((part.y.data != args.x.data || args.x.rows == 0));
     CheckMatrix(part.y, part.y.dtype == DType::kF32 ? DType::kF32 : activation);
+    if (part.bias != nullptr) {
+      CHECK(part.bias->vector_dtype == DType::kBf16);
+      CHECK(part.bias->rows == 1);
+      CHECK(part.bias->cols == part.y.cols);
+    }
+  }
+}
+
+void CheckArgs(const GroupedLinearArgs& args, DType activation) {
+  CheckMatrix(args.x, activation);
+  CHECK(!args.parts.empty());
+  CHECK(args.parts.size() <= static_cast<size_t>(kMaxGroupedParts));
+  CHECK(args.offsets.size() >= 2U);
+  CHECK(args.offsets.front() == 0);
+  CHECK(std::ranges::is_sorted(args.offsets));
+  CHECK(static_cast<size_t>(args.offsets.back()) == args.source_rows.size());
+  for (const int32_t row : args.source_rows) {
+    CHECK(row >= 0);
+    CHECK(row < args.x.rows);
+  }
+  for (const GroupedPart& part : args.parts) {
+    CheckMatrix(part.y, activation);
+    CHECK(part.y.rows == args.offsets.back());
+    CHECK(part.weights.size() + 1 == args.offsets.size());
+    const PackedMatrix& first = *part.weights.front();
+    for (const PackedMatrix* weight : part.weights) {
+      CHECK(weight->rows == part.y.cols);
+      CHECK(weight->cols == args.x.cols);
+      CHECK((weight->format == first.format && weight->input == first.input));
+    }
   }
 }
 
@@ -106,7 +162,9 @@ void CheckArgs(const RopeArgs& args, DType activation) {
   CheckMatrix(args.x, activation);
   CHECK(args.head_dim > 0);
   CHECK(args.head_dim % 2 == 0);
-  CHECK(args.x.cols == args.num_heads * args.head_dim);
+  CHECK((args.head_stride == 0 || args.head_stride >= args.head_dim));
+  const int64_t stride = args.head_stride == 0 ? args.head_dim : args.head_stride;
+  CHECK(args.x.cols == args.num_heads * stride);
   CHECK(static_cast<int64_t>(args.positions.size()) == args.x.rows);
   CHECK(args.cos.size() == args.sin.size());
   const int64_t max_positions = static_cast<int64_t>(args.cos.size()) / (args.head_dim / 2);
@@ -135,22 +193,70 @@ void CheckArgs(const GatherRowsArgs& args, DType activation) {
   }
 }
 
+void CheckArgs(const CopyArgs& args, DType activation) {
+  CheckMatrix(args.x, activation);
+  CheckMatrix(args.y, activation);
+  CheckSameShape(args.x, args.y);
+}
+
+void CheckArgs(const RouteArgs& args, DType activation) {
+  CheckMatrix(args.logits, args.logits.dtype == DType::kF32 ? DType::kF32 : activation);
+  const int64_t num_experts = args.logits.cols;
+  CHECK((args.bias.empty() || static_cast<int64_t>(args.bias.size()) == num_experts));
+  CHECK(args.num_groups >= 1);
+  CHECK(num_experts % args.num_groups == 0);
+  CHECK(args.top_groups >= 1);
+  CHECK(args.top_groups <= args.num_groups);
+  CHECK(args.top_k >= 1);
+  CHECK(args.top_k <= num_experts / args.num_groups * args.top_groups);
+  CHECK(static_cast<int64_t>(args.experts.size()) == args.logits.rows * args.top_k);
+  CHECK(args.weights.size() == args.experts.size());
+}
+
+void CheckArgs(const SortByExpertArgs& args) {
+  CHECK(args.top_k >= 1);
+  CHECK(args.offsets.size() >= 2U);
+  CHECK(static_cast<int64_t>(args.experts.size()) % args.top_k == 0);
+  CHECK(args.source_rows.size() == args.experts.size());
+  CHECK(args.row_of_slot.size() == args.experts.size());
+  for (const int32_t expert : args.experts) {
+    CHECK(expert >= 0);
+    CHECK(static_cast<size_t>(expert) + 1 < args.offsets.size());
+  }
+}
+
+void CheckArgs(const CombineArgs& args, DType activation) {
+  CheckMatrix(args.x, activation);
+  CheckMatrix(args.y, activation);
+  CHECK(args.top_k >= 1);
+  CHECK(args.x.rows == args.y.rows * args.top_k);
+  CHECK(args.x.cols == args.y.cols);
+  CHECK(static_cast<int64_t>(args.row_of_slot.size()) == args.x.rows);
+  CHECK(static_cast<int64_t>(args.weights.size()) == args.x.rows);
+  if (args.shared.data != nullptr) {
+    CheckMatrix(args.shared, activation);
+    CheckSameShape(args.shared, args.y);
+  }
+}
+
 void CheckArgs(const KvStoreArgs& args, DType activation) {
   CheckMatrix(args.k, activation);
   CheckMatrix(args.v, activation);
-  CheckSameShape(args.k, args.v);
-  CHECK(args.k.cols == args.kv.num_kv_heads * args.kv.head_dim);
+  CHECK(args.k.rows == args.v.rows);
+  CHECK(args.k.cols == args.kv.shape.num_kv_heads * args.kv.shape.head_dim);
+  CHECK(args.v.cols == args.kv.shape.num_kv_heads * args.kv.shape.ValueDim());
   CheckSegments(args.segments, args.kv, args.k.rows);
 }
 
 void CheckArgs(const AttentionArgs& args, DType activation) {
   CheckMatrix(args.q, activation);
   CheckMatrix(args.y, activation);
-  CheckSameShape(args.q, args.y);
+  CHECK(args.q.rows == args.y.rows);
   CHECK(args.num_heads > 0);
-  CHECK(args.kv.num_kv_heads > 0);
-  CHECK(args.num_heads % args.kv.num_kv_heads == 0);
-  CHECK(args.q.cols == args.num_heads * args.kv.head_dim);
+  CHECK(args.kv.shape.num_kv_heads > 0);
+  CHECK(args.num_heads % args.kv.shape.num_kv_heads == 0);
+  CHECK(args.q.cols == args.num_heads * args.kv.shape.head_dim);
+  CHECK(args.y.cols == args.num_heads * args.kv.shape.ValueDim());
   CheckSegments(args.segments, args.kv, args.q.rows);
 }
 
@@ -166,19 +272,17 @@ Status CheckCanonical(const CanonicalMatrix& matrix) {
                            matrix.cols);
   }
   const int64_t num_elems = matrix.rows * matrix.cols;
-  switch (matrix.format) {
-    case WeightFormat::kBf16:
-      RETURN_IF_ERROR(CheckSpanSize("BF16 bytes", matrix.codes.size(), 2 * num_elems));
-      return CheckSpanSize("BF16 scales", matrix.scales.size(), 0);
-    case WeightFormat::kFp8:
-      RETURN_IF_ERROR(CheckSpanSize("FP8 codes", matrix.codes.size(), num_elems));
-      return CheckSpanSize("FP8 scales", matrix.scales.size(),
-                           NumFp8Blocks(matrix.rows) * NumFp8Blocks(matrix.cols));
-    default:
-      break;
+  if (!GoesWith(matrix.format, matrix.input)) {
+    return Unsupported("{} weights with this form of input", WeightFormatName(matrix.format));
   }
-  return Unsupported("serving weights in {} is not built in this release: expected bf16 or fp8",
-                     WeightFormatName(matrix.format));
+  if (matrix.format == WeightFormat::kBf16) {
+    RETURN_IF_ERROR(CheckSpanSize("BF16 bytes", matrix.codes.size(), 2 * num_elems));
+    return CheckSpanSize("BF16 scales", matrix.scales.size(), 0);
+  }
+  RETURN_IF_ERROR(CheckSpanSize("bytes of codes", matrix.codes.size(),
+                                CodeBytes(matrix.format, matrix.rows, matrix.cols)));
+  return CheckSpanSize("bytes of scales", matrix.scales.size(),
+                       ScaleBytes(matrix.format, matrix.rows, matrix.cols));
 }
 
 }  // namespace octavo

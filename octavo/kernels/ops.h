@@ -56,16 +56,28 @@ struct AddArgs {
   Activations delta;
 };
 
-// y = x W^T for up to kMaxLinearParts weights that share their input.
-//   bf16: y = A(C), C in MatMul order.
-//   fp8:  x is quantized per token and group of 128 (fp8_activation.h): codes and scale sa; per
-//         128-deep block b: P = MatMul order from +0 over exact products of codes;
-//         acc = fma(P, sa[t, b] * sw[n / 128, b], acc), b ascending, from +0; y = A(acc).
-// The fp32 recipe decodes the weight exactly and does not quantize x.
-// Where y is F32 (the LM head) nothing is rounded.
+// y = x W^T for up to kMaxLinearParts weights that share their input. D is CodesOf(W) with what of
+// its scales multiplies inside BF16 exactly, x^ likewise the quantized input (linear_input.h), and
+// C a sum over the whole depth in MatMul order:
+//   bf16                 y = A(C(x, W) + bias)
+//   fp8, fp8-ue8m0       per 128-deep block b: P = MatMul order from +0 over codes;
+//                        acc = fma(P, sa[t, b] * sw[n / 128, b], acc), b ascending, from +0;
+//                        y = A(acc + bias)
+//   fp8-channel          y = A((C(codes, codes) * sa[t]) * sw[n] + bias)
+//   fp8-tensor           y = A((C(codes, codes) * sa[t]) * tensor_scale + bias)
+//   mxfp8                x^ = code * 2^(b - 127), D likewise: y = A(C(x^, D) + bias)
+//   nvfp4                x^ = code * group scale, D likewise (475 values, exact in BF16):
+//                        y = A(C(x^, D) * (ga[t] * tensor_scale) + bias)
+// With InputForm::kBf16 (weight-only) x is not quantized and the factors sa and ga are absent: fp8
+// blocks fma(P, sw[n / 128, b], acc), mxfp8 as above, the others A(C * sw + bias).
+// Products x^ and D below 2^-126 are 0 (subnormals are flushed). Without a bias nothing is added.
+// The fp32 recipe decodes the weight exactly (Dequantize) and does not quantize x.
+// Where y is F32 (the LM head, a router) nothing is rounded.
+// Source: docs/numerics.md.
 struct LinearPart {
   const PackedMatrix* weight = nullptr;  // [out, in].
   Activations y;                         // [tokens, out] A or F32; not x.
+  const PackedMatrix* bias = nullptr;    // BF16 vector [1, out], or null.
 };
 inline constexpr int kMaxLinearParts = 3;
 struct LinearArgs {
@@ -73,17 +85,36 @@ struct LinearArgs {
   std::span<const LinearPart> parts;
 };
 
+// The experts of a layer: for group g and rows i in [offsets[g], offsets[g + 1])
+//   y[i, :] = Linear(x[source_rows[i], :], weights[g])
+// with the arithmetic of LinearArgs. A row of x is quantized once, however many groups read it.
+struct GroupedPart {
+  std::span<const PackedMatrix* const> weights;  // [groups], all of one format, shape and input.
+  Activations y;                                 // [rows, out] A; not x.
+};
+inline constexpr int kMaxGroupedParts = 2;
+struct GroupedLinearArgs {
+  Activations x;                         // [source rows, in] A.
+  std::span<const int32_t> source_rows;  // [rows]. kNvfp4Batch: over all rows of x.
+  std::span<const int32_t> offsets;      // [groups + 1], ascending from 0 to rows.
+  std::span<const GroupedPart> parts;
+};
+
 // Rotates the pairs (i, i + head_dim / 2) of each head in place ("neox"): with c and s from the
 // FP32 tables at the token's position,
 //   x[i]       = A(fma(x[i], c, -(x[i + d/2] * s)))
 //   x[i + d/2] = A(fma(x[i + d/2], c, x[i] * s)).
+// Interleaved, the pair i is (2i, 2i + 1) before and (i, i + d/2) after: DeepSeek's checkpoints.
 struct RopeArgs {
-  Activations x;  // [tokens, num_heads * head_dim] A.
+  Activations
+      x;  // [tokens, num_heads * head_stride] A; the first head_dim of each head are rotated.
   int64_t num_heads = 0;
   int64_t head_dim = 0;
   std::span<const int32_t> positions;  // [tokens].
   std::span<const float> cos;          // [max_positions, head_dim / 2].
   std::span<const float> sin;
+  int64_t head_stride = 0;  // Elements from head to head; 0: head_dim.
+  bool is_interleaved = false;
 };
 
 // y[t, i] = A(A(g / (1 + Exp(-g))) * up[t, i]) with g = gate[t, i]. y may be gate.
@@ -100,10 +131,80 @@ struct GatherRowsArgs {
   Activations y;
 };
 
+// y[t, i] = x[t, i]: between strided views.
+struct CopyArgs {
+  Activations x;
+  Activations y;
+};
+
+// --- Mixture of experts -------------------------------------------------------------------------
+
+enum class RouteScoring { kSoftmax, kSigmoid };
+
+// Chooses top_k experts a token, in FP32.
+//   kSoftmax:  p = Exp(x - max) / lane_sum(Exp(x - max)); choice = p
+//   kSigmoid:  p = 1 / (1 + Exp(-x));                     choice = p + bias
+// Groups (num_groups > 1): a group's rank is the sum of its two largest choices; experts outside
+// the top_groups best groups are not eligible. The top_k eligible with the largest choice are
+// taken; of equal ones the lower index wins, for groups too. weight = p of the chosen; with
+// norm_topk_prob divided by (their sum, ascending expert, + sum_eps); then times scale. Experts of
+// a token are returned in ascending order. A NaN logit gives NaN weights and the experts 0 .. top_k
+// - 1. Source: HF transformers modeling_qwen3_moe.py, modeling_deepseek_v3.py; masked groups are
+// -inf as in DeepSeek's own code.
+struct RouteArgs {
+  Activations logits;  // [tokens, experts] A or F32.
+  RouteScoring scoring = RouteScoring::kSoftmax;
+  std::span<const float> bias;  // [experts], or empty.
+  int64_t num_groups = 1;
+  int64_t top_groups = 1;
+  bool norm_topk_prob = false;
+  float sum_eps = 0.0F;  // 1e-20 for DeepSeek-V3.
+  float scale = 1.0F;
+  int64_t top_k = 0;
+  std::span<int32_t> experts;  // [tokens, top_k]
+  std::span<float> weights;    // [tokens, top_k]
+};
+
+// Slots (token t, k-th expert) = t * top_k + k, sorted by expert, then token:
+// order[i] = the token of sorted row i; row_of_slot is the inverse; offsets as GroupedLinearArgs.
+struct SortByExpertArgs {
+  std::span<const int32_t> experts;  // [tokens, top_k]
+  int64_t top_k = 0;
+  std::span<int32_t> source_rows;  // [tokens * top_k]
+  std::span<int32_t> row_of_slot;  // [tokens * top_k]
+  std::span<int32_t> offsets;      // [experts + 1]
+};
+
+// y[t, :] = A(sum_k fma(weights[t, k], x[row_of_slot[t * top_k + k], :], .) + shared[t, :]), slots
+// ascending, from +0.
+struct CombineArgs {
+  Activations x;  // [tokens * top_k, hidden] A.
+  std::span<const int32_t> row_of_slot;
+  std::span<const float> weights;
+  int64_t top_k = 0;
+  Activations shared;  // [tokens, hidden] A, or data null: nothing is added.
+  Activations y;       // [tokens, hidden] A; may be shared.
+};
+
 // --- Paged KV cache ----------------------------------------------------------------------------
 
 // Tokens of one page; also one depth tile of PV.
 inline constexpr int64_t kPageTokens = 32;
+
+// What one token leaves in the cache of one layer.
+//   kBf16    K and V as they are (F32 in the fp32 recipe).
+//   kF8E4m3  Per token, kv head and K or V one power of two 2^e, the smallest with amax <= 448 *
+//            2^e (E8M0, as mxfp8), and E4M3 codes: code * 2^e is exact in BF16, and attention reads
+//            that. The scale belongs to the token: no weight update makes it stale. The fp32 recipe
+//            refuses it.
+struct KvShape {
+  int64_t num_kv_heads = 0;
+  int64_t head_dim = 0;   // Of K.
+  int64_t value_dim = 0;  // Of V; 0: head_dim. MLA's latent cache: head_dim 576, value_dim 512.
+  DType dtype = DType::kBf16;
+
+  constexpr int64_t ValueDim() const { return value_dim == 0 ? head_dim : value_dim; }
+};
 
 // One layer's part of the page pool. A page of a layer holds, for each kv head, the K part and then
 // the V part, in a layout that the backend owns; Backend::KvPageBytes gives its size. Pages are
@@ -112,8 +213,7 @@ struct KvLayer {
   std::byte* pages = nullptr;  // Page p starts at pages + p * page_bytes.
   int64_t page_bytes = 0;
   int64_t num_pages = 0;
-  int64_t num_kv_heads = 0;
-  int64_t head_dim = 0;
+  KvShape shape;
 };
 
 // Consecutive tokens of one sequence inside a batch.
@@ -127,7 +227,7 @@ struct Segment {
 // Writes k and v of every token of every segment to its position's place.
 struct KvStoreArgs {
   Activations k;  // [tokens, num_kv_heads * head_dim] A.
-  Activations v;
+  Activations v;  // [tokens, num_kv_heads * value_dim] A.
   std::span<const Segment> segments;
   KvLayer kv;
 };
@@ -141,7 +241,7 @@ struct KvStoreArgs {
 // p of 0, and 0 * Inf is NaN.
 struct AttentionArgs {
   Activations q;  // [tokens, num_heads * head_dim] A.
-  Activations y;  // The same shape.
+  Activations y;  // [tokens, num_heads * value_dim] A.
   std::span<const Segment> segments;
   KvLayer kv;
   int64_t num_heads = 0;

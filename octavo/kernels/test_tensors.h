@@ -111,7 +111,10 @@ class TestMatrix {
       }
     }
     canonical_.codes = codes_;
-    canonical_.scales = scales_;
+    canonical_.scales = std::as_bytes(std::span(scales_));
+    if (canonical_.format == WeightFormat::kFp8) {
+      canonical_.input = InputForm::kFp8Group;
+    }
   }
   TestMatrix(const TestMatrix&) = delete;
   TestMatrix& operator=(const TestMatrix&) = delete;

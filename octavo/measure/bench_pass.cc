@@ -31,15 +31,14 @@ Result<BenchPass> BenchPass::Make(Model* model, const ModelWeights* weights,
   pass.shape_ = shape;
   pass.pages_per_seq_ = (shape.input_len + shape.output_len + kPageTokens - 1) / kPageTokens;
   const int64_t num_pages = shape.batch * pass.pages_per_seq_;
-  const int64_t page_bytes = model->backend().KvPageBytes(spec.num_kv_heads, spec.head_dim);
+  const int64_t page_bytes = model->backend().KvPageBytes(KvShapeOf(spec));
   const int64_t layer_bytes = num_pages * page_bytes;
   ASSIGN_OR_RETURN(pass.pages_, Buffer::AllocateHost(spec.num_layers * layer_bytes));
   for (int64_t layer = 0; layer < spec.num_layers; ++layer) {
     pass.kv_.push_back({.pages = pass.pages_.data() + layer * layer_bytes,
                         .page_bytes = page_bytes,
                         .num_pages = num_pages,
-                        .num_kv_heads = spec.num_kv_heads,
-                        .head_dim = spec.head_dim});
+                        .shape = KvShapeOf(spec)});
   }
   pass.page_ids_.resize(static_cast<size_t>(num_pages));
   for (size_t i = 0; i < pass.page_ids_.size(); ++i) {

@@ -27,6 +27,25 @@ Status CheckServable(const ModelSpec& spec) {
   return OkStatus();
 }
 
+KvShape KvShapeOf(const ModelSpec& spec, DType dtype) {
+  if (spec.mla.kv_lora_rank > 0) {
+    return {.num_kv_heads = 1,
+            .head_dim = spec.mla.kv_lora_rank + spec.mla.qk_rope_head_dim,
+            .value_dim = spec.mla.kv_lora_rank,
+            .dtype = dtype};
+  }
+  return {.num_kv_heads = spec.num_kv_heads, .head_dim = spec.head_dim, .dtype = dtype};
+}
+
+Status DeriveWeights(const ModelSpec& spec, const Backend& /*backend*/, ModelWeights* weights) {
+  CHECK(weights->matrices.size() == spec.weights.size());
+  weights->derived.clear();
+  if (spec.mla.kv_lora_rank > 0) {
+    return Unsupported("derived weights of {}", spec.architecture);
+  }
+  return OkStatus();
+}
+
 Result<std::unique_ptr<Model>> MakeModel(const ModelSpec& spec, Backend* backend,
                                          const ModelLimits& limits) {
   CHECK(backend != nullptr);

@@ -13,11 +13,23 @@
 
 namespace octavo {
 
-// One weight of each row of a ModelSpec, in its order, packed for one backend. Norm weights are
-// one canonical BF16 row (kernels/matrix.h).
+// One weight of each row of a ModelSpec, in its order, packed for one backend. Norm weights and
+// biases are one canonical row (kernels/matrix.h). MTP rows are held and never computed with.
 struct ModelWeights {
   std::vector<PackedMatrix> matrices;
+  // What a forward pass needs beside them, made by DeriveWeights; empty for most architectures.
+  std::vector<PackedMatrix> derived;
 };
+
+// Fills weights->derived from the complete matrices: for MLA, W_UK transposed and W_UV of each head
+// of each layer's kv_b_proj, in BF16 (decoded and rounded once, nearest even). A pure function of
+// the matrices: a cold load and an update call it after the last matrix is packed.
+// Errors: kExhausted; kUnsupported by name.
+Status DeriveWeights(const ModelSpec& spec, const Backend& backend, ModelWeights* weights);
+
+// What one token leaves in the KV cache of one layer: for MLA one head of [latent | rope key] with
+// the latent as its value.
+KvShape KvShapeOf(const ModelSpec& spec, DType dtype = DType::kBf16);
 
 // Tokens of several sequences, flattened.
 struct ForwardBatch {
@@ -39,6 +51,11 @@ class Model {
   // tokens <= max_tokens of construction. Allocates nothing.
   virtual Status Forward(const ForwardBatch& batch, const ModelWeights& weights,
                          std::span<const KvLayer> kv) = 0;
+
+  // The experts that tokens of the last Forward were sent to: [tokens, num_layers, top_k],
+  // ascending within a token and layer; 0 for dense layers. Empty for a dense model. A view into
+  // the model.
+  virtual std::span<const int32_t> RoutedExperts() const { return {}; }
 
   // FP32 logits of some rows of the last Forward: logits [rows.size(), vocab], contiguous.
   // rows.size() <= max_logit_rows of construction.

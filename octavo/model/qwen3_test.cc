@@ -108,7 +108,8 @@ PackedMatrix PackWeight(const WeightSpec& row, std::vector<uint16_t> values, boo
                     .ok());
     canonical.format = WeightFormat::kFp8;
     canonical.codes = std::as_bytes(std::span(codes));
-    canonical.scales = scales;
+    canonical.scales = std::as_bytes(std::span(scales));
+    canonical.input = InputForm::kFp8Group;
   } else {
     canonical.codes = std::as_bytes(std::span(values));
   }
@@ -150,7 +151,7 @@ class Runner {
   // Forgets every cached token.
   void ClearCache() {
     const int64_t num_pages = kMaxTokens / kPageTokens;
-    const int64_t page_bytes = backend_->KvPageBytes(spec_.num_kv_heads, spec_.head_dim);
+    const int64_t page_bytes = backend_->KvPageBytes(KvShapeOf(spec_));
     memory_.clear();
     kv_.clear();
     page_table_.clear();
@@ -159,8 +160,7 @@ class Runner {
       kv_.push_back({.pages = memory_.back().data(),
                      .page_bytes = page_bytes,
                      .num_pages = num_pages,
-                     .num_kv_heads = spec_.num_kv_heads,
-                     .head_dim = spec_.head_dim});
+                     .shape = KvShapeOf(spec_)});
     }
     for (int64_t page = num_pages - 1; page >= 0; --page) {
       page_table_.push_back(static_cast<int32_t>(page));  // Not the identity.

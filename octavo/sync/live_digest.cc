@@ -44,8 +44,9 @@ Result<std::string> DigestCodes(const PackedMatrix& packed, int64_t row_bytes,
 Result<std::string> DigestScales(const PackedMatrix& packed, const Shape& shape,
                                  const Backend& backend) {
   std::vector<float> scales(static_cast<size_t>(NumElements(shape)));
-  RETURN_IF_ERROR(backend.UnpackScales(packed, scales));
-  return HashHex(TensorDigest(std::as_bytes(std::span(scales))));
+  const std::span<std::byte> bytes = std::as_writable_bytes(std::span(scales));
+  RETURN_IF_ERROR(backend.UnpackScales(packed, bytes));
+  return HashHex(TensorDigest(bytes));
 }
 
 }  // namespace

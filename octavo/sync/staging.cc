@@ -177,7 +177,8 @@ Status Staging::Pack(size_t row_idx, const std::vector<OwnedTensor>& stored) {
                               .codes = stored.front().bytes.bytes(),
                               .scales = {}};
     if (stored.size() > 1) {
-      canonical.scales = stored[1].bytes.As<float>();
+      canonical.scales = stored[1].bytes.bytes();
+      canonical.input = InputForm::kFp8Group;
     }
     const Status status = backend_->Pack(canonical, &packed);
     if (!status.ok()) {

@@ -74,7 +74,7 @@ class LayerOps {
       weights_.push_back(TestMatrix(format, 64, kWidth, 1).PackFor(backend_));
     }
     norm_ = TestMatrix(WeightFormat::kBf16, 1, kWidth, 2).PackFor(backend_);
-    page_bytes_ = backend_.KvPageBytes(2, 64);
+    page_bytes_ = backend_.KvPageBytes({2, 64});
     num_pages_ = max_tokens / kPageTokens + 1;
     pages_.resize(static_cast<size_t>(num_pages_ * page_bytes_));
     for (int32_t p = 0; p < num_pages_; ++p) {
@@ -105,7 +105,7 @@ class LayerOps {
     ASSERT_TRUE(backend_.Embed({positions, &weights_[0], rows(x)}).ok());
     ASSERT_TRUE(backend_.GatherRows({rows(x), positions, rows(x)}).ok());
     ASSERT_TRUE(backend_.Rope({rows(q), 4, 64, positions, tables_, tables_}).ok());
-    const KvLayer kv{pages_.data(), page_bytes_, num_pages_, 2, 64};
+    const KvLayer kv{pages_.data(), page_bytes_, num_pages_, {2, 64}};
     const Segment segment{0, tokens, 0, table_};
     Activations kv_rows = rows(q);
     kv_rows.cols = 128;

@@ -27,7 +27,7 @@ const uint16_t* HeadPage(const KvLayer& kv, const Segment& segment, int64_t page
                          int64_t kv_head) {
   const int64_t page = segment.page_table[static_cast<size_t>(page_idx)];
   return reinterpret_cast<const uint16_t*>(kv.pages + page * kv.page_bytes) +
-         kv_head * KvLayout{kv.head_dim}.HeadElems();
+         kv_head * KvLayout{kv.shape.head_dim, kv.shape.ValueDim()}.HeadElems();
 }
 
 int64_t BytesBetween(const uint16_t* from, const uint16_t* to) {
@@ -76,8 +76,8 @@ Status AttentionOp::Reserve(int64_t max_context, int64_t max_heads, int64_t max_
 }
 
 void AttentionOp::Store(const KvStoreArgs& args) {
-  const KvLayout layout{args.kv.head_dim};
-  const int64_t head_dim = args.kv.head_dim;
+  const KvLayout layout{args.kv.shape.head_dim, args.kv.shape.ValueDim()};
+  const int64_t head_dim = args.kv.shape.head_dim;
   const auto store_rows = [&](int64_t begin, int64_t end, int /*worker*/) {
     for (const Segment& segment : args.segments) {
       const int64_t from = std::max(begin, segment.first_row);
@@ -85,7 +85,7 @@ void AttentionOp::Store(const KvStoreArgs& args) {
       for (int64_t row = from; row < to; ++row) {
         const int64_t position = segment.first_position + row - segment.first_row;
         const int64_t t = position % kPageTokens;
-        for (int64_t h = 0; h < args.kv.num_kv_heads; ++h) {
+        for (int64_t h = 0; h < args.kv.shape.num_kv_heads; ++h) {
           auto* page = const_cast<uint16_t*>(HeadPage(args.kv, segment, position / kPageTokens, h));
           const uint16_t* k = Bf16Row(args.k, row) + h * head_dim;
           const uint16_t* v = Bf16Row(args.v, row) + h * head_dim;
@@ -110,7 +110,7 @@ void AttentionOp::Store(const KvStoreArgs& args) {
 void AttentionOp::ScoreKeys(const AttentionArgs& args, const Block& block,
                             WorkerScratch* scratch) const {
   const MatMulKernel& kernel = path_.matmul;
-  const KvLayout layout{args.kv.head_dim};
+  const KvLayout layout{args.kv.shape.head_dim, args.kv.shape.ValueDim()};
   const int64_t depth = layout.KeyDepth();
   for (int64_t r = 0; r < block.num_rows; ++r) {
     std::byte* to = scratch->queries.data() + r * depth * kernel.a_elem_bytes;
@@ -145,7 +145,7 @@ void AttentionOp::ScoreKeys(const AttentionArgs& args, const Block& block,
 void AttentionOp::WeighValues(const AttentionArgs& args, const Block& block,
                               WorkerScratch* scratch) const {
   const MatMulKernel& kernel = path_.matmul;
-  const KvLayout layout{args.kv.head_dim};
+  const KvLayout layout{args.kv.shape.head_dim, args.kv.shape.ValueDim()};
   const int64_t num_pages = block.NumPages();
   for (int64_t page = 0; page < num_pages; ++page) {
     const uint16_t* head = HeadPage(args.kv, *block.segment, page, block.kv_head);
@@ -178,7 +178,7 @@ void AttentionOp::RunBlock(const AttentionArgs& args, const Block& block,
     row[padded_keys] = path_.ExpSumToA(max, block.NumKeys(r), padded_keys, row);
   }
   WeighValues(args, block, scratch);
-  const KvLayout layout{args.kv.head_dim};
+  const KvLayout layout{args.kv.shape.head_dim, args.kv.shape.ValueDim()};
   for (int64_t r = 0; r < block.num_rows; ++r) {
     const int64_t row = block.segment->first_row + block.Token(r);
     path_.rows.divide(scratch->outputs.floats() + r * layout.KeyDepth(),
@@ -188,7 +188,7 @@ void AttentionOp::RunBlock(const AttentionArgs& args, const Block& block,
 }
 
 Status AttentionOp::Run(const AttentionArgs& args) {
-  const int64_t group = args.num_heads / args.kv.num_kv_heads;
+  const int64_t group = args.num_heads / args.kv.shape.num_kv_heads;
   const int64_t block_rows = BlockRows(group);
   // Visits all blocks in a fixed order with the cost (FMA and reads of K and V, in row-keys) that
   // lies before each.
@@ -196,7 +196,7 @@ Status AttentionOp::Run(const AttentionArgs& args) {
     constexpr int64_t kReadCost = 4;  // Reading a key costs about as much as using it four times.
     int64_t cost = 0;
     for (const Segment& segment : args.segments) {
-      for (int64_t kv_head = 0; kv_head < args.kv.num_kv_heads; ++kv_head) {
+      for (int64_t kv_head = 0; kv_head < args.kv.shape.num_kv_heads; ++kv_head) {
         const int64_t num_flat = segment.num_rows * group;
         for (int64_t first = 0; first < num_flat; first += block_rows) {
           const Block block{.segment = &segment,
@@ -216,7 +216,7 @@ Status AttentionOp::Run(const AttentionArgs& args) {
   for (const Segment& segment : args.segments) {
     context = std::max(context, segment.first_position + segment.num_rows);
   }
-  RETURN_IF_ERROR(Ensure(context, group, args.kv.head_dim));
+  RETURN_IF_ERROR(Ensure(context, group, args.kv.shape.head_dim));
   const int64_t total = for_each_block([](const Block&, int64_t) {});
   if (total == 0) {
     return OkStatus();

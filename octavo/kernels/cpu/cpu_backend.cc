@@ -19,6 +19,7 @@
 #include "octavo/kernels/cpu/layout.h"
 #include "octavo/kernels/matrix.h"
 #include "octavo/kernels/ops.h"
+#include "octavo/kernels/sort_by_expert.h"
 
 namespace octavo::cpu {
 namespace {
@@ -52,15 +53,16 @@ class CpuBackend final : public Backend {
     UnpackPanels(packed, first_row, num_rows, codes);
     return OkStatus();
   }
-  Status UnpackScales(const PackedMatrix& packed, std::span<float> scales) const override {
-    const std::span<const float> stored = packed.scales.As<float>();
+  Status UnpackScales(const PackedMatrix& packed, std::span<std::byte> scales) const override {
+    const std::span<const std::byte> stored = packed.scales.bytes();
     CHECK(scales.size() == stored.size());
     std::copy(stored.begin(), stored.end(), scales.begin());
     return OkStatus();
   }
 
-  int64_t KvPageBytes(int64_t num_kv_heads, int64_t head_dim) const override {
-    return num_kv_heads * KvLayout{head_dim}.HeadElems() * int64_t{sizeof(uint16_t)};
+  int64_t KvPageBytes(const KvShape& shape) const override {
+    return shape.num_kv_heads * KvLayout{shape.head_dim, shape.ValueDim()}.HeadElems() *
+           int64_t{sizeof(uint16_t)};
   }
 
   Status Embed(const EmbedArgs& args) override {
@@ -125,16 +127,45 @@ class CpuBackend final : public Backend {
     return OkStatus();
   }
 
+  Status Copy(const CopyArgs& args) override {
+    CheckArgs(args, DType::kBf16);
+    ForRows(args.y.rows, args.y.cols, [&](int64_t r) {
+      std::memcpy(Bf16Row(args.y, r), Bf16Row(args.x, r),
+                  static_cast<size_t>(args.y.cols) * sizeof(uint16_t));
+    });
+    return OkStatus();
+  }
+
+  Status GroupedLinear(const GroupedLinearArgs& args) override {
+    CheckArgs(args, DType::kBf16);
+    return linear_.RunGrouped(args);
+  }
+
+  Status Route(const RouteArgs& args) override {
+    CheckArgs(args, DType::kBf16);
+    return Unsupported("Route on {}", name());
+  }
+
+  Status SortByExpert(const SortByExpertArgs& args) override {
+    octavo::SortByExpert(args);
+    return OkStatus();
+  }
+
+  Status Combine(const CombineArgs& args) override {
+    CheckArgs(args, DType::kBf16);
+    return Unsupported("Combine on {}", name());
+  }
+
   Status KvStore(const KvStoreArgs& args) override {
     CheckArgs(args, DType::kBf16);
-    CHECK(args.kv.page_bytes == KvPageBytes(args.kv.num_kv_heads, args.kv.head_dim));
+    CHECK(args.kv.page_bytes == KvPageBytes(args.kv.shape));
     attention_.Store(args);
     return OkStatus();
   }
 
   Status Attention(const AttentionArgs& args) override {
     CheckArgs(args, DType::kBf16);
-    CHECK(args.kv.page_bytes == KvPageBytes(args.kv.num_kv_heads, args.kv.head_dim));
+    CHECK(args.kv.page_bytes == KvPageBytes(args.kv.shape));
     const ScopedFlushSubnormals flush;
     return attention_.Run(args);
   }

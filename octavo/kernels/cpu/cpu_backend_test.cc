@@ -248,7 +248,7 @@ TEST_P(CpuPathOps, UnpackIsTheInverseOfPack) {
         const auto band = canonical.subspan(static_cast<size_t>(first * shape.in * elem_bytes));
         EXPECT_TRUE(std::equal(codes.begin(), codes.end(), band.begin(), band.end()));
       }
-      std::vector<float> scales(weight.canonical().scales.size());
+      std::vector<std::byte> scales(weight.canonical().scales.size());
       ASSERT_TRUE(backend->UnpackScales(packed, scales).ok());
       EXPECT_TRUE(std::equal(scales.begin(), scales.end(), weight.canonical().scales.begin()));
     }
@@ -393,9 +393,9 @@ TestActivations RunAttention(Backend* backend, const AttentionShape& shape,
       page = --next;
     }
   }
-  const int64_t page_bytes = backend->KvPageBytes(shape.num_kv_heads, shape.head_dim);
+  const int64_t page_bytes = backend->KvPageBytes({shape.num_kv_heads, shape.head_dim});
   std::vector<std::byte> pages(static_cast<size_t>(num_pages * page_bytes));
-  const KvLayer kv{pages.data(), page_bytes, num_pages, shape.num_kv_heads, shape.head_dim};
+  const KvLayer kv{pages.data(), page_bytes, num_pages, {shape.num_kv_heads, shape.head_dim}};
 
   const int64_t kv_width = shape.num_kv_heads * shape.head_dim;
   std::vector<Segment> last;

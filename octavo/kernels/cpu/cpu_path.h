@@ -95,6 +95,7 @@ class LinearOp {
   LinearOp(const CpuPath& path, ThreadPool* pool);
   Status Reserve(int64_t max_tokens, int64_t max_width);
   Status Run(const LinearArgs& args);
+  Status RunGrouped(const GroupedLinearArgs& args);
 
  private:
   struct WorkerScratch {

@@ -41,10 +41,11 @@ inline constexpr int64_t Fp8PanelByte(int64_t k, int64_t n) {
 //   V: panels of 16 dims over the 32 tokens (tokens are the depth of PV: one tile)
 struct KvLayout {
   int64_t head_dim = 0;
+  int64_t value_dim = 0;
 
   constexpr int64_t KeyDepth() const { return RoundUp(head_dim, kTileDepth); }
   constexpr int64_t KeyPanelElems() const { return KeyDepth() * kPanelCols; }
-  constexpr int64_t NumValuePanels() const { return NumPanels(head_dim); }
+  constexpr int64_t NumValuePanels() const { return NumPanels(value_dim); }
   constexpr int64_t ValuesOffset() const { return 2 * KeyPanelElems(); }
   constexpr int64_t HeadElems() const { return ValuesOffset() + NumValuePanels() * kTileElems; }
   // Where dim d of token t (0..31 within the page) lies.

@@ -287,4 +287,8 @@ Status LinearOp::Run(const LinearArgs& args) {
   return OkStatus();
 }
 
+Status LinearOp::RunGrouped(const GroupedLinearArgs& /*args*/) {
+  return Unsupported("GroupedLinear on {}", path_.name);
+}
+
 }  // namespace octavo::cpu

@@ -66,6 +66,10 @@ Status PackPanels(const CanonicalMatrix& canonical, PackedMatrix* packed) {
   made.format = canonical.format;
   made.rows = canonical.rows;
   made.cols = canonical.cols;
+  made.tensor_scale = canonical.tensor_scale;
+  made.tensor_scale_divides = canonical.tensor_scale_divides;
+  made.input = canonical.input;
+  made.input_scale = canonical.input_scale;
   ASSIGN_OR_RETURN(made.scales,
                    Buffer::AllocateHost(static_cast<int64_t>(canonical.scales.size_bytes())));
   if (!canonical.scales.empty()) {

@@ -196,7 +196,8 @@ TEST(ReferenceLinear, StaysWithinItsRoundingsOfTheExactResult) {
           const auto at = static_cast<size_t>(n * kIn + k);
           const double w =
               is_fp8 ? double{E4m3ToFloat(static_cast<uint8_t>(codes[at]))} *
-                           double{weight.canonical().scales[static_cast<size_t>(k / 128)]}
+                           double{reinterpret_cast<const float*>(
+                               weight.canonical().scales.data())[k / 128]}
                      : double{Bf16ToFloat(reinterpret_cast<const uint16_t*>(codes.data())[at])};
           sum += w * double{x.At(t, k)};
           magnitudes += std::fabs(w * double{x.At(t, k)});
@@ -216,9 +217,9 @@ TEST(ReferenceAttention, OfOneKeyIsItsValueAndOfEqualKeysTheirMean) {
     const auto backend = MakeReferenceBackend(recipe, 1);
     const DType dtype = backend->activation_dtype();
     constexpr int64_t kDim = 16;
-    const int64_t page_bytes = backend->KvPageBytes(1, kDim);
+    const int64_t page_bytes = backend->KvPageBytes({1, kDim});
     std::vector<std::byte> pages(static_cast<size_t>(2 * page_bytes));
-    const KvLayer kv{pages.data(), page_bytes, 2, 1, kDim};
+    const KvLayer kv{pages.data(), page_bytes, 2, {1, kDim}};
     constexpr int64_t kTokens = 34;  // Across a page border.
     TestActivations q(dtype, kTokens, 2 * kDim);
     TestActivations k(dtype, kTokens, kDim);
