@@ -16,7 +16,6 @@
 #include "octavo/convert/stored_check.h"
 #include "octavo/convert/stored_values.h"
 #include "octavo/convert/transform.h"
-#include "octavo/formats/bf16_span.h"
 #include "octavo/formats/e4m3.h"
 #include "octavo/formats/e8m0.h"
 #include "octavo/formats/format.h"
@@ -204,8 +203,7 @@ Result<QuantizationError> StepWorker::Encode(const ConvertStep& step, const Step
 
 Status StepWorker::Keep(const ConvertStep& step, const RowRange& rows, PutBytes put) {
   const ConstTensorView bf16 = reader_.ReadBf16(step.source, rows);
-  const auto count = static_cast<size_t>(NumElements(bf16.shape));
-  if (CountNonFinite({reinterpret_cast<const uint16_t*>(bf16.data), count}).count != 0) {
+  if (CountNonFinite(bf16).count != 0) {
     return UnfitSourceError(*step.row, step.source, /*direct=*/false);
   }
   const int64_t row_bytes = step.source.cols * DTypeBytes(step.source.codes.dtype);
@@ -216,8 +214,7 @@ Status StepWorker::Keep(const ConvertStep& step, const RowRange& rows, PutBytes 
 
 Status StepWorker::Decode(const ConvertStep& step, const RowRange& rows, PutBytes put) {
   const ConstTensorView bf16 = reader_.ReadBf16(step.source, rows);
-  const auto count = static_cast<size_t>(NumElements(bf16.shape));
-  if (CountNonFinite({reinterpret_cast<const uint16_t*>(bf16.data), count}).count != 0) {
+  if (CountNonFinite(bf16).count != 0) {
     return UnfitSourceError(*step.row, step.source, /*direct=*/false);
   }
   return put(0, rows.begin * step.source.cols * DTypeBytes(DType::kBf16), bf16.Bytes());

@@ -13,7 +13,6 @@
 #include "octavo/formats/e4m3.h"
 #include "octavo/formats/e8m0.h"
 #include "octavo/formats/format.h"
-#include "octavo/formats/fp8_block.h"
 #include "octavo/policy/precision_table.h"
 
 namespace octavo {

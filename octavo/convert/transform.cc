@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
-#include <bit>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -20,7 +20,6 @@
 #include "octavo/convert/source.h"
 #include "octavo/convert/stored_check.h"
 #include "octavo/convert/stored_values.h"
-#include "octavo/formats/bf16_span.h"
 #include "octavo/formats/format.h"
 #include "octavo/formats/nvfp4.h"
 #include "octavo/formats/quantize.h"
@@ -28,23 +27,6 @@
 
 namespace octavo {
 namespace {
-
-// NaN and infinite values of BF16 or F32, from `first_idx` on.
-NonFiniteCount CountNonFiniteIn(const ConstTensorView& values) {
-  const auto count = static_cast<size_t>(NumElements(values.shape));
-  if (values.dtype == DType::kBf16) {
-    return CountNonFinite({reinterpret_cast<const uint16_t*>(values.data), count});
-  }
-  const std::span<const float> floats = {reinterpret_cast<const float*>(values.data), count};
-  NonFiniteCount bad;
-  for (size_t i = 0; i < floats.size(); ++i) {
-    if ((std::bit_cast<uint32_t>(floats[i]) & 0x7F800000U) == 0x7F800000U) {
-      bad.first_idx = bad.count == 0 ? static_cast<int64_t>(i) : bad.first_idx;
-      ++bad.count;
-    }
-  }
-  return bad;
-}
 
 // Calls body(rows, reader) for every piece, on the pool when there is one. False when a call
 // returned false.
@@ -112,7 +94,7 @@ Result<std::vector<OwnedTensor>> AllocateStored(const std::vector<StoredTensorSp
 bool KeepBf16(const WeightSource& source, ThreadPool* pool, std::span<uint16_t> out) {
   return ForEachPiece(source, pool, [&](const RowRange& rows, SourceRows& reader) {
     const ConstTensorView values = reader.ReadBf16(source, rows);
-    if (CountNonFiniteIn(values).count != 0) {
+    if (CountNonFinite(values).count != 0) {
       return false;
     }
     std::memcpy(out.data() + rows.begin * source.cols, values.data,
@@ -161,7 +143,7 @@ Status UnfitSourceError(const PrecisionRow& row, const WeightSource& source, boo
   int64_t first_idx = -1;
   for (const RowRange& rows : PiecesOf(source.rows, source.cols)) {
     const NonFiniteCount bad =
-        CountNonFiniteIn(wide ? reader.Read(source, rows, direct) : reader.ReadBf16(source, rows));
+        CountNonFinite(wide ? reader.Read(source, rows, direct) : reader.ReadBf16(source, rows));
     if (count == 0 && bad.count > 0) {
       first_idx = rows.begin * source.cols + bad.first_idx;
     }
@@ -179,7 +161,7 @@ Status CheckWeight(const PrecisionRow& row, const ConstTensorView& source, Threa
   RETURN_IF_ERROR(CheckSource(row, source));
   const WeightSource values = PlainSource(source);
   const bool finite = ForEachPiece(values, pool, [&](const RowRange& rows, SourceRows& reader) {
-    return CountNonFiniteIn(reader.ReadBf16(values, rows)).count == 0;
+    return CountNonFinite(reader.ReadBf16(values, rows)).count == 0;
   });
   if (finite) {
     return OkStatus();
@@ -198,7 +180,7 @@ Result<float> SourceAmax(const PrecisionRow& row, const WeightSource& source,
                                        ? reader.ReadBf16(source, rows)
                                        : reader.Read(source, rows, options.direct);
     const float piece_amax = Amax(values);
-    if (!CheckFiniteValues(values).ok()) {
+    if (!std::isfinite(piece_amax)) {
       return false;
     }
     const std::lock_guard lock(mutex);

@@ -29,7 +29,6 @@
 #include "octavo/formats/bf16.h"
 #include "octavo/formats/bf16_span.h"
 #include "octavo/formats/format.h"
-#include "octavo/formats/fp8_block.h"
 #include "octavo/formats/quantize.h"
 #include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/precision_table.h"
@@ -106,11 +105,10 @@ TEST(TransformWeight, GivesTheTensorsOfTheTable) {
 
   std::vector<uint8_t> expected_codes(values.size());
   std::vector<float> expected_scales(6);
-  ASSERT_TRUE(EncodeFp8BlockScalar({.rows = 130,
-                                    .cols = 260,
-                                    .values = values,
-                                    .codes = expected_codes,
-                                    .scales = expected_scales})
+  ASSERT_TRUE(QuantizeScalar({.format = WeightFormat::kFp8,
+                              .values = View(DType::kBf16, row.shape, values),
+                              .codes = expected_codes,
+                              .scales = std::as_writable_bytes(std::span(expected_scales))})
                   .ok());
   EXPECT_EQ(std::memcmp(codes.bytes.data(), expected_codes.data(), expected_codes.size()), 0);
   EXPECT_TRUE(std::ranges::equal(scales.bytes.As<float>(), expected_scales));

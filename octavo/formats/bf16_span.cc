@@ -1,20 +1,14 @@
 #include "octavo/formats/bf16_span.h"
 
 #include <bit>
-#include <cstddef>
 #include <cstdint>
 #include <span>
 
 #include "octavo/base/check.h"
 #include "octavo/base/float_env.h"
-#include "octavo/formats/fp8_block_simd.h"
+#include "octavo/formats/bf16_span_simd.h"
 
 namespace octavo {
-namespace {
-
-constexpr uint16_t kBf16Infinity = 0x7F80;
-
-}  // namespace
 
 float F16ToFloat(uint16_t bits) {
   const uint32_t sign = uint32_t{bits & 0x8000U} << 16;
@@ -40,20 +34,6 @@ void RoundF16ToBf16(std::span<const uint16_t> in, std::span<uint16_t> out) {
   CHECK(in.size() == out.size());
   const ScopedIeeeSubnormals guard;
   simd::RoundF16ToBf16(in, out);
-}
-
-NonFiniteCount CountNonFinite(std::span<const uint16_t> values) {
-  NonFiniteCount result;
-  if (simd::MaxMagnitudeBits(values) < kBf16Infinity) {
-    return result;
-  }
-  for (size_t i = 0; i < values.size(); ++i) {
-    if ((values[i] & 0x7FFFU) >= kBf16Infinity) {
-      result.first_idx = result.count == 0 ? static_cast<int64_t>(i) : result.first_idx;
-      ++result.count;
-    }
-  }
-  return result;
 }
 
 }  // namespace octavo

@@ -1,6 +1,5 @@
 #pragma once
-// Whole spans of BF16: rounding into it, and the search for values that are not finite. The SIMD
-// paths equal the scalar functions of bf16.h bit for bit.
+// Whole spans rounded to BF16. The SIMD paths equal the scalar functions of bf16.h bit for bit.
 
 #include <cstdint>
 #include <span>
@@ -15,12 +14,5 @@ float F16ToFloat(uint16_t bits);
 void RoundF32ToBf16(std::span<const float> in, std::span<uint16_t> out);
 // The same from F16 bits: exact up to the rounding from 11 to 8 significant bits.
 void RoundF16ToBf16(std::span<const uint16_t> in, std::span<uint16_t> out);
-
-// The BF16 values that are NaN or infinite.
-struct NonFiniteCount {
-  int64_t count = 0;
-  int64_t first_idx = -1;  // Position of the first one; -1 when there is none.
-};
-NonFiniteCount CountNonFinite(std::span<const uint16_t> values);
 
 }  // namespace octavo

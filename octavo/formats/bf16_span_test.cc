@@ -1,5 +1,5 @@
 // Method: F16 against its formula over all 65,536 bit patterns, FP32 rounding against the two
-// neighbouring BF16 values compared in FP64. The vector paths are in fp8_block_simd_test.cc.
+// neighbouring BF16 values compared in FP64; then every vector path against the scalar functions.
 
 #include "octavo/formats/bf16_span.h"
 
@@ -7,11 +7,15 @@
 
 #include <bit>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <random>
+#include <vector>
 
+#include "octavo/base/float_env.h"
 #include "octavo/formats/bf16.h"
 #include "octavo/formats/format.h"
+#include "octavo/formats/format_simd_test_support.h"
 
 namespace octavo {
 namespace {
@@ -57,6 +61,41 @@ TEST(Bf16, OverflowsToInfinityAndKeepsNan) {
   EXPECT_EQ(FloatToBf16(std::bit_cast<float>(0x7F7F7FFFU)), 0x7F7F);
   EXPECT_EQ(FloatToBf16(std::bit_cast<float>(0x7F800001U)), 0x7FC0);  // A payload that rounds away.
   EXPECT_EQ(FloatToBf16(std::bit_cast<float>(0xFFFFFFFFU)), 0xFFFF);
+}
+
+TEST(Bf16SpanSimd, RoundsEveryF16AsTheScalarPath) {
+  std::vector<uint16_t> in(65536 + 7);
+  for (size_t i = 0; i < in.size(); ++i) {
+    in[i] = static_cast<uint16_t>(i);
+  }
+  ForEachTarget([&] {
+    const ScopedFlushSubnormals guard;
+    std::vector<uint16_t> out(in.size());
+    RoundF16ToBf16(in, out);
+    const ScopedIeeeSubnormals ieee;
+    for (size_t i = 0; i < in.size(); ++i) {
+      ASSERT_EQ(out[i], FloatToBf16(F16ToFloat(in[i]))) << i;
+    }
+  });
+}
+
+// The upper half takes every value and the lower half every kind of tie.
+TEST(Bf16SpanSimd, RoundsF32AsTheScalarPath) {
+  std::vector<float> in;
+  for (uint32_t upper = 0; upper < 65536; ++upper) {
+    for (const uint32_t lower : {0U, 1U, 0x7FFFU, 0x8000U, 0x8001U, 0xFFFFU}) {
+      in.push_back(std::bit_cast<float>((upper << 16) | lower));
+    }
+  }
+  in.push_back(1.0F);  // A length that leaves a tail.
+  ForEachTarget([&] {
+    const ScopedFlushSubnormals guard;
+    std::vector<uint16_t> out(in.size());
+    RoundF32ToBf16(in, out);
+    for (size_t i = 0; i < in.size(); ++i) {
+      ASSERT_EQ(out[i], FloatToBf16(in[i])) << i;
+    }
+  });
 }
 
 TEST(WeightFormat, NamesAreReadBack) {

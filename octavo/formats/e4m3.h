@@ -11,6 +11,7 @@
 #include <bit>
 #include <cstdint>
 #include <limits>
+#include <span>
 
 namespace octavo {
 
@@ -57,6 +58,9 @@ inline constexpr float E4m3ToFloat(uint8_t code) {
 }
 
 inline constexpr bool IsE4m3NaN(uint8_t code) { return (code & 0x7FU) == 0x7FU; }
+
+// True when one of the codes is NaN, which no encode writes for finite input.
+bool HasNaNCode(std::span<const uint8_t> codes);
 
 static_assert(FloatToE4m3(464.0F) == 0x7E && E4m3ToFloat(0x7E) == kE4m3Max);
 static_assert(FloatToE4m3(-0.0F) == 0x80);

@@ -107,6 +107,23 @@ TEST(E4m3, MatchesThePublishedVectors) {
   }
 }
 
+TEST(E4m3, FindsTheOnlyNaNCodeAtEveryPosition) {
+  for (const size_t length : {1U, 8U, 9U, 31U}) {
+    for (unsigned other = 0; other < 256; ++other) {
+      std::vector<uint8_t> codes(length, static_cast<uint8_t>(other));
+      ASSERT_EQ(HasNaNCode(codes), other == 0x7F || other == 0xFF) << other;
+    }
+    std::vector<uint8_t> codes(length, 0xFE);
+    for (size_t i = 0; i < length; ++i) {
+      codes[i] = i % 2 != 0 ? 0x7F : 0xFF;
+      EXPECT_TRUE(HasNaNCode(codes)) << i;
+      codes[i] = 0xFE;
+    }
+    EXPECT_FALSE(HasNaNCode(codes));
+  }
+  EXPECT_FALSE(HasNaNCode({}));
+}
+
 TEST(E4m3, DoesNotDependOnTheSubnormalModeOfTheThread) {
   const ScopedFlushSubnormals guard;
   for (uint32_t bits = 0; bits < 65536; ++bits) {

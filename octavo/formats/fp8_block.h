@@ -41,40 +41,13 @@ inline constexpr float Fp8BlockUe8m0Scale(float amax) {
   return E8m0ToFloat(FloatToE8m0RoundUp(scale));
 }
 
-// A BF16 matrix [rows, cols] to codes [rows, cols] and scales [blocks(rows), blocks(cols)].
 struct Fp8BlockEncodeArgs {
   int64_t rows = 0;
   int64_t cols = 0;
-  std::span<const uint16_t> values;  // BF16 bits, row-major. Never written.
+  std::span<const uint16_t> values;
   std::span<uint8_t> codes;
   std::span<float> scales;
 };
-
-// The SIMD path, equal to EncodeFp8BlockScalar bit for bit. A band of whole block rows may be
-// encoded by itself: the result does not depend on how a matrix is cut at multiples of 128 rows.
-// Errors: kInvalidArgument when a span has another length, or when a value is NaN or infinite (the
-// message gives the count and the first index [n, k]; outputs are then unspecified).
-// Thread-safe; allocates nothing on success.
 [[nodiscard]] Status EncodeFp8Block(const Fp8BlockEncodeArgs& args);
-[[nodiscard]] Status EncodeFp8BlockScalar(const Fp8BlockEncodeArgs& args);
-
-// Errors: kInvalidArgument with the count of NaN and infinite values and the index [n, k] of the
-// first, for rows of `cols` values.
-[[nodiscard]] Status CheckFinite(std::span<const uint16_t> values, int64_t cols);
-
-// True when a code is one of E4M3's two NaNs, which no encode writes for finite input.
-bool HasNaNCode(std::span<const uint8_t> codes);
-
-// values[n, k] = BF16(code * scale), rounded once to nearest even. A NaN code gives a NaN.
-// Errors: kInvalidArgument when a span has another length. Thread-safe.
-struct Fp8BlockDecodeArgs {
-  int64_t rows = 0;
-  int64_t cols = 0;
-  std::span<const uint8_t> codes;
-  std::span<const float> scales;
-  std::span<uint16_t> values;
-};
-[[nodiscard]] Status DecodeFp8Block(const Fp8BlockDecodeArgs& args);
-[[nodiscard]] Status DecodeFp8BlockScalar(const Fp8BlockDecodeArgs& args);
 
 }  // namespace octavo

@@ -24,11 +24,18 @@ int64_t ScaleBytes(WeightFormat format, int64_t rows, int64_t cols);
 
 // --- The scale of a tensor ----------------------------------------------------------------------
 
-// The largest magnitude of BF16 or F32 `values` (any shape), 0 for none. NaN and infinity are the
-// caller's to refuse (CheckFiniteValues). Thread-safe; SIMD, equal to the scalar one.
+// The largest magnitude of BF16 or F32 `values` (any shape), 0 for none. It is not finite when one
+// of them is not, which is the caller's to refuse. Thread-safe; SIMD, equal to the scalar one.
 float Amax(const ConstTensorView& values);
 float AmaxScalar(const ConstTensorView& values);
 
+// The NaN and infinite ones among BF16 or F32 `values`, by their position in row-major order.
+// Thread-safe; when there are none it costs one Amax.
+struct NonFiniteCount {
+  int64_t count = 0;
+  int64_t first_idx = -1;  // -1 when there is none.
+};
+NonFiniteCount CountNonFinite(const ConstTensorView& values);
 // Errors: kInvalidArgument with the count of NaN and infinite BF16 or F32 values, and the index of
 // the first.
 [[nodiscard]] Status CheckFiniteValues(const ConstTensorView& values);

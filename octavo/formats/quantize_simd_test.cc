@@ -83,7 +83,7 @@ TEST(QuantizeSimd, EqualsTheScalarPathOnFullPrecision) {
 TEST(QuantizeSimd, EveryPairOfMantissasGivesTheScalarCodes) {
   for (const WeightFormat format : {WeightFormat::kFp8, WeightFormat::kFp8Ue8m0,
                                     WeightFormat::kFp8Channel, WeightFormat::kFp8Tensor}) {
-    for (const uint32_t exponent : {95U, 118U, 254U}) {
+    for (const uint32_t exponent : {95U, 96U, 118U, 127U, 253U, 254U}) {
       for (uint32_t mantissa = 0; mantissa < 128; ++mantissa) {
         const uint32_t amax = (exponent << 7) | mantissa;
         Bf16Matrix matrix = {24, 128, std::vector<uint16_t>(size_t{24} * 128)};
@@ -147,6 +147,23 @@ TEST(QuantizeSimd, Nvfp4GroupScalesHoldForEveryTensorAmax) {
             << amax;
       });
     }
+  }
+}
+
+// Subnormal BF16 under the floor scale, and the signs of zeros.
+TEST(QuantizeSimd, SubnormalsUnderTheFloorKeepTheirSigns) {
+  Bf16Matrix matrix = {2, 256, {}};
+  for (uint32_t i = 0; i < 512; ++i) {
+    matrix.values.push_back(static_cast<uint16_t>((i / 2) | (i % 2 != 0 ? 0x8000U : 0U)));
+  }
+  for (const WeightFormat format : {WeightFormat::kFp8, WeightFormat::kFp8Ue8m0,
+                                    WeightFormat::kFp8Channel, WeightFormat::kFp8Tensor}) {
+    ForEachTarget([&] {
+      const TestCodes out = Encode(Quantize, format, matrix);
+      for (size_t i = 0; i < out.codes.size(); ++i) {
+        ASSERT_EQ(out.codes[i], i % 2 != 0 ? 0x80 : 0x00) << i;
+      }
+    });
   }
 }
 
@@ -275,6 +292,28 @@ TEST(MeasureSimd, EqualsTheScalarPathToTheLastBit) {
         }
       }
     }
+  });
+}
+
+TEST(QuantizeSimd, CountNonFiniteFindsTheOnlyBadValueAtEveryPosition) {
+  ForEachTarget([] {
+    for (const int64_t length : {1, 31, 64, 67, 129}) {
+      Bf16Matrix matrix = {1, length, std::vector<uint16_t>(static_cast<size_t>(length), 0xFF7F)};
+      EXPECT_EQ(CountNonFinite(matrix.View()).count, 0);
+      EXPECT_EQ(CountNonFinite(matrix.View()).first_idx, -1);
+      int64_t position = 0;
+      for (uint16_t& value : matrix.values) {
+        value = 0xFF80;
+        for (const NonFiniteCount found :
+             {CountNonFinite(matrix.View()), CountNonFinite(Widened(matrix).View())}) {
+          EXPECT_EQ(found.count, 1);
+          EXPECT_EQ(found.first_idx, position);
+        }
+        value = 0xFF7F;
+        ++position;
+      }
+    }
+    EXPECT_EQ(CountNonFinite(Bf16Matrix{0, 7, {}}.View()).count, 0);
   });
 }
 

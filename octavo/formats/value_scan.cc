@@ -1,4 +1,4 @@
-// Amax and CheckFiniteValues of quantize.h.
+// Amax, CountNonFinite and CheckFiniteValues of quantize.h.
 
 #include <algorithm>
 #include <bit>
@@ -42,14 +42,9 @@ uint32_t MaxMagnitudeBits(std::span<const T> values) {
   return max;
 }
 
-struct NonFinite {
-  int64_t count = 0;
-  int64_t first_idx = 0;
-};
-
 template <typename T>
-NonFinite FindNonFinite(std::span<const T> values) {
-  NonFinite found;
+NonFiniteCount CountNonFiniteIn(std::span<const T> values) {
+  NonFiniteCount found;
   for (size_t i = 0; i < values.size(); ++i) {
     if (MagnitudeBits(values[i]) >= kInfinityBits) {
       found.first_idx = found.count == 0 ? static_cast<int64_t>(i) : found.first_idx;
@@ -83,12 +78,19 @@ float Amax(const ConstTensorView& values) {
   return std::bit_cast<float>(simd::MaxMagnitudeBits(values));
 }
 
-Status CheckFiniteValues(const ConstTensorView& values) {
+NonFiniteCount CountNonFinite(const ConstTensorView& values) {
   if (std::bit_cast<uint32_t>(Amax(values)) < kInfinityBits) {
+    return {};
+  }
+  return values.dtype == DType::kF32 ? CountNonFiniteIn(Elements<float>(values))
+                                     : CountNonFiniteIn(Elements<uint16_t>(values));
+}
+
+Status CheckFiniteValues(const ConstTensorView& values) {
+  const NonFiniteCount found = CountNonFinite(values);
+  if (found.count == 0) {
     return OkStatus();
   }
-  const NonFinite found = values.dtype == DType::kF32 ? FindNonFinite(Elements<float>(values))
-                                                      : FindNonFinite(Elements<uint16_t>(values));
   return InvalidArgument("expected finite values, got {} NaN or infinite, the first at {}",
                          found.count, ShapeString(Unravel(found.first_idx, values.shape)));
 }
