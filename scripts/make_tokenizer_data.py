@@ -480,8 +480,13 @@ def optional(text, default):
     return varint(len(text.encode()) + 1) + text.encode()
 
 
-def write_ids(name, path, lines):
-    tokenizer = Tokenizer.from_file(str(path))
+def write_lines(name, lines):
+    (OUT / name).write_bytes(
+        varint(len(lines)) + b"".join(varint(len(line)) + line for line in lines)
+    )
+
+
+def write_ids(name, tokenizer, lines):
     (probe,) = tokenizer.encode("x", add_special_tokens=False).ids
     around = tokenizer.encode("x", add_special_tokens=True).ids
     before, behind = around[: around.index(probe)], around[around.index(probe) + 1 :]
@@ -505,7 +510,7 @@ def fnv1a(ids):
     return value
 
 
-def write_long_runs(paths):
+def write_long_runs(out_name, paths):
     runs = [
         (" ", 1000000, "x"),
         ("\n", 1000000, ""),
@@ -522,7 +527,7 @@ def write_long_runs(paths):
         ("<|im_end|>", 50000, "<|im_end|"),
         ("'s", 300000, ""),
     ]
-    with open(OUT / "long_runs.txt", "w", encoding="ascii") as file:
+    with open(OUT / out_name, "w", encoding="ascii") as file:
         for name, path in paths.items():
             tokenizer = Tokenizer.from_file(str(path))
             for unit, count, tail in runs:
@@ -543,17 +548,15 @@ def main():
         train_sample()
         train_split()
     lines = make_lines()
-    (OUT / "lines.bin").write_bytes(
-        varint(len(lines)) + b"".join(varint(len(line)) + line for line in lines)
-    )
+    write_lines("lines.bin", lines)
     paths = {
         "abacus": ABACUS,
         "sample": OUT / "sample_tokenizer.json",
         "split": OUT / "split_tokenizer.json",
     }
     for name, path in paths.items():
-        write_ids(name, path, lines)
-    write_long_runs(paths)
+        write_ids(name, Tokenizer.from_file(str(path)), lines)
+    write_long_runs("long_runs.txt", paths)
     print(f"{len(lines)} lines, {sum(map(len, lines))} bytes")
 
 

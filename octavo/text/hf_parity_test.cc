@@ -1,7 +1,9 @@
 // Method: tests/data/text holds 5,478 lines of many scripts, emoji, control characters, malformed
 // bytes and added tokens, with the ids and texts that HF `tokenizers` 0.23.3 gives for each by
-// three tokenizers (scripts/make_tokenizer_data.py says how they were made). Every id and every
-// byte must be equal. Texts of 1 MB are kept as a recipe and a hash.
+// three tokenizers (scripts/make_tokenizer_data.py says how they were made), and 2,552 lines of
+// digits, CJK mixes, line ends and added tokens for three more that are built as those of Llama 3
+// and DeepSeek-V2 and V3 (scripts/make_model_tokenizer_data.py). Every id and every byte must be
+// equal. Texts of 1 MB are kept as a recipe and a hash.
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -23,11 +25,20 @@
 namespace octavo {
 namespace {
 
-// Name and tokenizer.
-const std::map<std::string, std::string> kCorpora = {
-    {"abacus", "models/abacus-dense/tokenizer.json"},
-    {"sample", "tests/data/text/sample_tokenizer.json"},
-    {"split", "tests/data/text/split_tokenizer.json"},
+struct Corpus {
+  std::string path;  // Of a tokenizer.json, or of a folder.
+  std::string lines;
+  size_t num_lines_min;
+};
+
+// By name.
+const std::map<std::string, Corpus> kCorpora = {
+    {"abacus", {"models/abacus-dense/tokenizer.json", "lines.bin", 5000}},
+    {"sample", {"tests/data/text/sample_tokenizer.json", "lines.bin", 5000}},
+    {"split", {"tests/data/text/split_tokenizer.json", "lines.bin", 5000}},
+    {"llama3", {"tests/data/text/llama3", "hard_lines.bin", 2500}},
+    {"deepseek_v2", {"tests/data/text/deepseek_v2", "hard_lines.bin", 2500}},
+    {"deepseek_v3", {"tests/data/text/deepseek_v3", "hard_lines.bin", 2500}},
 };
 
 // Reads the layout that make_tokenizer_data.py describes.
@@ -79,8 +90,8 @@ struct ExpectedCorpus {
   std::vector<Expected> lines;
 };
 
-std::vector<std::string> ReadLines() {
-  DataReader reader("tests/data/text/lines.bin");
+std::vector<std::string> ReadLines(const std::string& name) {
+  DataReader reader("tests/data/text/" + name);
   std::vector<std::string> lines(reader.Varint());
   for (std::string& line : lines) line = reader.Bytes(reader.Varint());
   EXPECT_TRUE(reader.AtEnd());
@@ -105,7 +116,8 @@ ExpectedCorpus ReadExpected(const std::string& name, const std::vector<std::stri
 }
 
 Tokenizer LoadOrDie(const std::string& path) {
-  Result<Tokenizer> tokenizer = Tokenizer::Load(path);
+  Result<Tokenizer> tokenizer =
+      path.ends_with(".json") ? Tokenizer::Load(path) : Tokenizer::LoadFolder(path);
   EXPECT_TRUE(tokenizer.has_value()) << tokenizer.error().message();
   return *std::move(tokenizer);
 }
@@ -113,12 +125,13 @@ Tokenizer LoadOrDie(const std::string& path) {
 class HfParity : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
-    lines_ = ReadLines();
+    const Corpus& corpus = kCorpora.at(GetParam());
+    lines_ = ReadLines(corpus.lines);
     expected_ = ReadExpected(GetParam(), lines_);
-    ASSERT_GE(lines_.size(), 5000u);
+    ASSERT_GE(lines_.size(), corpus.num_lines_min);
   }
 
-  Tokenizer tokenizer_ = LoadOrDie(kCorpora.at(GetParam()));
+  Tokenizer tokenizer_ = LoadOrDie(kCorpora.at(GetParam()).path);
   std::vector<std::string> lines_;
   ExpectedCorpus expected_;
 };
@@ -197,7 +210,9 @@ TEST_P(HfParity, GivesTheSameIdsFromManyThreads) {
   EXPECT_EQ(num_different, std::vector<size_t>(4));
 }
 
-INSTANTIATE_TEST_SUITE_P(AllTokenizers, HfParity, testing::Values("abacus", "sample", "split"),
+INSTANTIATE_TEST_SUITE_P(AllTokenizers, HfParity,
+                         testing::Values("abacus", "sample", "split", "llama3", "deepseek_v2",
+                                         "deepseek_v3"),
                          [](const auto& info) { return info.param; });
 
 uint64_t Fnv1a(const std::vector<int32_t>& ids) {
@@ -233,12 +248,16 @@ std::vector<std::string> Words(std::string_view line, char separator) {
 // One "word", one run of white space, fifty thousand added tokens: neither a match limit nor
 // quadratic time may stand in the way.
 TEST(HfParityOfLongRuns, EncodesMegabytesToTheSameIds) {
-  const Result<std::string> file = ReadTextFile("tests/data/text/long_runs.txt");
-  ASSERT_TRUE(file.has_value()) << file.error().message();
+  std::string runs;
+  for (const std::string name : {"long_runs.txt", "hard_long_runs.txt"}) {
+    const Result<std::string> file = ReadTextFile("tests/data/text/" + name);
+    ASSERT_TRUE(file.has_value()) << file.error().message();
+    runs += *file;
+  }
   int num_runs = 0;
-  for (const auto& [name, path] : kCorpora) {
-    const Tokenizer tokenizer = LoadOrDie(path);
-    for (const std::string& line : Words(*file, '\n')) {
+  for (const auto& [name, corpus] : kCorpora) {
+    const Tokenizer tokenizer = LoadOrDie(corpus.path);
+    for (const std::string& line : Words(runs, '\n')) {
       const std::vector<std::string> fields = Words(line, ' ');
       if (fields.front() != name) continue;
       ASSERT_EQ(fields.size(), 6u) << line;
@@ -251,7 +270,7 @@ TEST(HfParityOfLongRuns, EncodesMegabytesToTheSameIds) {
       ++num_runs;
     }
   }
-  EXPECT_EQ(num_runs, 42);
+  EXPECT_EQ(num_runs, 84);
 }
 
 }  // namespace
