@@ -248,7 +248,7 @@ void Engine::Impl::Publish() {
   const EngineTotals& totals = core_->totals();
   const std::scoped_lock lock(mutex_);
   stats_.num_running = static_cast<int64_t>(scheduler.running().size());
-  stats_.used_tokens = scheduler.NumUsedTokens();
+  stats_.used_tokens = scheduler.num_used_tokens();
   stats_.max_total_tokens = core_->limits().max_total_tokens;
   stats_.max_running_requests = core_->max_running();
   stats_.context_length = core_->limits().context_length;

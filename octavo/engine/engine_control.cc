@@ -115,7 +115,7 @@ void EngineCore::Swap(SwapRequest swap) {
 // made at once and frozen requests go on in place, as the pause promised them (docs/api.md).
 bool EngineCore::CanSwap(const SwapRequest& swap) const {
   return swap.in_flight != InFlight::kDrain || paused_ ||
-         (scheduler_.running().empty() && scheduler_.NumStartedInQueue() == 0);
+         (scheduler_.running().empty() && scheduler_.num_started_in_queue() == 0);
 }
 
 // Running sequences keep their KV, which from now on spans two versions. Prompts that are not
@@ -137,7 +137,7 @@ void EngineCore::ApplySwap(SwapRequest swap) {
   MadeSwap made;
   made.pause_began = stepping_ ? last_step_end_ : EngineClock::now();
   made.report.in_flight =
-      static_cast<int64_t>(scheduler_.running().size()) + scheduler_.NumStartedInQueue();
+      static_cast<int64_t>(scheduler_.running().size()) + scheduler_.num_started_in_queue();
   switch (swap.in_flight) {
     case InFlight::kRetract:
       RetractAll();
@@ -149,7 +149,7 @@ void EngineCore::ApplySwap(SwapRequest swap) {
     case InFlight::kDrain:
     case InFlight::kInPlace:
       KeepInPlace();
-      made.report.retracted = scheduler_.NumStartedInQueue();
+      made.report.retracted = scheduler_.num_started_in_queue();
       break;
   }
   cache_.BumpGeneration();

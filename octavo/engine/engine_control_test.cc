@@ -181,10 +181,10 @@ TEST(Pause, InPlaceFreezesAndResumesWithItsPages) {
   Harness harness;
   const auto sink = harness.Add(Sampled(1, 40, 30));
   harness.Steps(10);
-  const int64_t used = harness.core().scheduler().NumUsedTokens();
+  const int64_t used = harness.core().scheduler().num_used_tokens();
   harness.core().Pause(PauseMode::kInPlace);
   EXPECT_FALSE(harness.Step());
-  EXPECT_EQ(harness.core().scheduler().NumUsedTokens(), used);
+  EXPECT_EQ(harness.core().scheduler().num_used_tokens(), used);
   EXPECT_EQ(FlushNow(harness).code(), StatusCode::kUnavailable);
   harness.core().Continue();
   harness.RunAll();

@@ -36,6 +36,7 @@ struct SwapRequest {
 struct EngineTotals {
   int64_t prompt_tokens = 0;
   int64_t cached_tokens = 0;
+  int64_t computed_tokens = 0;  // Rows of all forward passes.
   int64_t generated_tokens = 0;
   int64_t requests = 0;
   int64_t aborted = 0;

@@ -87,7 +87,7 @@ TEST(EngineCore, EndsAtTheBudgetWithOneSnapshot) {
   EXPECT_TRUE(result.all.new_logprobs.empty());
   EXPECT_GE(result.all.e2e_seconds, result.all.queue_seconds);
   EXPECT_EQ(harness.num_in_flight(), 0);
-  EXPECT_EQ(harness.core().scheduler().NumUsedTokens(), 0);
+  EXPECT_EQ(harness.core().scheduler().num_used_tokens(), 0);
 }
 
 TEST(EngineCore, StopsAtAnEosTokenAndKeepsIt) {

@@ -36,6 +36,8 @@ class PagePool {
   // A page of zero bytes with one reference, or -1 when none is free.
   int32_t Allocate();
   void AddRef(int32_t page);
+  // Makes page `to` a copy of page `from`, in every layer.
+  void CopyPage(int32_t from, int32_t to);
   // Drops a reference; the last one frees the page. Returns how many are left.
   int32_t Release(int32_t page);
 

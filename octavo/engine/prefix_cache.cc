@@ -30,7 +30,8 @@ PrefixCache::PrefixCache(PagePool* pool, bool enabled)
       enabled_(enabled),
       entries_(static_cast<size_t>(pool->num_pages())),
       tokens_(static_cast<size_t>(pool->num_pages() * kPageTokens)),
-      buckets_(std::bit_ceil(2 * static_cast<size_t>(pool->num_pages()) + 1), -1) {}
+      buckets_(std::bit_ceil(2 * static_cast<size_t>(pool->num_pages()) + 1), -1),
+      tail_buckets_(buckets_.size(), -1) {}
 
 std::span<int32_t> PrefixCache::Tokens(int32_t page) {
   return std::span(tokens_).subspan(static_cast<size_t>(page * kPageTokens), kPageTokens);
@@ -46,7 +47,8 @@ uint64_t PrefixCache::Hash(const PageKey& key) const {
   }
   std::memcpy(bytes.data(), &parent_hash, sizeof(parent_hash));
   std::memcpy(bytes.data() + sizeof(parent_hash), key.tokens.data(), key.tokens.size_bytes());
-  return FirstWord(HashBytes(bytes));
+  return FirstWord(
+      HashBytes(std::span(bytes).first(sizeof(parent_hash) + key.tokens.size_bytes())));
 }
 
 int32_t PrefixCache::Find(const PageKey& key, uint64_t hash) {
@@ -104,7 +106,9 @@ void PrefixCache::Forget(int32_t page) {
   }
   entry.cached = false;
   --num_cached_;
-  pool_.Release(page);
+  if (pool_.Release(page) == 0) {
+    UnnameTail(page);
+  }
 }
 
 int32_t PrefixCache::AllocatePage() {
@@ -118,6 +122,8 @@ void PrefixCache::ReleasePage(int32_t page) {
   const int32_t left = pool_.Release(page);
   if (left == 1 && At(page).cached) {
     LinkLru(page);
+  } else if (left == 0) {
+    UnnameTail(page);
   }
 }
 
@@ -173,15 +179,66 @@ int32_t PrefixCache::Insert(const PageKey& key, int32_t page) {
   return page;
 }
 
+int32_t PrefixCache::FindTail(const PageKey& key, uint64_t hash) {
+  for (int32_t page = TailBucket(hash); page >= 0; page = At(page).next_in_tail_bucket) {
+    const Entry& entry = At(page);
+    if (entry.tail_hash == hash && entry.tail_parent == key.parent &&
+        entry.tail_len == static_cast<int32_t>(key.tokens.size()) &&
+        std::ranges::equal(Tokens(page).first(key.tokens.size()), key.tokens) &&
+        (key.parent >= 0 || entry.extra_key == key.extra_key)) {
+      return page;
+    }
+  }
+  return -1;
+}
+
+int32_t PrefixCache::FindTail(const PageKey& key) {
+  return enabled_ && !key.tokens.empty() ? FindTail(key, Hash(key)) : -1;
+}
+
+void PrefixCache::NameTail(const PageKey& key, int32_t page) {
+  if (!enabled_ || key.tokens.empty()) {
+    return;
+  }
+  CHECK(static_cast<int64_t>(key.tokens.size()) < kPageTokens);
+  Entry& entry = At(page);
+  const uint64_t hash = Hash(key);
+  if (entry.tail_len > 0 || FindTail(key, hash) >= 0) {
+    return;
+  }
+  entry.tail_len = static_cast<int32_t>(key.tokens.size());
+  entry.tail_parent = key.parent;
+  entry.tail_hash = hash;
+  entry.extra_key = key.parent < 0 ? key.extra_key : std::string_view();
+  std::ranges::copy(key.tokens, Tokens(page).begin());
+  entry.next_in_tail_bucket = TailBucket(hash);
+  TailBucket(hash) = page;
+}
+
+void PrefixCache::UnnameTail(int32_t page) {
+  Entry& entry = At(page);
+  if (entry.tail_len == 0) {
+    return;
+  }
+  int32_t* link = &TailBucket(entry.tail_hash);
+  while (*link != page) {
+    link = &At(*link).next_in_tail_bucket;
+  }
+  *link = entry.next_in_tail_bucket;
+  entry.tail_len = 0;
+}
+
 void PrefixCache::Clear() {
   std::ranges::fill(buckets_, -1);
+  std::ranges::fill(tail_buckets_, -1);
   lru_head_ = -1;
   lru_tail_ = -1;
   num_evictable_ = 0;
   num_cached_ = 0;
   for (size_t page = 0; page < entries_.size(); ++page) {
-    if (entries_[page].cached) {
-      entries_[page] = Entry();
+    const bool was_cached = entries_[page].cached;
+    entries_[page] = Entry();
+    if (was_cached) {
       pool_.Release(static_cast<int32_t>(page));
     }
   }
@@ -217,6 +274,15 @@ void PrefixCache::CheckInvariants() const {
   for (size_t page = 0; page < entries_.size(); ++page) {
     if (entries_[page].cached) {
       CHECK(entries_[page].num_children == num_children[page]);
+    }
+  }
+  for (size_t page = 0; page < entries_.size(); ++page) {
+    const Entry& entry = entries_[page];
+    if (entry.tail_len > 0) {
+      CHECK(pool_.ref_count(static_cast<int32_t>(page)) > 0);
+      if (entry.tail_parent >= 0) {
+        CHECK(At(entry.tail_parent).cached);
+      }
     }
   }
   int64_t num_listed = 0;

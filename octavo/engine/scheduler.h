@@ -8,12 +8,20 @@
 // youngest running sequence is retracted: it gives its pages back and waits at the front of the
 // queue with everything it has produced, and its KV is computed again later. The oldest sequence
 // is never retracted for another and fits the pool alone, so somebody always gets on.
+//
+// Groups: a sequence whose next page is just being computed by a running one - samples of one
+// prompt that came together, above all - waits for that page and then shares it (PrefixCache). It
+// is the one case in which the queue is overtaken, and it ends: what is waited for runs already,
+// and a younger sequence with the same prefix waits behind. When the one that computes goes, the
+// first that waits takes over where it stopped.
+//
+// What a step costs here follows from what it runs and from max_running, not from how many wait.
 
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <span>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "octavo/engine/page_pool.h"
@@ -63,29 +71,50 @@ class Scheduler {
   void Retract(Sequence* sequence);
   // Takes a sequence out for good and gives its pages back.
   std::unique_ptr<Sequence> Remove(Sequence* sequence);
+  // Nobody shall copy from the sequence's pages: what it computed last may not be finite.
+  void Distrust(const Sequence& sequence);
 
   // Both by arrival, oldest first.
-  const std::vector<std::unique_ptr<Sequence>>& running() const { return running_; }
-  const std::deque<std::unique_ptr<Sequence>>& queue() const { return queue_; }
+  const SequenceList& running() const { return running_; }
+  const SequenceList& queue() const { return queue_; }
   // Null when no sequence has this rid.
   Sequence* Find(std::string_view rid) const;
   // Queued sequences that ran before.
-  int64_t NumStartedInQueue() const;
-  // Tokens whose KV is held by running sequences.
-  int64_t NumUsedTokens() const;
+  int64_t num_started_in_queue() const { return num_started_in_queue_; }
+  // Tokens whose KV is held by running sequences; those that share a page count each.
+  int64_t num_used_tokens() const { return num_used_tokens_; }
   int64_t num_retractions() const { return num_retractions_; }
 
   // CHECKs that pages, references, queue and running list agree with each other.
   void CheckInvariants() const;
 
  private:
+  // A running sequence that computes pages which others may share, and the names of what it
+  // computes next: its next full page, and its prompt's tail.
+  struct Prefill {
+    const Sequence* sequence = nullptr;
+    uint64_t page_hash = 0;
+    uint64_t tail_hash = 0;
+  };
+  enum class Outcome { kAdmitted, kWaits, kNoRoom };
+
   bool EnsureNextPage(Sequence* sequence);
-  bool TryAdmit(Sequence* sequence);
+  Outcome TryAdmit(Sequence* sequence);
+  void Start(Sequence* sequence, EngineClock::time_point now);
   void PlanDecodes();
   void PlanPrefills();
   void PlanAdmissions(Admission admission, EngineClock::time_point now);
   void AddSegment(Sequence* sequence, int64_t num_tokens);
+  void InsertFullPages(Sequence* sequence, int64_t num_before);
+  void CopyTail(Sequence* sequence);
   void ReleasePages(Sequence* sequence);
+
+  void NotePrefill(const Sequence& sequence);
+  const Sequence* FindPrefill(const Sequence& sequence) const;
+  bool StillWaits(Sequence* sequence) const;
+  void CheckSequences() const;
+
+  int64_t num_running() const { return static_cast<int64_t>(running_.size()); }
   int64_t budget() const {
     return options_.chunk_tokens - static_cast<int64_t>(plan_.token_ids.size());
   }
@@ -93,9 +122,13 @@ class Scheduler {
   const SchedulerOptions options_;
   PagePool& pool_;
   PrefixCache& cache_;
-  std::deque<std::unique_ptr<Sequence>> queue_;
-  std::vector<std::unique_ptr<Sequence>> running_;
+  SequenceList queue_;
+  SequenceList running_;
+  std::unordered_map<std::string_view, Sequence*> by_rid_;  // Keys live in the sequences.
   StepPlan plan_;
+  std::vector<Prefill> prefills_;  // Of the step being planned; capacity max_running.
+  int64_t num_started_in_queue_ = 0;
+  int64_t num_used_tokens_ = 0;
   int64_t num_retractions_ = 0;
 };
 

@@ -11,10 +11,9 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <memory>
-#include <optional>
 #include <set>
-#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -22,6 +21,7 @@
 #include "octavo/base/random.h"
 #include "octavo/engine/page_pool.h"
 #include "octavo/engine/prefix_cache.h"
+#include "octavo/engine/scheduler_for_test.h"
 #include "octavo/engine/sequence.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/kernels/ops.h"
@@ -31,15 +31,6 @@ namespace octavo {
 namespace {
 
 using testing::ElementsAre;
-
-std::vector<int32_t> Ids(int32_t first, int64_t count) {
-  std::vector<int32_t> ids;
-  ids.reserve(static_cast<size_t>(count));
-  for (int64_t i = 0; i < count; ++i) {
-    ids.push_back(first + static_cast<int32_t>(i));
-  }
-  return ids;
-}
 
 // --- PagePool -----------------------------------------------------------------------------------
 
@@ -194,56 +185,6 @@ TEST(PrefixCache, IsInertWhenDisabled) {
 
 // --- Scheduler ----------------------------------------------------------------------------------
 
-class SchedulerTest : public testing::Test {
- protected:
-  void Make(int64_t num_pages, const SchedulerOptions& options) {
-    pool_.emplace(num_pages);
-    cache_.emplace(&*pool_, true);
-    scheduler_.emplace(options, &*pool_, &*cache_);
-  }
-
-  Sequence* Add(const std::vector<int32_t>& prompt, int64_t max_new_tokens) {
-    auto sequence = std::make_unique<Sequence>();
-    sequence->arrival = next_arrival_++;
-    sequence->request.rid = std::to_string(sequence->arrival);
-    sequence->request.sampling.max_new_tokens = max_new_tokens;
-    sequence->tokens = prompt;
-    sequence->prompt_len = static_cast<int64_t>(prompt.size());
-    sequence->scored = true;
-    Sequence* added = sequence.get();
-    scheduler_->Enqueue(std::move(sequence));
-    return added;
-  }
-
-  // One step: a token for every sequence whose last token ran; ends those that are done.
-  const StepPlan& Step(Admission admission = Admission::kAll) {
-    const StepPlan& plan = scheduler_->Plan(admission, {});
-    scheduler_->CheckInvariants();
-    scheduler_->CommitPlan();
-    for (Sequence* sequence : plan.sequences) {
-      if (sequence->num_pending() == 0) {
-        sequence->tokens.push_back(static_cast<int32_t>(sequence->num_tokens()));
-      }
-    }
-    scheduler_->CheckInvariants();
-    return plan;
-  }
-
-  std::vector<int64_t> Arrivals(const StepPlan& plan) const {
-    std::vector<int64_t> arrivals;
-    arrivals.reserve(plan.sequences.size());
-    for (const Sequence* sequence : plan.sequences) {
-      arrivals.push_back(sequence->arrival);
-    }
-    return arrivals;
-  }
-
-  std::optional<PagePool> pool_;
-  std::optional<PrefixCache> cache_;
-  std::optional<Scheduler> scheduler_;
-  int64_t next_arrival_ = 0;
-};
-
 TEST_F(SchedulerTest, PutsDecodesFirstAndFillsUpWithChunks) {
   Make(100, {.chunk_tokens = 10, .max_running = 4});
   Add(Ids(0, 4), 8);
@@ -331,8 +272,10 @@ TEST_F(SchedulerTest, AScoredPromptUsesNoMoreOfTheCacheThanItMay) {
     scheduler_->Remove(sequence);
     return tokens;
   };
-  EXPECT_EQ(cached(-1), 96);  // Never the last token.
-  EXPECT_EQ(cached(128), 96);
+  EXPECT_EQ(cached(-1), 127);  // Never the last token.
+  EXPECT_EQ(cached(128), 127);
+  EXPECT_EQ(cached(127), 127);
+  EXPECT_EQ(cached(126), 96);  // The tail is taken whole or not at all.
   EXPECT_EQ(cached(64), 64);
   EXPECT_EQ(cached(63), 32);
   EXPECT_EQ(cached(0), 0);
@@ -367,7 +310,8 @@ TEST_F(SchedulerTest, SurvivesARandomWalkOnATinyPool) {
         alive.push_back(Add(Ids(static_cast<int32_t>(draw[1] % 3) * 1000, 1 + draw[2] % 150),
                             1 + draw[3] % 120));
       } else if (draw[0] % 97 == 1 && !scheduler_->running().empty()) {
-        scheduler_->Retract(scheduler_->running()[draw[1] % scheduler_->running().size()].get());
+        const auto chosen = static_cast<std::ptrdiff_t>(draw[1] % scheduler_->running().size());
+        scheduler_->Retract(std::next(scheduler_->running().begin(), chosen)->get());
         scheduler_->CheckInvariants();
       } else if (draw[0] % 211 == 2) {
         while (!scheduler_->running().empty()) {
