@@ -1,5 +1,4 @@
 #include <cstdint>
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <utility>
@@ -49,8 +48,7 @@ Result<Source> OpenUrl(const std::string& text) {
 Result<Source> OpenModel(const ServingFlags& flags) {
   Source source;
   ASSIGN_OR_RETURN(const ServingOptions options, ParseServing(flags));
-  ASSIGN_OR_RETURN(Tokenizer tokenizer,
-                   Tokenizer::Load(std::filesystem::path(flags.model) / "tokenizer.json"));
+  ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::LoadFolder(flags.model));
   source.tokenizer = std::make_unique<Tokenizer>(std::move(tokenizer));
   ASSIGN_OR_RETURN(source.serving, StartServing(options));
   source.model_path = flags.model;

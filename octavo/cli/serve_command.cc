@@ -29,7 +29,7 @@ Result<std::optional<Tokenizer>> LoadTokenizer(const std::string& model_dir) {
     LOG(WARNING, "no tokenizer.json in {}: input_ids alone are served", model_dir);
     return std::optional<Tokenizer>();
   }
-  ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::Load(path));
+  ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::LoadFolder(model_dir));
   return std::optional<Tokenizer>(std::move(tokenizer));
 }
 
