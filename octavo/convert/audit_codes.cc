@@ -127,8 +127,7 @@ constexpr auto kCodes = std::to_array<AuditCode>({
     {"zero-block", kError, "an all-zero block has scale 0 and NaN codes: it was divided by zero",
      "convert again with a floor under amax"},
     {"scale-inverted", kError,
-     "every scale is above 1: these are divisors, or the weights are "
-     "beyond anything usual",
+     "every scale is above 1 and so is what it makes of ordinary codes: these are divisors",
      "store the reciprocals; a scale multiplies, in spite of its name"},
     {"scale-loose", kWarning,
      "hardly any block uses the largest code: the scales are larger than the format needs",

@@ -125,6 +125,18 @@ TEST_F(AuditFormats, FindNothingInWhatTheConverterWrites) {
   EXPECT_TRUE(report->findings.empty()) << AuditText(*report);
 }
 
+// An outlier of 5,000 gives scales far above 1 that multiply nevertheless.
+TEST_F(AuditFormats, OutliersDoNotMakeScalesDivisors) {
+  const uint16_t outlier = FloatToBf16(-5000.0F);
+  std::memcpy(&weights_.at(std::string(kUp) + ".weight").bytes[2 * 77], &outlier, sizeof(outlier));
+  WriteTestCheckpoint(Source(), weights_);
+  for (const WeightFormat format :
+       {WeightFormat::kFp8, WeightFormat::kFp8Tensor, WeightFormat::kNvfp4}) {
+    Load(format);
+    EXPECT_THAT(Codes(Source()), Not(Contains("scale-inverted"))) << WeightFormatName(format);
+  }
+}
+
 // --- nvfp4 --------------------------------------------------------------------------------------
 
 TEST_F(AuditFormats, Nvfp4MembersOfASetShareTheirGlobalScale) {

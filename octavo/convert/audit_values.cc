@@ -24,14 +24,19 @@
 #include "octavo/convert/audit_modules.h"
 #include "octavo/convert/source.h"
 #include "octavo/convert/stored_values.h"
+#include "octavo/formats/e2m1.h"
+#include "octavo/formats/e4m3.h"
 #include "octavo/formats/format.h"
 #include "octavo/policy/precision_table.h"
 
 namespace octavo {
 namespace {
 
-// Ordinary weights are far below 448; a block scale above 1 says that some weight is not.
+// Scales that are all above this are suspect: ordinary weights are far below 448.
 constexpr float kLargestOrdinaryScale = 1.0F;
+// The median magnitude of ordinary weights is far below this, whatever outliers lie among them;
+// under scales that were stored as divisors it is far above.
+constexpr float kLargestOrdinaryWeight = 8.0F;
 // Share of groups with subnormal scales (E4M3 bytes up to 07) that is worth a note.
 constexpr double kManySubnormalGroups = 0.1;
 constexpr uint8_t kLargestSubnormalE4m3 = 0x07;
@@ -66,6 +71,7 @@ struct ScaleSummary {
   int64_t num_subnormal = 0;
   bool all_large = true;
   bool all_powers = true;
+  float median = 0.0F;
 };
 
 ScaleSummary Summarize(const ConstTensorView& scales) {
@@ -86,6 +92,11 @@ ScaleSummary Summarize(const ConstTensorView& scales) {
     summary.all_large = summary.all_large && values[i] > kLargestOrdinaryScale;
     summary.all_powers = summary.all_powers && (bits & 0x007FFFFFU) == 0;
   }
+  if (summary.num_bad == 0 && !values.empty()) {
+    const auto middle = values.begin() + std::ssize(values) / 2;
+    std::ranges::nth_element(values, middle);
+    summary.median = *middle;
+  }
   return summary;
 }
 
@@ -97,7 +108,8 @@ void ReportBadScales(const StoredTensor& scales, const ScaleSummary& summary, Fi
                   IndexString(scales.view.shape, summary.first_bad))));
 }
 
-void CheckFloatScales(const StoredTensor& scales, const ScaleSummary& summary, bool is_divisor,
+// `typical` is the median magnitude of what the scales multiply.
+void CheckFloatScales(const StoredTensor& scales, const ScaleSummary& summary, float typical,
                       Findings& findings) {
   if (summary.num_bad > 0) {
     ReportBadScales(scales, summary, findings);
@@ -109,12 +121,13 @@ void CheckFloatScales(const StoredTensor& scales, const ScaleSummary& summary, b
                     fmt::format("{}: expected normal FP32 scales, got {} subnormal ones",
                                 scales.name, summary.num_subnormal)));
   }
-  if (summary.all_large && !is_divisor) {
+  const float weight = typical * summary.median;
+  if (summary.all_large && weight > kLargestOrdinaryWeight) {
     findings.push_back(
         MakeFinding("scale-inverted", scales.name,
                     fmt::format("{}: expected multipliers of ordinary weights, got scales that are "
-                                "all above 1",
-                                scales.name)));
+                                "all above 1 and a median weight of {:g}",
+                                scales.name, weight)));
   }
 }
 
@@ -160,7 +173,35 @@ struct CodeSummary {
   int64_t num_minus_zero = 0;  // 80.
   int64_t num_largest = 0;     // That a group's largest value may have.
   bool all_zero = false;
+  float median = 0.0F;  // Magnitude of the codes that are not zero.
 };
+
+// The median of `values` (ascending) that occur counts[i] times each; 0 for none.
+float MedianOf(std::span<const float> values, std::span<const int64_t> counts) {
+  int64_t above = 0;
+  for (const int64_t count : counts) {
+    above += count;
+  }
+  int64_t below = 0;
+  for (size_t i = 0; i < values.size(); ++i) {
+    below += counts[i];
+    if (counts[i] > 0 && 2 * below >= above) {
+      return values[i];
+    }
+  }
+  return 0.0F;
+}
+
+// Of the E4M3 codes that are neither NaN nor, `with_zeros` apart, zero.
+float MedianE4m3(const Histogram& counts, bool with_zeros) {
+  std::array<float, 127> values = {};
+  std::array<int64_t, 127> both = {};
+  for (size_t code = with_zeros ? 0 : 1; code < values.size(); ++code) {
+    values[code] = E4m3ToFloat(static_cast<uint8_t>(code));
+    both[code] = counts[code] + counts[code | 0x80U];
+  }
+  return MedianOf(values, both);
+}
 
 CodeSummary SummarizeE4m3(const Histogram& counts, bool power_of_two_scales) {
   // 448, or under a power of two anything above 224.
@@ -173,6 +214,7 @@ CodeSummary SummarizeE4m3(const Histogram& counts, bool power_of_two_scales) {
     summary.num_largest += code >= least && code != 0x7F ? both : 0;
   }
   summary.all_zero = counts[0] + counts[0x80] == total;
+  summary.median = MedianE4m3(counts, false);
   return summary;
 }
 
@@ -180,14 +222,21 @@ CodeSummary SummarizeE2m1(const Histogram& counts) {
   CodeSummary summary;
   int64_t num_zero = 0;
   int64_t total = 0;
+  std::array<float, 8> magnitudes = {};
+  std::array<int64_t, 8> nonzero = {};
+  for (size_t code = 1; code < magnitudes.size(); ++code) {
+    magnitudes[code] = E2m1ToFloat(static_cast<uint8_t>(code));
+  }
   for (size_t byte = 0; byte < 256; ++byte) {
     for (const size_t code : {byte & 7U, (byte >> 4) & 7U}) {
+      nonzero[code] += code == 0 ? 0 : counts[byte];
       summary.num_largest += code == 7 ? counts[byte] : 0;
       num_zero += code == 0 ? counts[byte] : 0;
       total += counts[byte];
     }
   }
   summary.all_zero = num_zero == total;
+  summary.median = MedianOf(magnitudes, nonzero);
   return summary;
 }
 
@@ -235,18 +284,20 @@ void CheckValues(const StoredModule& module, const DeclaredQuantization& declare
     scales = Summarize(module.scales->view);
     powers = scales.all_powers;
   }
-  if (is_nvfp4) {
-    const bool divides = module.layout == StoredLayout::kCompressedTensors;
-    ScaleSummary global = Summarize(module.global->view);
-    CheckFloatScales(*module.global, global, divides, findings);
-  }
   const Histogram counts = CountBytes(module.codes->view.Bytes());
   const CodeSummary codes = is_nvfp4 ? SummarizeE2m1(counts) : SummarizeE4m3(counts, powers);
+  if (is_nvfp4) {
+    // What multiplies the global scale; nothing does where it is a divisor.
+    const bool divides = module.layout == StoredLayout::kCompressedTensors;
+    const float groups = MedianE4m3(CountBytes(module.scales->view.Bytes()), true);
+    CheckFloatScales(*module.global, Summarize(module.global->view),
+                     divides ? 0.0F : codes.median * groups, findings);
+  }
   // Zero scales with NaN codes are one finding: an all-zero block that was divided by its amax.
   const bool divided_by_zero =
       codes.num_nan > 0 && scales.num_bad == scales.num_zero && scales.num_zero > 0;
   if (!byte_scales && !divided_by_zero) {
-    CheckFloatScales(*module.scales, scales, false, findings);
+    CheckFloatScales(*module.scales, scales, codes.median, findings);
   }
   CheckNanCodes(module, codes, divided_by_zero ? scales.num_zero : 0, num_scales, findings);
   if (declared.ue8m0 && !byte_scales && !scales.all_powers && scales.num_bad == 0) {
