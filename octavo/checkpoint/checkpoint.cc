@@ -49,19 +49,11 @@ Status NoWeights(const std::string& dir, const CheckpointFolder& folder) {
   return NotFound("{}: expected *.safetensors, got none", dir);
 }
 
-Result<HfConfig> ReadConfig(const std::string& dir, const CheckpointFolder& folder) {
-  if (!folder.has_config) {
-    return NotFound("{}: expected config.json, got none", dir);
-  }
-  ASSIGN_OR_RETURN(const std::string config,
-                   ReadTextFile(PathOf(dir, "config.json"), kConfigBytesMax));
-  std::string generation_config;
-  if (folder.has_generation_config) {
-    ASSIGN_OR_RETURN(generation_config,
-                     ReadTextFile(PathOf(dir, "generation_config.json"), kConfigBytesMax));
-  }
-  auto parsed = ParseHfConfig(config, generation_config);
-  return parsed ? std::move(parsed) : parsed.error().WithContext(dir);
+// Empty when there is no such file.
+Result<std::string> ReadBeside(const std::string& dir, std::string_view name) {
+  Result<std::string> text = ReadTextFile(PathOf(dir, name), kConfigBytesMax);
+  const bool is_absent = !text && text.error().code() == StatusCode::kNotFound;
+  return is_absent ? Result<std::string>(std::string()) : text;
 }
 
 Result<std::optional<ShardIndex>> ReadIndex(const std::string& dir,
@@ -206,6 +198,19 @@ Checkpoint::Checkpoint(Checkpoint&&) noexcept = default;
 Checkpoint& Checkpoint::operator=(Checkpoint&&) noexcept = default;
 Checkpoint::~Checkpoint() = default;
 
+Result<HfConfig> ReadHfConfig(const std::string& dir) {
+  Result<std::string> config = ReadTextFile(PathOf(dir, "config.json"), kConfigBytesMax);
+  if (!config && config.error().code() == StatusCode::kNotFound) {
+    return NotFound("{}: expected config.json, got none", dir);
+  }
+  ASSIGN_OR_RETURN(const std::string text, std::move(config));
+  ASSIGN_OR_RETURN(const std::string generation, ReadBeside(dir, "generation_config.json"));
+  ASSIGN_OR_RETURN(const std::string hf_quant, ReadBeside(dir, "hf_quant_config.json"));
+  auto parsed =
+      ParseHfConfig(text, {.generation_config_json = generation, .hf_quant_config_json = hf_quant});
+  return parsed ? std::move(parsed) : parsed.error().WithContext(dir);
+}
+
 Result<Checkpoint> Checkpoint::Open(const std::string& dir) {
   ASSIGN_OR_RETURN(CheckpointFolder folder, ListCheckpointFolder(dir));
   if (folder.safetensors.empty() && !folder.has_index) {
@@ -213,7 +218,7 @@ Result<Checkpoint> Checkpoint::Open(const std::string& dir) {
   }
   auto impl = std::make_unique<Impl>();
   impl->dir = dir;
-  ASSIGN_OR_RETURN(impl->config, ReadConfig(dir, folder));
+  ASSIGN_OR_RETURN(impl->config, ReadHfConfig(dir));
   ASSIGN_OR_RETURN(const std::optional<ShardIndex> index, ReadIndex(dir, folder));
   ASSIGN_OR_RETURN(impl->shard_names,
                    ChooseFiles(dir, folder, index ? &*index : nullptr, impl->warnings));

@@ -13,6 +13,10 @@
 
 namespace octavo {
 
+// config.json of a folder, and what lies beside it: generation_config.json, hf_quant_config.json.
+// Errors: kNotFound (no config.json), those of ParseHfConfig; all name the folder.
+Result<HfConfig> ReadHfConfig(const std::string& dir);
+
 // One tensor as it stands in a file; the view lives as long as the Checkpoint.
 struct StoredTensor {
   std::string name;

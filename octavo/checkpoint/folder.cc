@@ -66,8 +66,6 @@ Result<bool> HoldsWeights(const fs::path& dir) {
 
 Status SortFile(const std::string& name, CheckpointFolder& folder) {
   folder.has_index |= name == kShardIndexFile;
-  folder.has_config |= name == "config.json";
-  folder.has_generation_config |= name == "generation_config.json";
   if (name.ends_with(kSafetensorsSuffix)) {
     folder.safetensors.push_back(name);
   } else if (IsForeignWeight(name)) {

@@ -16,8 +16,6 @@ struct CheckpointFolder {
   std::vector<std::string> extra;            // What a converter copies along (docs/formats.md).
   std::vector<std::string> skipped;  // Neither: dangling links, sockets, hidden folders, ...
   bool has_index = false;
-  bool has_config = false;
-  bool has_generation_config = false;
 };
 
 // Lists `dir`. Links to files count as files (the HF cache is made of them); links to folders are

@@ -338,6 +338,17 @@ Status ParseQuantization(const HfSection& root, const HfSection& text, HfConfig&
   return OkStatus();
 }
 
+// ModelOpt's own file. One that is broken or names no algorithm declares nothing: an auditor says
+// so, and codes without a declaration are refused where they are met.
+bool DeclaresQuantization(std::string_view hf_quant_config_json) {
+  const auto file = HfSection::Parse("hf_quant_config.json", hf_quant_config_json);
+  if (!file || !file->IsObject("quantization")) {
+    return false;
+  }
+  const auto quantization = file->Object("quantization");
+  return quantization && quantization->Has("quant_algo");
+}
+
 // Everything but the architecture. `text` is `root` unless the text model is nested; what wrappers
 // repeat or keep to themselves is then looked for in both.
 Status ParseMembers(const HfSection& root, const HfSection& text, HfConfig& out) {
@@ -358,6 +369,11 @@ Status ParseMembers(const HfSection& root, const HfSection& text, HfConfig& out)
 
 Result<HfConfig> ParseHfConfig(std::string_view config_json,
                                std::string_view generation_config_json) {
+  return ParseHfConfig(config_json,
+                       HfConfigFiles{.generation_config_json = generation_config_json});
+}
+
+Result<HfConfig> ParseHfConfig(std::string_view config_json, const HfConfigFiles& files) {
   HfConfig out;
   std::set<int32_t> eos_ids;
   ASSIGN_OR_RETURN(const HfSection root, HfSection::Parse("config.json", config_json));
@@ -371,10 +387,13 @@ Result<HfConfig> ParseHfConfig(std::string_view config_json,
     RETURN_IF_ERROR(ParseMembers(root, root, out));
   }
   RETURN_IF_ERROR(AddEosIds(root, eos_ids));
-  if (!generation_config_json.empty()) {
+  if (!files.generation_config_json.empty()) {
     ASSIGN_OR_RETURN(const HfSection generation,
-                     HfSection::Parse("generation_config.json", generation_config_json));
+                     HfSection::Parse("generation_config.json", files.generation_config_json));
     RETURN_IF_ERROR(AddEosIds(generation, eos_ids));
+  }
+  if (out.quantization_config.empty() && DeclaresQuantization(files.hf_quant_config_json)) {
+    out.quantization_config = files.hf_quant_config_json;
   }
   out.eos_token_ids.assign(eos_ids.begin(), eos_ids.end());
   out.config_json = config_json;

@@ -106,16 +106,23 @@ struct HfConfig {
   HfMlaConfig mla;
   std::string dtype;                   // "bfloat16"; empty when the file does not say.
   std::vector<int32_t> eos_token_ids;  // Union of config.json and generation_config.json, sorted.
-  // JSON text of quantization_config, at the top or in text_config, or of compression_config; empty
-  // when there is none.
+  // JSON text of quantization_config, at the top or in text_config, or of compression_config, or of
+  // hf_quant_config.json; empty when there is none.
   std::string quantization_config;
   std::string config_json;  // The whole config.json as read.
 };
 
-// `generation_config_json` may be empty.
+// The further files that config.json may have beside it; empty: there is none.
+struct HfConfigFiles {
+  std::string_view generation_config_json = {};
+  // ModelOpt's. Looked at only where config.json declares no quantization, as engines do.
+  std::string_view hf_quant_config_json = {};
+};
+
 // Errors: kCorrupt (not a JSON object), kInvalidArgument (a key missing, of another type or out of
 // range: the message names key, expected and actual), kUnsupported (rope scaling of another type,
 // sliding windows or other settings that change the forward pass and are not built here, by name).
+Result<HfConfig> ParseHfConfig(std::string_view config_json, const HfConfigFiles& files);
 Result<HfConfig> ParseHfConfig(std::string_view config_json,
                                std::string_view generation_config_json);
 

@@ -147,6 +147,23 @@ TEST(HfConfig, KeepsTheTextOfTheQuantizationConfig) {
             "config.json: quantization_config: expected an object or null, got \"fp8\"");
 }
 
+TEST(HfConfig, TakesModelOptsFileWhereConfigJsonDeclaresNothing) {
+  const std::string file = R"({"producer":{},"quantization":{"quant_algo":"NVFP4"}})";
+  const auto config_of = [](const Json& json, std::string_view hf_quant) {
+    return ParseHfConfig(json.dump(), {.hf_quant_config_json = hf_quant}).value();
+  };
+  Json json = Transformers4();
+  EXPECT_EQ(config_of(json, file).quantization_config, file);
+  EXPECT_EQ(config_of(json, "").quantization_config, "");
+  EXPECT_EQ(config_of(json, R"({"quantization":{"quant_algo":null}})").quantization_config, "");
+  EXPECT_EQ(config_of(json, R"({"producer":{}})").quantization_config, "");
+  EXPECT_EQ(config_of(json, "[").quantization_config, "");
+  EXPECT_EQ(config_of(json, R"({"quantization":1})").quantization_config, "");
+  json["quantization_config"] = {{"quant_method", "fp8"}};
+  EXPECT_EQ(config_of(json, file).quantization_config, R"({"quant_method":"fp8"})");
+  EXPECT_EQ(config_of(json, "[").quantization_config, R"({"quant_method":"fp8"})");
+}
+
 // Older compressed-tensors checkpoints name the same object otherwise; it must not be overlooked.
 TEST(HfConfig, FallsBackToTheCompressionConfig) {
   Json json = Transformers4();

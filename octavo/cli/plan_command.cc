@@ -3,7 +3,6 @@
 #include <string>
 #include <vector>
 
-#include "octavo/base/file.h"
 #include "octavo/base/status.h"
 #include "octavo/checkpoint/checkpoint.h"
 #include "octavo/checkpoint/hf_config.h"
@@ -29,18 +28,6 @@ struct PlanFlags {
   bool json = false;
 };
 
-// The configuration that engines look up: config.json's, or ModelOpt's own file beside it.
-Result<std::string> ForeignConfigOf(const Checkpoint& checkpoint) {
-  if (!checkpoint.config().quantization_config.empty()) {
-    return checkpoint.config().quantization_config;
-  }
-  Result<std::string> file = ReadTextFile(checkpoint.dir() + "/hf_quant_config.json");
-  if (!file && file.error().code() == StatusCode::kNotFound) {
-    return std::string();
-  }
-  return file;
-}
-
 // What another engine does with a checkpoint. False: it differs from what is stored.
 Result<bool> RunPlanAs(const PlanFlags& flags) {
   const std::optional<ForeignEngine> engine = ParseEngine(flags.as);
@@ -54,7 +41,7 @@ Result<bool> RunPlanAs(const PlanFlags& flags) {
   }
   ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(flags.model));
   ASSIGN_OR_RETURN(const ModelSpec spec, MakeCheckpointSpec(checkpoint));
-  ASSIGN_OR_RETURN(const std::string config, ForeignConfigOf(checkpoint));
+  const std::string& config = checkpoint.config().quantization_config;
   std::vector<StoredDType> stored;
   for (const StoredTensor& tensor : checkpoint.tensors()) {
     stored.push_back({tensor.name, tensor.view.dtype});
@@ -80,7 +67,7 @@ Result<ModelSpec> SpecOf(const std::string& model, const HfConfig& config) {
 
 Status RunPlanCommand(const PlanFlags& flags) {
   ASSIGN_OR_RETURN(const std::optional<PolicyOptions> policy, ParsePolicy(flags.policy));
-  ASSIGN_OR_RETURN(const HfConfig config, ReadModelConfig(flags.model));
+  ASSIGN_OR_RETURN(const HfConfig config, ReadHfConfig(flags.model));
   ASSIGN_OR_RETURN(const ModelSpec spec, SpecOf(flags.model, config));
   ASSIGN_OR_RETURN(const PrecisionTable table, ChooseTable(spec, config, policy));
   if (flags.explain.empty()) {

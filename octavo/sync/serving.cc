@@ -2,13 +2,11 @@
 
 #include <chrono>
 #include <cstdint>
-#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 
-#include "octavo/base/file.h"
 #include "octavo/base/log.h"
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
@@ -68,23 +66,11 @@ Result<PrecisionTable> ChooseTable(const ModelSpec& spec, const HfConfig& config
   return stored;
 }
 
-Result<HfConfig> ReadModelConfig(const std::string& model_dir) {
-  const std::filesystem::path dir(model_dir);
-  ASSIGN_OR_RETURN(const std::string config, ReadTextFile((dir / "config.json").string()));
-  const std::string generation_path = (dir / "generation_config.json").string();
-  std::string generation;
-  if (std::filesystem::exists(generation_path)) {
-    ASSIGN_OR_RETURN(generation, ReadTextFile(generation_path));
-  }
-  Result<HfConfig> parsed = ParseHfConfig(config, generation);
-  return parsed ? parsed : parsed.error().WithContext(model_dir);
-}
-
 Result<std::unique_ptr<Serving>> StartServing(const ServingOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   auto serving = std::make_unique<Serving>();
   serving->model_dir = options.model_dir;
-  ASSIGN_OR_RETURN(serving->config, ReadModelConfig(options.model_dir));
+  ASSIGN_OR_RETURN(serving->config, ReadHfConfig(options.model_dir));
   ASSIGN_OR_RETURN(serving->spec, MakeModelSpec(serving->config));
   RETURN_IF_ERROR(CheckServable(serving->spec));  // Before a large model's weights are read.
   ASSIGN_OR_RETURN(serving->table, ChooseTable(serving->spec, serving->config, options.policy));

@@ -33,9 +33,6 @@ struct ServingOptions {
   EngineOptions engine;
 };
 
-// config.json and generation_config.json of a model folder. Errors name the file.
-Result<HfConfig> ReadModelConfig(const std::string& model_dir);
-
 // The table to serve by, from what was asked for (ServingOptions::policy) and what is stored.
 Result<PrecisionTable> ChooseTable(const ModelSpec& spec, const HfConfig& config,
                                    const std::optional<PolicyOptions>& policy);
