@@ -14,9 +14,13 @@
 namespace octavo {
 
 // One weight of each row of a ModelSpec, in its order, packed for one backend. Norm weights and
-// biases are one canonical row (kernels/matrix.h). MTP rows are held and never computed with.
+// biases are one canonical row (kernels/matrix.h). MTP rows are held and never computed with; one
+// that the checkpoint lacks has no codes.
 struct ModelWeights {
   std::vector<PackedMatrix> matrices;
+  // Of each matrix, X.input_scale or the divisor X.input_global_scale as it is stored; 0: none is.
+  // What is computed with stands in the matrix. Empty: none at all.
+  std::vector<float> stored_input_scales;
   // What a forward pass needs beside them, made by DeriveWeights; empty for most architectures.
   std::vector<PackedMatrix> derived;
 };
