@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
 #include "octavo/engine/request.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/model/model.h"
@@ -16,12 +17,21 @@
 namespace octavo {
 
 struct EngineOptions {
-  int64_t max_total_tokens = 0;        // KV pool; 0: computed from free memory.
+  // Size of the KV pool; at most one of the three. None: what max_running_requests can use, but no
+  // more than 30% of free memory (memory_budget.h). What came of it is logged at the start.
+  int64_t max_total_tokens = 0;
+  int64_t kv_cache_bytes = 0;
+  double kv_cache_fraction = 0.0;  // Of free memory, in (0, 1].
+  // kBf16, or kF8E4m3: half the memory, and other bits (ops.h, KvShape).
+  DType kv_cache_dtype = DType::kBf16;
   int64_t max_running_requests = 256;  // Sequences decoded together.
   int64_t max_queued_requests = 0;     // 0: no bound but memory.
   int64_t chunk_tokens = 512;          // Tokens of one step, prefill chunks included.
   int64_t context_length = 0;          // 0: max_position_embeddings.
   bool prefix_cache = true;
+  // Keeps which experts every cached token was sent to, for requests that ask
+  // (Request::return_routed_experts). Costs 2 bytes a layer and expert of a token.
+  bool return_routed_experts = false;
 };
 
 // What happens to requests in flight when weights change (DESIGN, promise 4).

@@ -17,6 +17,7 @@
 #include "octavo/base/log.h"
 #include "octavo/base/random.h"
 #include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
 #include "octavo/engine/engine.h"
 #include "octavo/engine/logits_pass.h"
 #include "octavo/engine/memory_budget.h"
@@ -32,31 +33,28 @@
 namespace octavo {
 namespace {
 
-// KV of one token over all layers.
-int64_t TokenBytes(const ModelSpec& spec, const Backend& backend) {
-  return spec.num_layers * backend.KvPageBytes(KvShapeOf(spec)) / kPageTokens;
+Result<PoolBudget> PoolFor(const EngineOptions& options, int64_t context_length,
+                           int64_t token_bytes) {
+  const Result<int64_t> available = AvailableMemoryBytes();
+  return ChoosePool(
+      {.max_total_tokens = options.max_total_tokens,
+       .pool_bytes = options.kv_cache_bytes,
+       .memory_fraction = options.kv_cache_fraction,
+       .context_length = context_length,
+       .max_running = options.max_running_requests,
+       .token_bytes = token_bytes,
+       .available_bytes = available.has_value() ? std::optional(*available) : std::nullopt});
 }
 
-Result<int64_t> PoolTokens(const EngineOptions& options, int64_t context_length,
-                           const ModelSpec& spec, const Backend& backend) {
-  if (options.max_total_tokens != 0) {
-    const int64_t rounded = options.max_total_tokens / kPageTokens * kPageTokens;
-    if (rounded <= 0) {
-      return InvalidArgument("max_total_tokens: expected 0 or at least {}, got {}", kPageTokens,
-                             options.max_total_tokens);
-    }
-    return rounded;
+// The cache in FP8 holds BF16 activations; those of the fp32 recipe are not rounded.
+Status CheckKvDtype(DType dtype, const Backend& backend) {
+  if (dtype != DType::kBf16 && dtype != DType::kF8E4m3) {
+    return InvalidArgument("kv_cache_dtype: expected BF16 or F8_E4M3, got {}", DTypeName(dtype));
   }
-  ASSIGN_OR_RETURN(const int64_t available, AvailableMemoryBytes());
-  const int64_t tokens = DefaultPoolTokens({.context_length = context_length,
-                                            .max_running = options.max_running_requests,
-                                            .token_bytes = TokenBytes(spec, backend),
-                                            .available_bytes = available});
-  if (tokens <= 0) {
-    return Exhausted("KV pool: expected room for at least {} tokens of {} bytes, got {} bytes",
-                     kPageTokens, TokenBytes(spec, backend), available);
+  if (dtype == DType::kF8E4m3 && backend.activation_dtype() != DType::kBf16) {
+    return Unsupported("kv_cache_dtype {} on the backend {}", DTypeName(dtype), backend.name());
   }
-  return tokens;
+  return OkStatus();
 }
 
 Status CheckOptions(const EngineOptions& options, const ModelSpec& spec) {
@@ -67,10 +65,13 @@ Status CheckOptions(const EngineOptions& options, const ModelSpec& spec) {
     return InvalidArgument("max_running_requests: expected at least 1, got {}",
                            options.max_running_requests);
   }
-  if (options.max_queued_requests < 0 || options.max_total_tokens < 0) {
-    return InvalidArgument(
-        "max_queued_requests and max_total_tokens: expected 0 or more, got {}, {}",
-        options.max_queued_requests, options.max_total_tokens);
+  if (options.max_queued_requests < 0) {
+    return InvalidArgument("max_queued_requests: expected 0 or more, got {}",
+                           options.max_queued_requests);
+  }
+  if (options.return_routed_experts && spec.moe.num_experts == 0) {
+    return InvalidArgument("return_routed_experts: expected a mixture of experts, got {}",
+                           spec.architecture);
   }
   if (options.context_length < 0 || options.context_length > spec.max_position_embeddings) {
     return InvalidArgument("context_length: expected a value in [0, {}], got {}",
@@ -89,6 +90,7 @@ Result<std::unique_ptr<EngineCore>> EngineCore::Create(Init init) {
   const EngineOptions& options = init.options;
   const ModelSpec& spec = *init.spec;
   RETURN_IF_ERROR(CheckOptions(options, spec));
+  RETURN_IF_ERROR(CheckKvDtype(options.kv_cache_dtype, *init.backend));
   const int64_t context =
       options.context_length != 0 ? options.context_length : spec.max_position_embeddings;
   ASSIGN_OR_RETURN(std::unique_ptr<Model> model,
@@ -96,14 +98,24 @@ Result<std::unique_ptr<EngineCore>> EngineCore::Create(Init init) {
                              {.max_tokens = options.chunk_tokens,
                               .max_logit_rows = MaxLogitRows(spec.vocab_size, options.chunk_tokens),
                               .max_context = context}));
-  ASSIGN_OR_RETURN(const int64_t pool_tokens, PoolTokens(options, context, spec, *init.backend));
-  const RequestLimits limits = {
-      .vocab_size = spec.vocab_size, .context_length = context, .max_total_tokens = pool_tokens};
+  const int64_t page_bytes =
+      spec.num_layers * init.backend->KvPageBytes(KvShapeOf(spec, options.kv_cache_dtype));
+  ASSIGN_OR_RETURN(const PoolBudget pool, PoolFor(options, context, page_bytes / kPageTokens));
+  const RequestLimits limits = {.vocab_size = spec.vocab_size,
+                                .context_length = context,
+                                .max_total_tokens = pool.tokens,
+                                .has_routed_experts = options.return_routed_experts};
+  const DType kv_dtype = options.kv_cache_dtype;
   auto core = std::make_unique<EngineCore>(std::move(init), std::move(model), limits);
-  RETURN_IF_ERROR(core->pool_.AllocateMemory(core->spec(), *core->backend_));
-  LOG(INFO, "engine backend={} kv_tokens={} kv_bytes={} context={} max_running={} chunk_tokens={}",
-      core->backend_->name(), pool_tokens, pool_tokens * TokenBytes(core->spec(), *core->backend_),
-      context, core->max_running_, core->tasks_.capacity());
+  RETURN_IF_ERROR(core->pool_.AllocateMemory(core->spec(), *core->backend_, kv_dtype));
+  if (limits.has_routed_experts) {
+    RETURN_IF_ERROR(core->pool_.AllocateExperts(core->spec()));
+  }
+  LOG(INFO,
+      "engine backend={} kv_tokens={} kv_bytes={} kv_dtype={} kv_rule=\"{}\" context={} "
+      "max_running={} chunk_tokens={}",
+      core->backend_->name(), pool.tokens, pool.tokens / kPageTokens * page_bytes,
+      DTypeName(kv_dtype), pool.rule, context, core->max_running_, core->tasks_.capacity());
   return core;
 }
 
@@ -172,6 +184,9 @@ bool EngineCore::Step() {
       *weights_, pool_.layers());
   if (status.ok()) {
     CollectTasks(plan);
+    if (pool_.experts().enabled()) {
+      pool_.experts().Record(plan.segments, model_->RoutedExperts());
+    }
     scheduler_.CommitPlan();
     status = logits_pass_.Run(tasks_, *weights_, [this](const RowTask& task, RowResult& result) {
       Deliver(task, result);
@@ -353,6 +368,7 @@ void EngineCore::SendSnapshot(Sequence& sequence) {
   next.cached_tokens = snapshot.cached_tokens;
   next.num_retractions = snapshot.num_retractions;
   next.versions = snapshot.versions;
+  next.routed_experts = std::move(snapshot.routed_experts);  // Whole, with the last one.
   sequence.tokens_at_snapshot = sequence.num_generated();
   sequence.request.sink->OnOutput(std::move(snapshot));
 }
@@ -362,6 +378,7 @@ void EngineCore::Finish(Sequence* sequence) {
   if (sequence->output.finish.type == FinishType::kError) {
     scheduler_.Distrust(*sequence);
   }
+  scheduler_.KeepExperts(sequence);
   const std::unique_ptr<Sequence> ended = scheduler_.Remove(sequence);
   CHECK(ended != nullptr);
   if (ended->output.finish.type == FinishType::kError) {

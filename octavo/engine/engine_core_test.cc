@@ -399,6 +399,16 @@ TEST(EngineCoreCreate, RefusesOptionsOutOfRange) {
   options.max_running_requests = 0;
   EXPECT_THAT(error(options), HasSubstr("max_running_requests"));
   options = {};
+  options.max_total_tokens = 64;
+  options.kv_cache_fraction = 0.5;
+  EXPECT_THAT(error(options), HasSubstr("kv_cache_fraction"));
+  options = {};
+  options.kv_cache_dtype = DType::kF16;
+  EXPECT_THAT(error(options), HasSubstr("kv_cache_dtype"));
+  options = {};
+  options.return_routed_experts = true;
+  EXPECT_THAT(error(options), HasSubstr("mixture of experts"));
+  options = {};
   options.context_length = 4096;
   EXPECT_THAT(error(options), HasSubstr("context_length"));
 }

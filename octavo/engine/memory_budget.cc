@@ -1,5 +1,7 @@
 #include "octavo/engine/memory_budget.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cstddef>
@@ -11,10 +13,14 @@
 
 #include "octavo/base/file.h"
 #include "octavo/base/status.h"
+#include "octavo/engine/page_pool.h"
 #include "octavo/kernels/ops.h"
 
 namespace octavo {
 namespace {
+
+// Of the available memory, when nobody says.
+constexpr double kDefaultFraction = 0.3;
 
 // The first unsigned number in `text`; nullopt when there is none.
 std::optional<int64_t> FirstNumber(std::string_view text) {
@@ -31,6 +37,30 @@ std::optional<int64_t> FirstNumber(std::string_view text) {
 std::optional<int64_t> NumberInFile(const std::string& path) {
   const Result<std::string> text = ReadTextFile(path);
   return text.has_value() ? FirstNumber(*text) : std::nullopt;
+}
+
+Status CheckSizes(const PoolBudgetArgs& args) {
+  if (args.max_total_tokens != 0 && args.max_total_tokens < kPageTokens) {
+    return InvalidArgument("max_total_tokens: expected 0 or at least {}, got {}", kPageTokens,
+                           args.max_total_tokens);
+  }
+  if (args.pool_bytes < 0) {
+    return InvalidArgument("kv_cache_bytes: expected 0 or more, got {}", args.pool_bytes);
+  }
+  // Written so that NaN is refused.
+  if (!(args.memory_fraction >= 0.0 && args.memory_fraction <= 1.0)) {
+    return InvalidArgument("kv_cache_fraction: expected a value in [0, 1], got {}",
+                           args.memory_fraction);
+  }
+  const int num_given = (args.max_total_tokens > 0 ? 1 : 0) + (args.pool_bytes > 0 ? 1 : 0) +
+                        (args.memory_fraction > 0.0 ? 1 : 0);
+  if (num_given > 1) {
+    return InvalidArgument(
+        "KV pool: expected one of max_total_tokens, kv_cache_bytes and kv_cache_fraction, got {}, "
+        "{} and {}",
+        args.max_total_tokens, args.pool_bytes, args.memory_fraction);
+  }
+  return OkStatus();
 }
 
 }  // namespace
@@ -54,12 +84,42 @@ Result<int64_t> AvailableMemoryBytes() {
   return available;
 }
 
-int64_t DefaultPoolTokens(const PoolBudgetArgs& args) {
-  const int64_t wanted =
-      std::max(args.max_running * (args.context_length / 2), 4 * args.context_length);
-  const int64_t affordable = args.available_bytes * 3 / 10 / args.token_bytes;
-  return (std::min(wanted, affordable) + (wanted <= affordable ? kPageTokens - 1 : 0)) /
-         kPageTokens * kPageTokens;
+Result<PoolBudget> ChoosePool(const PoolBudgetArgs& args) {
+  RETURN_IF_ERROR(CheckSizes(args));
+  PoolBudget budget;
+  const int64_t available = args.available_bytes.value_or(0);
+  if (args.max_total_tokens > 0) {
+    budget = {.tokens = args.max_total_tokens, .rule = "max_total_tokens"};
+  } else if (args.pool_bytes > 0) {
+    budget = {.tokens = args.pool_bytes / args.token_bytes, .rule = "kv_cache_bytes"};
+  } else {
+    if (!args.available_bytes.has_value()) {
+      return Exhausted(
+          "KV pool: the available memory cannot be read; expected max_total_tokens or "
+          "kv_cache_bytes");
+    }
+    const double fraction = args.memory_fraction > 0.0 ? args.memory_fraction : kDefaultFraction;
+    budget = {.tokens = static_cast<int64_t>(static_cast<double>(available) * fraction) /
+                        args.token_bytes,
+              .rule = fmt::format("{:.2f} of {} free bytes", fraction, available)};
+    // Whole pages: what is wanted is rounded up.
+    const int64_t wanted = NumPagesFor(std::max(args.max_running * (args.context_length / 2),
+                                                4 * args.context_length)) *
+                           kPageTokens;
+    if (args.memory_fraction <= 0.0 && wanted <= budget.tokens) {
+      budget = {.tokens = wanted, .rule = "what max_running_requests can use"};
+    }
+  }
+  budget.tokens = budget.tokens / kPageTokens * kPageTokens;
+  if (budget.tokens == 0) {
+    return Exhausted("KV pool: expected room for at least {} tokens of {} bytes, got {} ({} free)",
+                     kPageTokens, args.token_bytes, budget.rule, available);
+  }
+  if (args.available_bytes.has_value() && budget.tokens > available / args.token_bytes) {
+    return Exhausted("KV pool: expected at most {} free bytes, got {} tokens of {} bytes ({})",
+                     available, budget.tokens, args.token_bytes, budget.rule);
+  }
+  return budget;
 }
 
 }  // namespace octavo

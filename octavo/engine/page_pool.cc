@@ -9,6 +9,7 @@
 #include "octavo/base/buffer.h"
 #include "octavo/base/check.h"
 #include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/kernels/ops.h"
 #include "octavo/model/model.h"
@@ -24,17 +25,22 @@ PagePool::PagePool(int64_t num_pages) : ref_counts_(static_cast<size_t>(num_page
   }
 }
 
-Status PagePool::AllocateMemory(const ModelSpec& spec, const Backend& backend) {
-  const int64_t page_bytes = backend.KvPageBytes(KvShapeOf(spec));
+Status PagePool::AllocateMemory(const ModelSpec& spec, const Backend& backend, DType dtype) {
+  const KvShape shape = KvShapeOf(spec, dtype);
+  const int64_t page_bytes = backend.KvPageBytes(shape);
   for (int64_t layer = 0; layer < spec.num_layers; ++layer) {
     ASSIGN_OR_RETURN(Buffer pages, Buffer::AllocateHost(page_bytes * num_pages()));
     layers_.push_back({.pages = pages.data(),
                        .page_bytes = page_bytes,
                        .num_pages = num_pages(),
-                       .shape = KvShapeOf(spec)});
+                       .shape = shape});
     memory_.push_back(std::move(pages));
   }
   return OkStatus();
+}
+
+Status PagePool::AllocateExperts(const ModelSpec& spec) {
+  return experts_.Allocate(num_pages(), spec.num_layers * spec.moe.top_k);
 }
 
 int32_t PagePool::Allocate() {
@@ -61,6 +67,9 @@ void PagePool::CopyPage(int32_t from, int32_t to) {
   for (const KvLayer& layer : layers_) {
     std::memcpy(layer.pages + to * layer.page_bytes, layer.pages + from * layer.page_bytes,
                 static_cast<size_t>(layer.page_bytes));
+  }
+  if (experts_.enabled()) {
+    experts_.CopyPage(from, to);
   }
 }
 

@@ -7,6 +7,8 @@
 
 #include "octavo/base/buffer.h"
 #include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/engine/routed_experts.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/kernels/ops.h"
 #include "octavo/model/spec/model_spec.h"
@@ -25,10 +27,14 @@ class PagePool {
   explicit PagePool(int64_t num_pages);
 
   // num_layers * KvPageBytes * num_pages bytes. Errors: kExhausted.
-  Status AllocateMemory(const ModelSpec& spec, const Backend& backend);
+  Status AllocateMemory(const ModelSpec& spec, const Backend& backend, DType dtype = DType::kBf16);
+  // Pages hold the experts of their tokens from now on. Errors: kExhausted.
+  Status AllocateExperts(const ModelSpec& spec);
 
   // One view a layer; they live as long as the pool.
   std::span<const KvLayer> layers() const { return layers_; }
+  RoutedExpertPages& experts() { return experts_; }
+  const RoutedExpertPages& experts() const { return experts_; }
   int64_t num_pages() const { return static_cast<int64_t>(ref_counts_.size()); }
   int64_t num_free() const { return static_cast<int64_t>(free_.size()); }
   int32_t ref_count(int32_t page) const { return ref_counts_[static_cast<size_t>(page)]; }
@@ -47,7 +53,8 @@ class PagePool {
  private:
   std::vector<Buffer> memory_;   // One a layer.
   std::vector<KvLayer> layers_;  // Views of memory_.
-  std::vector<int32_t> free_;    // A stack: the page freed last is handed out first.
+  RoutedExpertPages experts_;
+  std::vector<int32_t> free_;  // A stack: the page freed last is handed out first.
   std::vector<int32_t> ref_counts_;
 };
 

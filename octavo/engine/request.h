@@ -72,6 +72,10 @@ struct RequestOutput {
   std::vector<std::pair<std::optional<float>, int32_t>> input_logprobs;
   std::vector<std::vector<TokenLogprob>> input_top_logprobs;  // First entry empty.
   std::vector<std::vector<TokenLogprob>> input_ids_logprobs;
+  // In the last output, if asked for: the experts of positions routed_experts_start_len ..
+  // prompt_tokens + completion_tokens - 2 (the last token is never fed), [rows, layers, top_k];
+  // fewer rows when the request was aborted before so many were computed.
+  std::vector<int32_t> routed_experts;
   FinishReason finish;  // type kNone while it runs.
 
   int64_t prompt_tokens = 0;
@@ -100,6 +104,8 @@ struct Request {
   int64_t logprob_start_len = -1;  // -1: output only.
   int64_t top_logprobs_num = 0;
   std::vector<int32_t> token_ids_logprob;
+  bool return_routed_experts = false;
+  int64_t routed_experts_start_len = 0;  // First position whose experts are wanted.
   bool stream = false;  // Snapshot after every stream_interval tokens; else only the last.
   int64_t stream_interval = 1;
   std::string extra_key;                      // Separates prefix-cache entries.

@@ -74,13 +74,17 @@ Tail TailOf(const Sequence& sequence) {
 
 }  // namespace
 
-void ReserveOutput(Sequence* sequence, int64_t num_pages_max) {
-  sequence->pages.reserve(static_cast<size_t>(num_pages_max));
+void ReserveOutput(Sequence* sequence, int64_t expert_row_size) {
+  sequence->pages.reserve(static_cast<size_t>(NumPagesFor(sequence->max_tokens())));
   sequence->tokens.reserve(static_cast<size_t>(sequence->max_tokens()));
   const auto num_new = static_cast<size_t>(sequence->max_tokens() - sequence->prompt_len);
   sequence->output.new_ids.reserve(num_new);
   if (sequence->request.return_logprob) {
     sequence->output.new_logprobs.reserve(num_new);
+  }
+  if (sequence->request.return_routed_experts) {
+    sequence->output.routed_experts.reserve(
+        static_cast<size_t>(sequence->max_tokens() * expert_row_size));
   }
 }
 
@@ -260,7 +264,7 @@ Scheduler::Outcome Scheduler::TryAdmit(Sequence* sequence) {
     return Outcome::kNoRoom;
   }
   if (!sequence->started) {
-    ReserveOutput(sequence, NumPagesFor(sequence->max_tokens()));
+    ReserveOutput(sequence, pool_.experts().row_size());
   }
   cache_.Match(sequence->request.extra_key, sequence->tokens, max_cached, &sequence->pages);
   if (const Sequence* prefill = FindPrefill(*sequence); prefill != nullptr) {
@@ -377,6 +381,7 @@ void Scheduler::ReleasePages(Sequence* sequence) {
 
 void Scheduler::Retract(Sequence* sequence) {
   CHECK(sequence->running);
+  KeepExperts(sequence);
   ReleasePages(sequence);
   RestartScoring(*sequence);
   sequence->mixed = false;  // What is computed again comes from one version.
@@ -396,6 +401,18 @@ std::unique_ptr<Sequence> Scheduler::Remove(Sequence* sequence) {
   std::unique_ptr<Sequence> taken = std::move(*sequence->place);
   (sequence->running ? running_ : queue_).erase(sequence->place);
   return taken;
+}
+
+void Scheduler::KeepExperts(Sequence* sequence) const {
+  const int64_t start = sequence->request.routed_experts_start_len;
+  if (!sequence->request.return_routed_experts || sequence->num_computed <= start) {
+    return;
+  }
+  std::vector<int32_t>& kept = sequence->output.routed_experts;
+  const auto size =
+      static_cast<size_t>((sequence->num_computed - start) * pool_.experts().row_size());
+  kept.resize(std::max(kept.size(), size));
+  pool_.experts().Read(sequence->pages, start, sequence->num_computed, std::span(kept).first(size));
 }
 
 void Scheduler::Distrust(const Sequence& sequence) {

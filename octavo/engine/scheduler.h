@@ -71,6 +71,9 @@ class Scheduler {
   void Retract(Sequence* sequence);
   // Takes a sequence out for good and gives its pages back.
   std::unique_ptr<Sequence> Remove(Sequence* sequence);
+  // Copies the experts of the sequence's computed tokens into its output, if it asked for them.
+  // Rows of an earlier version of the same tokens are replaced as far as they were computed again.
+  void KeepExperts(Sequence* sequence) const;
   // Nobody shall copy from the sequence's pages: what it computed last may not be finite.
   void Distrust(const Sequence& sequence);
 

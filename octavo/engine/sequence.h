@@ -65,7 +65,8 @@ struct Sequence {
 
 // Makes room for all that the sequence can ever produce, so that its later steps allocate nothing.
 // Done when it starts: thousands that wait would hold memory for nothing.
-void ReserveOutput(Sequence* sequence, int64_t num_pages_max);
+// `expert_row_size`: layers * top_k, where routed experts are kept.
+void ReserveOutput(Sequence* sequence, int64_t expert_row_size);
 
 // Where prompt scoring stands after its KV was dropped: begun again from the start, so that all of
 // a prompt's logprobs come from one version of the weights.

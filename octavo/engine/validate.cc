@@ -118,6 +118,16 @@ Status ValidateRequest(const Request& request, const RequestLimits& limits) {
     return InvalidArgument("logprob_start_len: expected a value in [-1, {} prompt tokens], got {}",
                            prompt, request.logprob_start_len);
   }
+  if (request.return_routed_experts && !limits.has_routed_experts) {
+    return InvalidArgument(
+        "return_routed_experts: expected a mixture of experts whose server returns them "
+        "(--enable-return-routed-experts)");
+  }
+  if (request.routed_experts_start_len < 0 || request.routed_experts_start_len > prompt) {
+    return InvalidArgument(
+        "routed_experts_start_len: expected a value in [0, {} prompt tokens], got {}", prompt,
+        request.routed_experts_start_len);
+  }
   if (request.top_logprobs_num < 0 || request.top_logprobs_num > limits.vocab_size) {
     return InvalidArgument("top_logprobs_num: expected a value in [0, {} (vocabulary)], got {}",
                            limits.vocab_size, request.top_logprobs_num);

@@ -12,6 +12,7 @@ struct RequestLimits {
   int64_t vocab_size = 0;
   int64_t context_length = 0;
   int64_t max_total_tokens = 0;  // Of the whole KV pool.
+  bool has_routed_experts = false;
 };
 
 // Errors: kInvalidArgument, naming the field, what was expected and what came.

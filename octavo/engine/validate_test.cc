@@ -20,7 +20,8 @@ namespace {
 
 using testing::HasSubstr;
 
-constexpr RequestLimits kLimits = {.vocab_size = 100, .context_length = 64, .max_total_tokens = 32};
+constexpr RequestLimits kLimits = {
+    .vocab_size = 100, .context_length = 64, .max_total_tokens = 32, .has_routed_experts = false};
 
 Request Valid() {
   Request request;
@@ -75,6 +76,9 @@ TEST(ValidateRequest, RefusesByName) {
       {"top_logprobs_num", [](Request& r) { r.top_logprobs_num = 101; }, "101"},
       {"top_logprobs_num", [](Request& r) { r.top_logprobs_num = -1; }, "-1"},
       {"token_ids_logprob[1]", [](Request& r) { r.token_ids_logprob = {1, 100}; }, "100"},
+      {"return_routed_experts", [](Request& r) { r.return_routed_experts = true; }, "enable"},
+      {"routed_experts_start_len", [](Request& r) { r.routed_experts_start_len = 4; }, "4"},
+      {"routed_experts_start_len", [](Request& r) { r.routed_experts_start_len = -1; }, "-1"},
       {"stream_interval", [](Request& r) { r.stream_interval = 0; }, "0"},
   };
   for (const Case& c : cases) {
@@ -108,6 +112,15 @@ TEST(ValidateRequest, TakesTheEdges) {
     const Status status = ValidateRequest(request, kLimits);
     EXPECT_TRUE(status.ok()) << status.message();
   }
+}
+
+TEST(ValidateRequest, TakesRoutedExpertsWhereTheyAreKept) {
+  Request request = Valid();
+  request.return_routed_experts = true;
+  request.routed_experts_start_len = 3;
+  RequestLimits limits = kLimits;
+  limits.has_routed_experts = true;
+  EXPECT_TRUE(ValidateRequest(request, limits).ok());
 }
 
 TEST(ValidateRequest, TakesTheWholeContext) {
