@@ -18,7 +18,7 @@
 #include "octavo/policy/module_kind.h"
 #include "octavo/policy/plan_as.h"
 #include "octavo/policy/sglang_match.h"
-#include "octavo/policy/verdicts.h"
+#include "octavo/policy/policy_finding.h"
 
 namespace {
 

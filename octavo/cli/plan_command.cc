@@ -11,10 +11,10 @@
 #include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/engine_modules.h"
 #include "octavo/policy/plan_as.h"
+#include "octavo/policy/policy_finding.h"
 #include "octavo/policy/precision_table.h"
 #include "octavo/policy/table_json.h"
 #include "octavo/policy/table_text.h"
-#include "octavo/policy/verdicts.h"
 #include "octavo/sync/serving.h"
 
 namespace octavo {
@@ -44,7 +44,7 @@ Result<bool> RunPlanAs(const PlanFlags& flags) {
   const std::string& config = checkpoint.config().quantization_config;
   std::vector<StoredDType> stored;
   for (const StoredTensor& tensor : checkpoint.tensors()) {
-    stored.push_back({tensor.name, tensor.view.dtype});
+    stored.push_back({tensor.name, tensor.view.dtype, tensor.view.shape});
   }
   ASSIGN_OR_RETURN(
       const PlanAsReport report,

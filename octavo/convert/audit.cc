@@ -55,7 +55,11 @@ std::vector<const StoredTensor*> OtherTensors(const Checkpoint& checkpoint,
 void CheckList(const Checkpoint& checkpoint, const ModelSpec& spec, const PrecisionTable& table,
                AuditReport& report) {
   const std::string& config = checkpoint.config().quantization_config;
-  auto findings = CheckQuantizationConfig(spec, table, config);
+  std::vector<StoredDType> stored;
+  for (const StoredTensor& tensor : checkpoint.tensors()) {
+    stored.push_back({tensor.name, tensor.view.dtype, tensor.view.shape});
+  }
+  auto findings = CheckQuantizationConfig(spec, table, config, stored);
   if (!findings) {
     const bool is_unread = findings.error().code() == StatusCode::kUnsupported;
     report.findings.push_back(MakeFinding(is_unread ? "table-unread" : "table",
@@ -182,8 +186,7 @@ void AuditTable(const Checkpoint& checkpoint, const Checkpoint* source,
   report.num_quantized = std::ranges::count_if(
       table->rows, [](const PrecisionRow& row) { return row.format != WeightFormat::kBf16; });
   const std::vector<const StoredTensor*> unknown = OtherTensors(checkpoint, *table, modules);
-  // The list of other formats is read by CheckEngines alone.
-  if (ReadDeclared(config).method == "fp8" && table->format == WeightFormat::kFp8) {
+  if (is_read) {
     CheckList(checkpoint, *spec, *table, report);
   }
   CheckEngines(checkpoint, *spec, HasOwnTable(config) || !is_read, report);

@@ -9,7 +9,7 @@
 #include "octavo/base/status.h"
 #include "octavo/base/thread_pool.h"
 #include "octavo/checkpoint/checkpoint.h"
-#include "octavo/policy/verdicts.h"
+#include "octavo/policy/policy_finding.h"
 
 namespace octavo {
 

@@ -14,7 +14,7 @@
 #include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/engine_modules.h"
 #include "octavo/policy/plan_as.h"
-#include "octavo/policy/verdicts.h"
+#include "octavo/policy/policy_finding.h"
 
 namespace octavo {
 namespace {
@@ -31,7 +31,7 @@ void CheckEngines(const Checkpoint& checkpoint, const ModelSpec& spec, bool with
                   AuditReport& report) {
   std::vector<StoredDType> stored;
   for (const StoredTensor& tensor : checkpoint.tensors()) {
-    stored.push_back({tensor.name, tensor.view.dtype});
+    stored.push_back({tensor.name, tensor.view.dtype, tensor.view.shape});
   }
   for (const Consumer& consumer : {Consumer{"SGLang", ForeignEngine::kSglang, true},
                                    Consumer{"vLLM", ForeignEngine::kVllm, false},

@@ -4,7 +4,6 @@
 
 #include <cstddef>
 #include <map>
-#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -16,6 +15,7 @@
 #include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/dialect.h"
 #include "octavo/policy/engine_modules.h"
+#include "octavo/policy/engine_readers.h"
 #include "octavo/policy/foreign_format.h"
 #include "octavo/policy/module_kind.h"
 #include "octavo/policy/precision_table.h"
@@ -38,20 +38,14 @@ class TableReader {
   }
 
   Result<PrecisionTable> Read(const QuantizationFields& fields) {
-    ReaderContext context{.mapping = DeclaredMappingOf(spec_, formats_.engine)};
-    ASSIGN_OR_RETURN(const std::unique_ptr<DialectReader> main,
-                     MakeReader(formats_.dialect, fields, context));
-    // The class that serves the MTP layers builds them under another name and renames entries too.
-    context.mapper = MtpMapperOf(spec_, formats_.engine);
-    ASSIGN_OR_RETURN(const std::unique_ptr<DialectReader> mtp,
-                     MakeReader(formats_.dialect, fields, context));
+    ASSIGN_OR_RETURN(const EngineReaders readers,
+                     MakeEngineReaders(spec_, formats_.engine, formats_.dialect, fields));
     for (const EngineModule& module : EngineModulesOf(spec_, formats_.engine)) {
       if (module.is_mtp && formats_.drops_mtp) {
         KeepMtp(module);
         continue;
       }
-      const DialectReader& reader = module.is_mtp ? *mtp : *main;
-      RETURN_IF_ERROR(Judge(module, reader));
+      RETURN_IF_ERROR(Judge(module, readers.Of(module)));
     }
     RETURN_IF_ERROR(CheckSets());
     RETURN_IF_ERROR(CheckContainers());

@@ -4,10 +4,10 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <iterator>
 #include <map>
-#include <memory>
 #include <optional>
-#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -16,13 +16,16 @@
 #include "octavo/base/check.h"
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
+#include "octavo/formats/format.h"
 #include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/dialect.h"
 #include "octavo/policy/engine_modules.h"
+#include "octavo/policy/engine_readers.h"
+#include "octavo/policy/list_findings.h"
 #include "octavo/policy/module_kind.h"
+#include "octavo/policy/policy_finding.h"
 #include "octavo/policy/quantization_fields.h"
 #include "octavo/policy/sglang_match.h"
-#include "octavo/policy/verdicts.h"
 
 namespace octavo {
 namespace {
@@ -32,7 +35,7 @@ constexpr std::string_view kMixed = "mixed";
 constexpr std::string_view kNoScales = "fp8 without scales";
 constexpr std::string_view kBf16 = "bf16";
 
-using DTypes = std::map<std::string, DType, std::less<>>;
+using Stored = std::map<std::string, StoredDType, std::less<>>;
 
 struct MethodName {
   ForeignEngine engine;
@@ -66,57 +69,67 @@ constexpr MethodName kMethods[] = {
 
 // --- What is stored ------------------------------------------------------------------------------
 
-const DType* Find(const DTypes& dtypes, std::string_view name) {
-  const auto found = dtypes.find(name);
-  return found == dtypes.end() ? nullptr : &found->second;
+const StoredDType* Find(const Stored& stored, std::string_view name) {
+  const auto found = stored.find(name);
+  return found == stored.end() ? nullptr : &found->second;
 }
 
 // Experts may be stored as one 3-D tensor a projection, beside the container's name.
-const DType* FindStacked(const DTypes& dtypes, const WeightSpec& weight) {
+const StoredDType* FindStacked(const Stored& stored, const WeightSpec& weight) {
   const size_t at = weight.name.find(".experts.");
   if (!IsExpertRole(weight.role) || at == std::string::npos) {
     return nullptr;
   }
   const std::string stem = weight.name.substr(0, at) + ".experts.";
-  return Find(dtypes, stem + (weight.role == Role::kExpertDown ? "down_proj" : "gate_up_proj"));
+  return Find(stored, stem + (weight.role == Role::kExpertDown ? "down_proj" : "gate_up_proj"));
 }
 
-std::string StoredOf(const DTypes& dtypes, const WeightSpec& weight) {
+// Bytes as scales: of groups of 32 along a row, or powers of two of whole blocks.
+bool IsGroupScale(const StoredDType& scale, const WeightSpec& weight) {
+  const bool is_byte = scale.dtype == DType::kU8 || scale.dtype == DType::kF8E8m0;
+  const bool has_shapes = scale.shape.size() == 2 && weight.shape.size() == 2;
+  const int64_t group = ColsMultipleOf(WeightFormat::kMxfp8);
+  return is_byte && (!has_shapes || scale.shape[1] * group == weight.shape[1]);
+}
+
+std::string StoredOf(const Stored& stored, const WeightSpec& weight) {
   const std::string module(ModuleOfWeight(weight.name));
-  if (Find(dtypes, module + ".weight_packed") != nullptr) {
+  if (Find(stored, module + ".weight_packed") != nullptr) {
     return "nvfp4";
   }
-  const DType* codes = Find(dtypes, weight.name);
+  const StoredDType* codes = Find(stored, weight.name);
   if (codes == nullptr) {
-    codes = FindStacked(dtypes, weight);
+    codes = FindStacked(stored, weight);
   }
   if (codes == nullptr) {
     return std::string(kMissing);
   }
-  const DType* scale_inv = Find(dtypes, module + ".weight_scale_inv");
-  const DType* scale = Find(dtypes, module + ".weight_scale");
-  switch (*codes) {
+  const StoredDType* scale = Find(stored, module + ".weight_scale_inv");
+  if (scale == nullptr) {
+    scale = Find(stored, module + ".weight_scale");
+  }
+  switch (codes->dtype) {
     case DType::kBf16:
     case DType::kF16:
     case DType::kF32:
       return std::string(kBf16);
     case DType::kF8E4m3:
-      if (scale_inv == nullptr && scale == nullptr) {
+      if (scale == nullptr) {
         return std::string(kNoScales);
       }
-      return scale_inv != nullptr && *scale_inv == DType::kU8 ? "mxfp8" : "fp8";
+      return IsGroupScale(*scale, weight) ? "mxfp8" : "fp8";
     case DType::kU8:
-      return scale != nullptr && *scale == DType::kF8E4m3 ? "nvfp4" : "U8";
+      return scale != nullptr && scale->dtype == DType::kF8E4m3 ? "nvfp4" : "U8";
     default:
-      return std::string(DTypeName(*codes));
+      return std::string(DTypeName(codes->dtype));
   }
 }
 
 // One word for all weights of a module.
-std::string StoredOf(const DTypes& dtypes, const ModelSpec& spec, const EngineModule& module) {
+std::string StoredOf(const Stored& tensors, const ModelSpec& spec, const EngineModule& module) {
   std::string stored;
   for (const int weight_idx : module.weights) {
-    std::string one = StoredOf(dtypes, spec.weights[static_cast<size_t>(weight_idx)]);
+    std::string one = StoredOf(tensors, spec.weights[static_cast<size_t>(weight_idx)]);
     if (stored.empty()) {
       stored = std::move(one);
     } else if (stored != one) {
@@ -128,12 +141,6 @@ std::string StoredOf(const DTypes& dtypes, const ModelSpec& spec, const EngineMo
 
 // --- What differs --------------------------------------------------------------------------------
 
-PolicyFinding Finding(std::string_view code, std::string_view severity, std::string_view tensor,
-                      std::string message, std::string cure) {
-  return {std::string(code), std::string(severity), std::string(tensor), std::move(message),
-          std::move(cure)};
-}
-
 bool IsBuilt(ModuleKind kind) { return kind != ModuleKind::kNorm; }
 
 // Methods whose stored form is known here; others are not compared.
@@ -144,13 +151,13 @@ bool IsKnownMethod(std::string_view method) {
 std::optional<PolicyFinding> DifferenceOf(const PlannedModule& planned) {
   const std::string& name = planned.module.name;
   const auto error = [&](std::string_view code, std::string message, std::string cure) {
-    return Finding(code, "error", name, fmt::format("{}: {}", name, message), std::move(cure));
+    return PolicyError(code, name, fmt::format("{}: {}", name, message), std::move(cure));
   };
   const MatchResult& match = planned.match;
   const bool is_low = IsKnownMethod(planned.stored);
   if (match.verdict == Verdict::kError) {
-    return Finding("build-error", "error", name, match.error,
-                   "list all shards of the module, or none of them");
+    return PolicyError("build-error", name, match.error,
+                       "list all shards of the module, or none of them");
   }
   if (planned.stored == kMissing) {
     return error("weight-missing", "a weight of this module is not stored",
@@ -188,32 +195,26 @@ std::optional<PolicyFinding> DifferenceOf(const PlannedModule& planned) {
 
 // --- The plan ------------------------------------------------------------------------------------
 
-// Readers of the main model and of the MTP model, whose class renames entries.
-struct Readers {
-  std::unique_ptr<DialectReader> main;
-  std::unique_ptr<DialectReader> mtp;
-};
-
 class Planner {
  public:
   Planner(const PlanAsInput& input, QuantizationFields fields)
       : input_(input), fields_(std::move(fields)) {
     for (const StoredDType& tensor : input.stored) {
-      dtypes_.emplace(tensor.name, tensor.dtype);
+      stored_.emplace(tensor.name, tensor);
     }
   }
 
   Result<PlanAsReport> Run() {
     report_.engine = input_.engine;
     report_.dialect = "none";
-    std::optional<Readers> readers;
+    std::optional<EngineReaders> readers;
     ForeignEngine view = input_.engine;
     if (fields_.has_config) {
       ASSIGN_OR_RETURN(dialect_, DialectOf(input_.engine, fields_));
       report_.dialect = DialectName(dialect_);
       // Transformers hands these checkpoints to the library, which sees every expert alone.
       view = dialect_ == Dialect::kCompressedTensors ? ForeignEngine::kCompressedTensors : view;
-      ASSIGN_OR_RETURN(readers, MakeReaders(fields_));
+      ASSIGN_OR_RETURN(readers, MakeEngineReaders(*input_.spec, input_.engine, dialect_, fields_));
       report_.list_key = readers->main->list().key;
     }
     for (EngineModule& module : EngineModulesOf(*input_.spec, view)) {
@@ -221,32 +222,29 @@ class Planner {
     }
     AddDifferences();
     if (readers) {
-      RETURN_IF_ERROR(AddUnmatched(readers->main->list()));
+      ASSIGN_OR_RETURN(std::vector<PolicyFinding> findings,
+                       ListFindings({.spec = input_.spec,
+                                     .engine = input_.engine,
+                                     .dialect = dialect_,
+                                     .fields = &fields_,
+                                     .modules = report_.modules}));
+      std::ranges::move(findings, std::back_inserter(report_.differences));
     }
     return std::move(report_);
   }
 
  private:
-  Result<Readers> MakeReaders(const QuantizationFields& fields) const {
-    ReaderContext context{.mapping = DeclaredMappingOf(*input_.spec, input_.engine)};
-    Readers readers;
-    ASSIGN_OR_RETURN(readers.main, MakeReader(dialect_, fields, context));
-    context.mapper = MtpMapperOf(*input_.spec, input_.engine);
-    ASSIGN_OR_RETURN(readers.mtp, MakeReader(dialect_, fields, context));
-    return readers;
-  }
-
   // SGLang builds the MTP model of a ModelOpt FP4 checkpoint without its configuration.
   bool DropsMtp() const {
     return input_.engine == ForeignEngine::kSglang && dialect_ == Dialect::kSglangModelOpt &&
            fields_.quant_algo.find("FP4") != std::string::npos;
   }
 
-  void AddModule(EngineModule module, const std::optional<Readers>& readers) {
+  void AddModule(EngineModule module, const std::optional<EngineReaders>& readers) {
     const bool is_transformers =
         input_.engine != ForeignEngine::kSglang && input_.engine != ForeignEngine::kVllm;
     PlannedModule planned{.module = std::move(module), .match = {}, .stored = {}};
-    planned.stored = StoredOf(dtypes_, *input_.spec, planned.module);
+    planned.stored = StoredOf(stored_, *input_.spec, planned.module);
     // A checkpoint may leave the MTP layers out, and transformers never builds them.
     if (planned.module.is_mtp && (planned.stored == kMissing || is_transformers)) {
       return;
@@ -256,8 +254,8 @@ class Planner {
       planned.match.rule = readers ? MatchRule::kClass : MatchRule::kNone;
       planned.match.method = kBf16;
     } else {
-      const DialectReader& reader = planned.module.is_mtp ? *readers->mtp : *readers->main;
-      planned.match = reader.Judge({.name = planned.module.name, .kind = planned.module.kind});
+      planned.match = readers->Of(planned.module)
+                          .Judge({.name = planned.module.name, .kind = planned.module.kind});
     }
     report_.modules.push_back(std::move(planned));
   }
@@ -271,27 +269,11 @@ class Planner {
       if (std::optional<PolicyFinding> difference = DifferenceOf(planned)) {
         report_.differences.push_back(std::move(*difference));
       }
-      if (planned.match.rule == MatchRule::kExpertReverse &&
-          planned.module.kind == ModuleKind::kMoe) {
-        report_.differences.push_back(Finding(
-            "kept-by-one-expert", "warning", planned.module.name,
-            fmt::format("{}: all experts stay in BF16, only because entry \"{}\" names one of them",
-                        planned.module.name, planned.match.entry.value_or("")),
-            fmt::format("list {} if all are meant, otherwise remove the entry",
-                        planned.module.name)));
-      }
       if (planned.module.kind == ModuleKind::kMoe) {
         containers.emplace(planned.module.name, &planned);
       }
     }
     CompareSharedExperts(containers);
-    if (dialect_ == Dialect::kSglangFp8 && fields_.ignored_layers.exists() &&
-        !fields_.modules_to_not_convert.names.empty()) {
-      report_.differences.push_back(
-          Finding("list-hidden", "warning", "modules_to_not_convert",
-                  "modules_to_not_convert is not read, because ignored_layers exists",
-                  "write one of the two keys"));
-    }
   }
 
   // Only SGLang fuses them.
@@ -315,117 +297,9 @@ class Planner {
     }
   }
 
-  // The modules of every engine's view but the ones planned here. Weights that nothing here builds
-  // (of MTP layers that are left out) count as kept.
-  struct OtherModule {
-    EngineModule module;
-    bool is_kept = false;  // Everything in it stays in BF16 here too.
-  };
-  std::vector<OtherModule> OtherModules() const {
-    std::vector<bool> kept(input_.spec->weights.size(), true);
-    std::set<std::string, std::less<>> seen;
-    for (const PlannedModule& planned : report_.modules) {
-      seen.insert(planned.module.name);
-      for (const int weight_idx : planned.module.weights) {
-        kept[static_cast<size_t>(weight_idx)] = planned.match.verdict == Verdict::kSkipped;
-      }
-    }
-    std::vector<OtherModule> others;
-    const auto add = [&](const EngineModule& module) {
-      if (seen.insert(module.name).second) {
-        const bool is_kept = std::ranges::all_of(
-            module.weights, [&](int weight_idx) { return kept[static_cast<size_t>(weight_idx)]; });
-        others.push_back({module, is_kept});
-      }
-    };
-    for (const ForeignEngine engine : AllEngines()) {
-      std::ranges::for_each(EngineModulesOf(*input_.spec, engine), add);
-    }
-    // As the checkpoint would name them; some engines build them under another name.
-    for (const FusedSet& set : FusedSetsOf(*input_.spec)) {
-      add({set.module, ModuleKind::kLinear, set.members});
-    }
-    if (input_.spec->tie_word_embeddings) {
-      // Not stored, and served by the embedding.
-      others.push_back({{"lm_head", ModuleKind::kLmHead, {}}, true});
-    }
-    return others;
-  }
-
-  // Modules that are never quantized count as linear layers: converters list norms and heads as a
-  // habit, and it does no harm.
-  static bool Reaches(const DialectReader& reader, const EngineModule& module) {
-    const ModuleKind kind =
-        module.kind == ModuleKind::kMoe ? ModuleKind::kMoe : ModuleKind::kLinear;
-    const MatchResult match = reader.Judge({.name = module.name, .kind = kind});
-    return match.entry.has_value() ||
-           std::ranges::any_of(match.shards,
-                               [](const ShardMatch& shard) { return shard.entry.has_value(); });
-  }
-
-  // True when a list of `entry` alone reaches some module or shard; or a module of another engine
-  // that stays in BF16 here anyway, for whose sake it may stand there.
-  Result<bool> IsOfUse(const std::string& entry, const std::vector<OtherModule>& others) const {
-    QuantizationFields fields = fields_;
-    for (NameList* list : {&fields.ignored_layers, &fields.modules_to_not_convert, &fields.ignore,
-                           &fields.exclude_modules, &fields.exclude}) {
-      if (list->key == report_.list_key) {
-        list->names = {entry};
-      }
-    }
-    ASSIGN_OR_RETURN(const Readers readers, MakeReaders(fields));
-    bool helps_others = false;
-    for (const PlannedModule& planned : report_.modules) {
-      if (Reaches(planned.module.is_mtp ? *readers.mtp : *readers.main, planned.module)) {
-        return true;
-      }
-      helps_others = helps_others ||
-                     (entry == planned.module.name && planned.match.verdict == Verdict::kSkipped);
-    }
-    for (const OtherModule& other : others) {
-      if (entry == other.module.name || Reaches(*readers.main, other.module) ||
-          Reaches(*readers.mtp, other.module)) {
-        if (!other.is_kept) {
-          return false;
-        }
-        helps_others = true;
-      }
-    }
-    return helps_others;
-  }
-
-  Status AddUnmatched(const WrittenList& list) {
-    const std::vector<OtherModule> others = OtherModules();
-    std::set<std::string, std::less<>> named;
-    for (const PlannedModule& planned : report_.modules) {
-      if (planned.match.entry) {
-        named.insert(*planned.match.entry);
-      }
-      for (const ShardMatch& shard : planned.match.shards) {
-        if (shard.entry) {
-          named.insert(*shard.entry);
-        }
-      }
-    }
-    for (const std::string& entry : list.names) {
-      if (!named.insert(entry).second) {
-        continue;
-      }
-      ASSIGN_OR_RETURN(const bool is_of_use, IsOfUse(entry, others));
-      if (!is_of_use) {
-        report_.differences.push_back(
-            Finding("entry-unmatched", "warning", entry,
-                    fmt::format("{}: entry \"{}\" reaches no module in the dialect {}", list.key,
-                                entry, report_.dialect),
-                    "remove it, or write the full name of a module that the engine builds"));
-      }
-    }
-    return OkStatus();
-  }
-
   PlanAsInput input_;
   QuantizationFields fields_;
-  DTypes dtypes_;
+  Stored stored_;
   Dialect dialect_ = Dialect::kSglangMatch;
   PlanAsReport report_;
 };

@@ -11,9 +11,9 @@
 #include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/dialect.h"
 #include "octavo/policy/engine_modules.h"
+#include "octavo/policy/policy_finding.h"
 #include "octavo/policy/quantization_fields.h"
 #include "octavo/policy/sglang_match.h"
-#include "octavo/policy/verdicts.h"
 
 namespace octavo {
 
@@ -40,10 +40,7 @@ struct PlannedModule {
 //   scale-missing         quantized, but stored without scales
 //   stored-mixed          the weights of one module are stored in different ways
 //   weight-missing        a weight is not stored
-// Warnings:
-//   entry-unmatched       an entry of the list reaches no module
-//   kept-by-one-expert    a container stays in BF16 only because one expert is listed
-//   list-hidden           one key of the configuration hides another
+// Warnings: those of ListFindings (list_findings.h).
 struct PlanAsReport {
   ForeignEngine engine = ForeignEngine::kSglang;
   std::string dialect;  // "none" without a quantization_config.

@@ -220,7 +220,7 @@ TEST(PlanAs, NamesForOtherEnginesDoNoHarmWhereTheirWeightsAreKept) {
   // Alone, the fused name is inert in SGLang.
   EXPECT_THAT(Codes(Plan(spec, head + names, stored, ForeignEngine::kSglang)),
               ElementsAre("would-quantize model.layers.0.self_attn.qkv_proj",
-                          "entry-unmatched model.layers.0.self_attn.qkv_proj"));
+                          "entry-fused-name model.layers.0.self_attn.qkv_proj"));
 }
 
 TEST(PlanAs, NotesSharedExpertsThatAreServedOtherwise) {

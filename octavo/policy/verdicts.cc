@@ -1,12 +1,14 @@
 #include "octavo/policy/verdicts.h"
 
 #include <fmt/core.h>
-#include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <iterator>
 #include <map>
+#include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -19,235 +21,236 @@
 #include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/engine_modules.h"
 #include "octavo/policy/foreign_table.h"
+#include "octavo/policy/plan_as.h"
+#include "octavo/policy/policy_finding.h"
 #include "octavo/policy/precision_table.h"
-#include "octavo/policy/sglang_fp8.h"
-#include "octavo/policy/sglang_match.h"
+#include "octavo/policy/quantization_fields.h"
 
 namespace octavo {
 namespace {
 
-constexpr std::string_view kError = "error";
-constexpr std::string_view kWarning = "warning";
-constexpr std::string_view kScaleSuffix = "_scale_inv";
+// Of weights; those of a KV cache belong to an attention.
+constexpr auto kScaleSuffixes = std::to_array<std::string_view>(
+    {".weight_scale_inv", ".weight_scale", ".weight_scale_2", ".weight_global_scale",
+     ".input_scale", ".input_global_scale"});
+constexpr std::string_view kReconvert = "convert the source again";
 
 using DTypes = std::map<std::string_view, DType>;
-
-PolicyFinding Error(std::string_view code, std::string_view tensor, std::string message,
-                    std::string_view cure) {
-  return {std::string(code), std::string(kError), std::string(tensor), std::move(message),
-          std::string(cure)};
-}
 
 bool IsFloat(DType dtype) {
   return dtype == DType::kBf16 || dtype == DType::kF16 || dtype == DType::kF32;
 }
 
-bool IsFp8Codes(DType dtype) { return dtype == DType::kF8E4m3; }
-
-void CheckKeptRow(const PrecisionRow& row, DType dtype, std::vector<PolicyFinding>* findings) {
-  if (IsFp8Codes(dtype)) {
-    findings->push_back(Error(
-        "kept-but-fp8", row.name,
-        fmt::format("{}: expected BF16 by rule {}, got {}", row.name, row.rule, DTypeName(dtype)),
-        "remove the entry that keeps this module, or store the weight in BF16"));
-  } else if (!IsFloat(dtype)) {
-    findings->push_back(
-        Error("weight-dtype", row.name,
-              fmt::format("{}: expected BF16, F16 or F32, got {}", row.name, DTypeName(dtype)),
-              "store the weight in BF16"));
-  }
+bool IsCodes(DType dtype) {
+  return dtype == DType::kF8E4m3 || dtype == DType::kF8E5m2 || dtype == DType::kU8;
 }
 
-void CheckFp8Row(const PrecisionRow& row, DType dtype, const DTypes& dtypes,
-                 std::vector<PolicyFinding>* findings) {
-  if (!IsFp8Codes(dtype)) {
-    findings->push_back(
-        Error("fp8-but-kept", row.name,
-              fmt::format("{}: expected F8_E4M3 by rule {}, got {}", row.name, row.rule,
-                          DTypeName(dtype)),
-              fmt::format("list {} in modules_to_not_convert, or quantize the weight",
-                          ModuleOfWeight(row.name))));
-    return;  // Its scales would be a second report of the same thing.
+// Whether a part of `spec` may have this dtype: its own, or one from which the way is exact.
+bool IsPartDType(const PrecisionRow& row, const StoredTensorSpec& spec, DType dtype) {
+  if (dtype == spec.dtype) {
+    return true;
   }
-  const std::string scale_name = StoredTensorsOf(row)[1].name;
-  const auto scale = dtypes.find(scale_name);
-  if (scale == dtypes.end()) {
-    findings->push_back(
-        Error("scale-missing", row.name,
-              fmt::format("{}: expected its scales in {}, got none", row.name, scale_name),
-              "convert the source again: codes without scales mean nothing"));
-  } else if (scale->second != DType::kF32 && scale->second != DType::kBf16) {
-    findings->push_back(Error(
-        "scale-dtype", row.name,
-        fmt::format("{}: expected F32 (or BF16), got {}", scale_name, DTypeName(scale->second)),
-        "convert the source again"));
+  const bool is_byte = dtype == DType::kU8 || dtype == DType::kF8E8m0;
+  if (spec.part == StoredPart::kScales && is_byte) {
+    return row.format == WeightFormat::kMxfp8 || row.format == WeightFormat::kFp8Ue8m0;
   }
+  // Official Qwen3 checkpoints store BF16 scales.
+  return spec.part != StoredPart::kCodes && spec.dtype == DType::kF32 && dtype == DType::kBf16;
 }
 
-// Scales whose weight is kept, stored as something else, or not there at all.
-void CheckOrphanScales(const PrecisionTable& table, const DTypes& dtypes,
-                       std::vector<PolicyFinding>* findings) {
-  std::map<std::string_view, const PrecisionRow*> rows;
-  for (const PrecisionRow& row : table.rows) {
-    rows.emplace(row.name, &row);
-  }
-  for (const auto& [name, dtype] : dtypes) {
-    if (!name.ends_with(kScaleSuffix)) {
-      continue;
-    }
-    const std::string_view weight = name.substr(0, name.size() - kScaleSuffix.size());
-    const auto row = rows.find(weight);
-    const auto stored = dtypes.find(weight);
-    const bool is_used = row != rows.end() && row->second->format == WeightFormat::kFp8 &&
-                         stored != dtypes.end() && IsFp8Codes(stored->second);
-    if (!is_used) {
-      findings->push_back(Error("orphan-scale", name,
-                                fmt::format("{}: scales without a quantized weight", name),
-                                "remove the scales, or quantize their weight"));
+class DTypeChecker {
+ public:
+  DTypeChecker(const ModelSpec& spec, const PrecisionTable& table,
+               std::span<const StoredDType> stored)
+      : spec_(spec), table_(table) {
+    for (const StoredDType& tensor : stored) {
+      dtypes_.emplace(tensor.name, tensor.dtype);
     }
   }
-}
 
-// The entries of `list` that `original` became.
-std::vector<IgnoreEntry> EntriesOf(const SglangFp8List& list, std::string_view original) {
-  std::vector<IgnoreEntry> entries;
-  std::ranges::copy_if(list.entries, std::back_inserter(entries),
-                       [&](const IgnoreEntry& entry) { return entry.original == original; });
-  return entries;
-}
-
-// True when `entries`, alone, reach the module or one of its shards. Classes that are never
-// quantized count: converters list norms and heads as a habit, and it does no harm.
-bool Reaches(std::span<const IgnoreEntry> entries, const EngineModule& module,
-             std::span<const FusedMapping> mapping) {
-  const MatchResult match = SglangMatch(entries, module.name, mapping);
-  return match.verdict == Verdict::kSkipped ||
-         std::ranges::any_of(match.shards,
-                             [](const ShardMatch& shard) { return shard.entry.has_value(); });
-}
-
-PolicyFinding Unmatched(const std::string& entry, std::string_view key) {
-  std::string cure = "remove it, or write the full name of a module without \".weight\"";
-  if (entry.ends_with(".weight") || entry.ends_with(".bias")) {
-    cure = fmt::format("name the module, not the parameter: {}", entry.substr(0, entry.rfind('.')));
-  } else if (entry.find('*') != std::string::npos || entry.starts_with("re:")) {
-    cure = "write names: this dialect knows no wildcards and no expressions";
+  std::vector<PolicyFinding> Run() {
+    const std::set<int> absent = AbsentMtpLayers();
+    for (size_t i = 0; i < table_.rows.size(); ++i) {
+      const bool may_miss = spec_.weights[i].is_mtp && absent.contains(spec_.weights[i].layer);
+      CheckRow(table_.rows[i], may_miss);
+    }
+    CheckOrphans();
+    return std::move(findings_);
   }
-  return {"entry-unmatched", std::string(kWarning), entry,
-          fmt::format("{}: entry \"{}\" matches no module", key, entry), std::move(cure)};
-}
 
-// Null when `entries` is not the name of a fused module.
-const EngineModule* FusedNamed(std::span<const IgnoreEntry> entries,
-                               std::span<const EngineModule> modules) {
-  for (const EngineModule& module : modules) {
-    for (const IgnoreEntry& entry : entries) {
-      if (module.weights.size() > 1 && IsDottedRun(entry.text, module.name)) {
-        return &module;
+ private:
+  const DType* Find(std::string_view name) const {
+    const auto found = dtypes_.find(name);
+    return found == dtypes_.end() ? nullptr : &found->second;
+  }
+
+  // MTP layers of which nothing is stored.
+  std::set<int> AbsentMtpLayers() const {
+    std::set<int> absent;
+    std::set<int> present;
+    for (size_t i = 0; i < table_.rows.size(); ++i) {
+      if (spec_.weights[i].is_mtp) {
+        const std::string codes = StoredTensorsOf(table_.rows[i], table_.layout).front().name;
+        absent.insert(spec_.weights[i].layer);
+        if (Find(codes) != nullptr || Find(table_.rows[i].name) != nullptr) {
+          present.insert(spec_.weights[i].layer);
+        }
+      }
+    }
+    std::erase_if(absent, [&](int layer) { return present.contains(layer); });
+    return absent;
+  }
+
+  // The dtype of the stack that holds an expert's weight; null when there is none.
+  const DType* FindStack(const PrecisionRow& row) const {
+    const size_t found = row.name.find(".experts.");
+    if (!IsExpertRole(row.role) || found == std::string::npos) {
+      return nullptr;
+    }
+    const std::string stem = row.name.substr(0, found) + ".experts.";
+    return Find(stem + (row.role == Role::kExpertDown ? "down_proj" : "gate_up_proj"));
+  }
+
+  void CheckRow(const PrecisionRow& row, bool may_miss) {
+    const std::string module(ModuleOfWeight(row.name));
+    const DType* values = Find(row.name);
+    const DType* packed = Find(module + ".weight_packed");
+    if (values == nullptr && packed == nullptr) {
+      values = FindStack(row);
+    }
+    if (values == nullptr && packed == nullptr) {
+      // An MTP layer may leave its copies of the embedding and the head to the model's own.
+      const bool is_shared =
+          may_miss ||
+          ((row.role == Role::kEmbedding || row.role == Role::kLmHead) && row.layer >= 0);
+      if (!is_shared) {
+        findings_.push_back(
+            PolicyError("weight-missing", row.name,
+                        fmt::format("{}: expected {} {}, got no such tensor", row.name,
+                                    WeightFormatName(row.format), ShapeString(row.shape)),
+                        std::string(kReconvert)));
+      }
+    } else if (row.format == WeightFormat::kBf16) {
+      CheckKept(row, values == nullptr ? *packed : *values);
+    } else {
+      CheckQuantized(row, values == nullptr ? *packed : *values);
+    }
+  }
+
+  void CheckKept(const PrecisionRow& row, DType dtype) {
+    if (IsCodes(dtype)) {
+      findings_.push_back(PolicyError(
+          "expected-bf16", row.name,
+          fmt::format("{}: expected BF16 by rule {}, got {}", row.name, row.rule, DTypeName(dtype)),
+          "remove the entry that keeps this module, or store the weight in BF16"));
+    } else if (!IsFloat(dtype)) {
+      findings_.push_back(PolicyError(
+          "weight-dtype", row.name,
+          fmt::format("{}: expected BF16, F16 or F32, got {}", row.name, DTypeName(dtype)),
+          "store the weight in BF16"));
+    }
+  }
+
+  // `dtype`: of what is stored for the weight, under whichever name.
+  void CheckQuantized(const PrecisionRow& row, DType dtype) {
+    const std::vector<StoredTensorSpec> parts = AcceptedTensorsOf(row, table_.layout);
+    const DType* codes = Find(parts.front().name);
+    if (codes == nullptr || *codes != parts.front().dtype) {
+      findings_.push_back(PolicyError(
+          "expected-quantized", row.name,
+          fmt::format("{}: expected {} by rule {}, stored in {} as {}; got {}", row.name,
+                      WeightFormatName(row.format), row.rule, parts.front().name,
+                      DTypeName(parts.front().dtype), DTypeName(dtype)),
+          fmt::format("list {} among the modules that are kept, or quantize the weight",
+                      ModuleOfWeight(row.name))));
+      return;  // Its scales would be a second report of the same thing.
+    }
+    for (const StoredTensorSpec& part : std::span(parts).subspan(1)) {
+      const DType* found = Find(part.name);
+      if (found == nullptr && !part.is_optional) {
+        findings_.push_back(
+            PolicyError("scale-missing", row.name,
+                        fmt::format("{}: expected its scales in {}, got none", row.name, part.name),
+                        "convert the source again: codes without scales mean nothing"));
+      } else if (found != nullptr && !IsPartDType(row, part, *found)) {
+        findings_.push_back(PolicyError("scale-dtype", row.name,
+                                        fmt::format("{}: expected {}, got {}", part.name,
+                                                    DTypeName(part.dtype), DTypeName(*found)),
+                                        std::string(kReconvert)));
       }
     }
   }
-  return nullptr;
-}
 
-void CheckEntries(std::span<const EngineModule> modules, std::span<const FusedMapping> mapping,
-                  const SglangFp8List& list, std::vector<PolicyFinding>* findings) {
-  for (const std::string& original : list.written) {
-    const std::vector<IgnoreEntry> entries = EntriesOf(list, original);
-    const bool reached = std::ranges::any_of(
-        modules, [&](const EngineModule& module) { return Reaches(entries, module, mapping); });
-    if (reached) {
-      continue;
+  // Scales whose weight is kept, stored as something else, or not there at all.
+  void CheckOrphans() {
+    std::set<std::string> used;
+    for (const PrecisionRow& row : table_.rows) {
+      const std::vector<StoredTensorSpec> parts = AcceptedTensorsOf(row, table_.layout);
+      const DType* codes = Find(parts.front().name);
+      if (row.format != WeightFormat::kBf16 && codes != nullptr && *codes == parts.front().dtype) {
+        std::ranges::transform(parts, std::inserter(used, used.end()), &StoredTensorSpec::name);
+      }
     }
-    if (const EngineModule* fused = FusedNamed(entries, modules)) {
-      findings->push_back(
-          {"entry-fused-name", std::string(kWarning), original,
-           fmt::format("{}: entry \"{}\" names the fused module {}, which is quantized: only its "
-                       "shards are compared",
-                       list.key, original, fused->name),
-           "list every shard by its own name instead"});
-    } else {
-      findings->push_back(Unmatched(original, list.key));
+    for (const auto& [name, dtype] : dtypes_) {
+      const std::string_view text = name;
+      const bool is_scale = std::ranges::any_of(
+          kScaleSuffixes, [&](std::string_view suffix) { return text.ends_with(suffix); });
+      if (is_scale && !used.contains(std::string(name))) {
+        findings_.push_back(PolicyError("orphan-scale", name,
+                                        fmt::format("{}: scales without a quantized weight", name),
+                                        "remove the scales, or quantize their weight"));
+      }
     }
   }
-}
+
+  const ModelSpec& spec_;
+  const PrecisionTable& table_;
+  DTypes dtypes_;
+  std::vector<PolicyFinding> findings_;
+};
 
 constexpr std::string_view kRestoreCure =
     "convert again, or restore the list: other engines would serve another model";
 
+// What other engines read against the table of our own key.
 void CompareWithList(const ModelSpec& spec, const PrecisionTable& table,
                      std::string_view quantization_config, std::vector<PolicyFinding>* findings) {
   const Result<PrecisionTable> meant = TableFromForeignConfig(spec, quantization_config);
   if (!meant) {
-    findings->push_back(
-        Error("list-differs", "quantization_config", meant.error().message(), kRestoreCure));
+    findings->push_back(PolicyError("list-differs", "quantization_config", meant.error().message(),
+                                    std::string(kRestoreCure)));
     return;
   }
   for (size_t i = 0; i < table.rows.size(); ++i) {
     const PrecisionRow& row = table.rows[i];
     if (row.format != meant->rows[i].format) {
       findings->push_back(
-          Error("list-differs", row.name,
-                fmt::format("{}: expected {} by the stored table, got {} by the list ({})",
-                            row.name, WeightFormatName(row.format),
-                            WeightFormatName(meant->rows[i].format), meant->rows[i].rule),
-                kRestoreCure));
+          PolicyError("list-differs", row.name,
+                      fmt::format("{}: expected {} by the stored table, got {} by the list ({})",
+                                  row.name, WeightFormatName(row.format),
+                                  WeightFormatName(meant->rows[i].format), meant->rows[i].rule),
+                      std::string(kRestoreCure)));
     }
   }
+}
+
+// Whose reading of the configuration comes first: the library's for its own, else SGLang's.
+ForeignEngine EngineOf(const QuantizationFields& fields) {
+  return fields.quant_method == "compressed-tensors" ? ForeignEngine::kCompressedTensors
+                                                     : ForeignEngine::kSglang;
 }
 
 }  // namespace
 
-std::vector<PolicyFinding> CheckStoredDTypes(const PrecisionTable& table,
+std::vector<PolicyFinding> CheckStoredDTypes(const ModelSpec& spec, const PrecisionTable& table,
                                              std::span<const StoredDType> stored) {
-  DTypes dtypes;
-  for (const StoredDType& tensor : stored) {
-    dtypes.emplace(tensor.name, tensor.dtype);
-  }
-  std::vector<PolicyFinding> findings;
-  for (const PrecisionRow& row : table.rows) {
-    const auto found = dtypes.find(row.name);
-    if (found == dtypes.end()) {
-      findings.push_back(Error("weight-missing", row.name,
-                               fmt::format("{}: expected {} {}, got no such tensor", row.name,
-                                           WeightFormatName(row.format), ShapeString(row.shape)),
-                               "convert the source again"));
-    } else if (row.format == WeightFormat::kBf16) {
-      CheckKeptRow(row, found->second, &findings);
-    } else {
-      CheckFp8Row(row, found->second, dtypes, &findings);
-    }
-  }
-  CheckOrphanScales(table, dtypes, &findings);
-  return findings;
-}
-
-std::vector<PolicyFinding> CheckForeignList(std::span<const EngineModule> modules,
-                                            std::span<const FusedMapping> mapping,
-                                            const SglangFp8List& list) {
-  std::vector<PolicyFinding> findings;
-  if (list.hides_other_key) {
-    findings.push_back({"list-hidden", std::string(kWarning), "modules_to_not_convert",
-                        "modules_to_not_convert is not read, because ignored_layers exists",
-                        "write one of the two keys"});
-  }
-  CheckEntries(modules, mapping, list, &findings);
-  for (const EngineModule& module : modules) {
-    const MatchResult match = SglangFp8Match(list.entries, module.name, module.kind, mapping);
-    if (module.kind == ModuleKind::kMoe && match.rule == MatchRule::kExpertReverse) {
-      findings.push_back(
-          {"kept-by-one-expert", std::string(kWarning), module.name,
-           fmt::format("{}: all experts stay in BF16, only because entry \"{}\" names one of them",
-                       module.name, match.entry.value_or("")),
-           fmt::format("list {} if all are meant, otherwise remove the entry", module.name)});
-    }
-  }
-  return findings;
+  return DTypeChecker(spec, table, stored).Run();
 }
 
 Result<std::vector<PolicyFinding>> CheckQuantizationConfig(const ModelSpec& spec,
                                                            const PrecisionTable& table,
-                                                           std::string_view quantization_config) {
+                                                           std::string_view quantization_config,
+                                                           std::span<const StoredDType> stored) {
   if (quantization_config.empty()) {
     return std::vector<PolicyFinding>();
   }
@@ -255,9 +258,14 @@ Result<std::vector<PolicyFinding>> CheckQuantizationConfig(const ModelSpec& spec
     return InvalidArgument("policy table: expected {} rows (the model's weights), got {}",
                            spec.weights.size(), table.rows.size());
   }
-  ASSIGN_OR_RETURN(const SglangFp8List list, ReadSglangFp8List(quantization_config, {}));
-  std::vector<PolicyFinding> findings =
-      CheckForeignList(EngineModulesOf(spec), DeclaredMappingOf(spec), list);
+  ASSIGN_OR_RETURN(const QuantizationFields fields, ReadQuantizationFields(quantization_config));
+  ASSIGN_OR_RETURN(PlanAsReport plan, PlanAs({.spec = &spec,
+                                              .quantization_config = quantization_config,
+                                              .stored = stored,
+                                              .engine = EngineOf(fields)}));
+  std::vector<PolicyFinding> findings;
+  std::ranges::copy_if(plan.differences, std::back_inserter(findings),
+                       [](const PolicyFinding& finding) { return finding.severity == "warning"; });
   CompareWithList(spec, table, quantization_config, &findings);
   return findings;
 }
