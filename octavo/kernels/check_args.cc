@@ -203,6 +203,7 @@ void CheckArgs(const RouteArgs& args, DType activation) {
   CheckMatrix(args.logits, args.logits.dtype == DType::kF32 ? DType::kF32 : activation);
   const int64_t num_experts = args.logits.cols;
   CHECK((args.bias.empty() || static_cast<int64_t>(args.bias.size()) == num_experts));
+  CHECK((args.bias.empty() || args.scoring == RouteScoring::kSigmoid));
   CHECK(args.num_groups >= 1);
   CHECK(num_experts % args.num_groups == 0);
   CHECK(args.top_groups >= 1);
@@ -233,6 +234,10 @@ void CheckArgs(const CombineArgs& args, DType activation) {
   CHECK(args.x.cols == args.y.cols);
   CHECK(static_cast<int64_t>(args.row_of_slot.size()) == args.x.rows);
   CHECK(static_cast<int64_t>(args.weights.size()) == args.x.rows);
+  for (const int32_t row : args.row_of_slot) {
+    CHECK(row >= 0);
+    CHECK(row < args.x.rows);
+  }
   if (args.shared.data != nullptr) {
     CheckMatrix(args.shared, activation);
     CheckSameShape(args.shared, args.y);

@@ -13,6 +13,7 @@
 #include "octavo/base/status.h"
 #include "octavo/base/thread_pool.h"
 #include "octavo/kernels/cpu/cpu_path.h"
+#include "octavo/kernels/cpu/kv_layout.h"
 #include "octavo/kernels/cpu/layout.h"
 #include "octavo/kernels/ops.h"
 
@@ -59,9 +60,10 @@ int64_t AttentionOp::BlockRows(int64_t group) const {
   return std::max(path_.matmul.attention_rows, RoundUp(group, path_.matmul.row_step));
 }
 
-Status AttentionOp::Ensure(int64_t context, int64_t group, int64_t head_dim) {
+// `max_dim` covers head_dim and value_dim.
+Status AttentionOp::Ensure(int64_t context, int64_t group, int64_t max_dim) {
   const int64_t rows = BlockRows(group);
-  const int64_t depth = RoundUp(head_dim, kTileDepth);
+  const int64_t depth = RoundUp(max_dim, kTileDepth);
   scores_stride_ = std::max(scores_stride_, RoundUp(context, kPageTokens) + kStridePadElems);
   for (WorkerScratch& worker : workers_) {
     RETURN_IF_ERROR(worker.queries.Ensure(rows * depth * path_.matmul.a_elem_bytes));
@@ -77,7 +79,6 @@ Status AttentionOp::Reserve(int64_t max_context, int64_t max_heads, int64_t max_
 
 void AttentionOp::Store(const KvStoreArgs& args) {
   const KvLayout layout{args.kv.shape.head_dim, args.kv.shape.ValueDim()};
-  const int64_t head_dim = args.kv.shape.head_dim;
   const auto store_rows = [&](int64_t begin, int64_t end, int /*worker*/) {
     for (const Segment& segment : args.segments) {
       const int64_t from = std::max(begin, segment.first_row);
@@ -87,12 +88,13 @@ void AttentionOp::Store(const KvStoreArgs& args) {
         const int64_t t = position % kPageTokens;
         for (int64_t h = 0; h < args.kv.shape.num_kv_heads; ++h) {
           auto* page = const_cast<uint16_t*>(HeadPage(args.kv, segment, position / kPageTokens, h));
-          const uint16_t* k = Bf16Row(args.k, row) + h * head_dim;
-          const uint16_t* v = Bf16Row(args.v, row) + h * head_dim;
-          for (int64_t d = 0; d < head_dim; d += 2) {
+          const uint16_t* k = Bf16Row(args.k, row) + h * layout.head_dim;
+          const uint16_t* v = Bf16Row(args.v, row) + h * layout.value_dim;
+          for (int64_t d = 0; d < layout.head_dim; d += 2) {
             std::memcpy(page + layout.KeyElem(t, d), k + d, 2 * sizeof(uint16_t));
+          }
+          for (int64_t d = 0; d < layout.value_dim; ++d) {
             page[layout.ValueElem(t, d)] = v[d];
-            page[layout.ValueElem(t, d + 1)] = v[d + 1];
           }
         }
       }
@@ -159,7 +161,7 @@ void AttentionOp::WeighValues(const AttentionArgs& args, const Block& block,
                    .num_panels = layout.NumValuePanels(),
                    .num_tiles = 1,
                    .c = scratch->outputs.floats(),
-                   .c_stride = layout.KeyDepth(),
+                   .c_stride = layout.OutputStride(),
                    .from_zero = page == 0,
                    .prefetch_bytes = BytesBetween(head, next)});
   }
@@ -181,9 +183,9 @@ void AttentionOp::RunBlock(const AttentionArgs& args, const Block& block,
   const KvLayout layout{args.kv.shape.head_dim, args.kv.shape.ValueDim()};
   for (int64_t r = 0; r < block.num_rows; ++r) {
     const int64_t row = block.segment->first_row + block.Token(r);
-    path_.rows.divide(scratch->outputs.floats() + r * layout.KeyDepth(),
-                      scratch->scores.floats()[r * scores_stride_ + padded_keys], layout.head_dim,
-                      Bf16Row(args.y, row) + block.Head(r) * layout.head_dim);
+    path_.rows.divide(scratch->outputs.floats() + r * layout.OutputStride(),
+                      scratch->scores.floats()[r * scores_stride_ + padded_keys], layout.value_dim,
+                      Bf16Row(args.y, row) + block.Head(r) * layout.value_dim);
   }
 }
 
@@ -216,7 +218,8 @@ Status AttentionOp::Run(const AttentionArgs& args) {
   for (const Segment& segment : args.segments) {
     context = std::max(context, segment.first_position + segment.num_rows);
   }
-  RETURN_IF_ERROR(Ensure(context, group, args.kv.shape.head_dim));
+  RETURN_IF_ERROR(
+      Ensure(context, group, std::max(args.kv.shape.head_dim, args.kv.shape.ValueDim())));
   const int64_t total = for_each_block([](const Block&, int64_t) {});
   if (total == 0) {
     return OkStatus();

@@ -16,7 +16,9 @@
 #include "octavo/kernels/backend.h"
 #include "octavo/kernels/check_args.h"
 #include "octavo/kernels/cpu/cpu_path.h"
-#include "octavo/kernels/cpu/layout.h"
+#include "octavo/kernels/cpu/kernel_table.h"
+#include "octavo/kernels/cpu/kv_layout.h"
+#include "octavo/kernels/cpu/route.h"
 #include "octavo/kernels/matrix.h"
 #include "octavo/kernels/ops.h"
 #include "octavo/kernels/sort_by_expert.h"
@@ -98,12 +100,18 @@ class CpuBackend final : public Backend {
 
   Status Rope(const RopeArgs& args) override {
     CheckArgs(args, DType::kBf16);
+    if (args.is_interleaved && args.head_dim > kMaxInterleavedDim) {
+      return Unsupported("interleaved rope over {} dims on {}: at most {}", args.head_dim, name(),
+                         kMaxInterleavedDim);
+    }
+    const auto rope = args.is_interleaved ? path_.rows.rope_interleaved : path_.rows.rope;
     const int64_t half = args.head_dim / 2;
-    ForRows(args.x.rows, args.x.cols, [&](int64_t t) {
+    const int64_t stride = args.head_stride == 0 ? args.head_dim : args.head_stride;
+    ForRows(args.x.rows, args.num_heads * args.head_dim, [&](int64_t t) {
       const int64_t first = args.positions[static_cast<size_t>(t)] * half;
       for (int64_t h = 0; h < args.num_heads; ++h) {
-        path_.rows.rope(args.cos.data() + first, args.sin.data() + first, args.head_dim,
-                        Bf16Row(args.x, t) + h * args.head_dim);
+        rope(args.cos.data() + first, args.sin.data() + first, args.head_dim,
+             Bf16Row(args.x, t) + h * stride);
       }
     });
     return OkStatus();
@@ -143,7 +151,13 @@ class CpuBackend final : public Backend {
 
   Status Route(const RouteArgs& args) override {
     CheckArgs(args, DType::kBf16);
-    return Unsupported("Route on {}", name());
+    if (args.logits.cols > kMaxExperts) {
+      return Unsupported("routing over {} experts on {}: at most {}", args.logits.cols, name(),
+                         kMaxExperts);
+    }
+    ForRows(args.logits.rows, args.logits.cols * args.top_k,
+            [&](int64_t t) { RouteToken(path_, args, t); });
+    return OkStatus();
   }
 
   Status SortByExpert(const SortByExpertArgs& args) override {
@@ -153,7 +167,18 @@ class CpuBackend final : public Backend {
 
   Status Combine(const CombineArgs& args) override {
     CheckArgs(args, DType::kBf16);
-    return Unsupported("Combine on {}", name());
+    ForRows(args.y.rows, args.y.cols * args.top_k, [&](int64_t t) {
+      const int64_t slot = t * args.top_k;
+      path_.rows.combine({.x = Bf16Row(args.x, 0),
+                          .x_stride = args.x.stride,
+                          .rows = args.row_of_slot.data() + slot,
+                          .weights = args.weights.data() + slot,
+                          .top_k = args.top_k,
+                          .shared = args.shared.data == nullptr ? nullptr : Bf16Row(args.shared, t),
+                          .n = args.y.cols,
+                          .y = Bf16Row(args.y, t)});
+    });
+    return OkStatus();
   }
 
   Status KvStore(const KvStoreArgs& args) override {

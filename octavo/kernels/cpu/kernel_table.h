@@ -65,6 +65,20 @@ struct MatMulKernel {
   int64_t (*burn)(int64_t rounds) = nullptr;
 };
 
+// One token of CombineArgs.
+struct CombineRowArgs {
+  const uint16_t* x = nullptr;
+  int64_t x_stride = 0;
+  const int32_t* rows = nullptr;   // [top_k]
+  const float* weights = nullptr;  // [top_k]
+  int64_t top_k = 0;
+  const uint16_t* shared = nullptr;  // Or null.
+  int64_t n = 0;
+  uint16_t* y = nullptr;
+};
+
+inline constexpr int64_t kMaxInterleavedDim = 512;
+
 // Functions on rows. All counts are elements; pointers need no alignment.
 struct RowKernels {
   // a[i] = x[i] as A elements of 4 or 2 bytes.
@@ -83,6 +97,12 @@ struct RowKernels {
   void (*add)(const uint16_t* delta, int64_t n, uint16_t* x);
   void (*silu_mul)(const uint16_t* gate, const uint16_t* up, int64_t n, uint16_t* y);
   void (*rope)(const float* cos, const float* sin, int64_t head_dim, uint16_t* x);
+  // head_dim at most kMaxInterleavedDim.
+  void (*rope_interleaved)(const float* cos, const float* sin, int64_t head_dim, uint16_t* x);
+  // p of RouteArgs from FP32 logits. p may be x.
+  void (*softmax)(const float* x, int64_t n, float* p);
+  void (*sigmoid)(const float* x, int64_t n, float* p);
+  void (*combine)(const CombineRowArgs& args);
   // s[i] = scale * s[i]; returns the largest.
   float (*scale_max)(float scale, int64_t n, float* s);
   float (*max)(const float* x, int64_t n);

@@ -152,20 +152,60 @@ void SiluMul(const uint16_t* gate, const uint16_t* up, int64_t n, uint16_t* y) {
   }
 }
 
-void Rope(const float* cos, const float* sin, int64_t head_dim, uint16_t* x) {
-  const int64_t half = head_dim / 2;
+// y[i] and y[half + i] from low and high, which may be y.
+HWY_INLINE void RotatePairs(const float* cos, const float* sin, int64_t half, const uint16_t* low,
+                            const uint16_t* high, uint16_t* y) {
   for (int64_t i = 0; i < half; i += kLanes) {
-    const VF low = LoadBf16(x + i, half - i);
-    const VF high = LoadBf16(x + half + i, half - i);
+    const VF l = LoadBf16(low + i, half - i);
+    const VF h = LoadBf16(high + i, half - i);
     const VF c = LoadF32(cos + i, half - i);
     const VF s = LoadF32(sin + i, half - i);
-    StoreBf16(hn::MulSub(low, c, hn::Mul(high, s)), half - i, x + i);
-    StoreBf16(hn::MulAdd(high, c, hn::Mul(low, s)), half - i, x + half + i);
+    StoreBf16(hn::MulSub(l, c, hn::Mul(h, s)), half - i, y + i);
+    StoreBf16(hn::MulAdd(h, c, hn::Mul(l, s)), half - i, y + half + i);
   }
 }
 
-// --- Softmax
-// --------------------------------------------------------------------------------------
+void Rope(const float* cos, const float* sin, int64_t head_dim, uint16_t* x) {
+  RotatePairs(cos, sin, head_dim / 2, x, x + head_dim / 2, x);
+}
+
+void RopeInterleaved(const float* cos, const float* sin, int64_t head_dim, uint16_t* x) {
+  const int64_t half = head_dim / 2;
+  HWY_ALIGN uint16_t low[kMaxInterleavedDim / 2];
+  HWY_ALIGN uint16_t high[kMaxInterleavedDim / 2];
+  for (int64_t i = 0; i < half; ++i) {
+    low[i] = x[2 * i];
+    high[i] = x[2 * i + 1];
+  }
+  RotatePairs(cos, sin, half, low, high, x);
+}
+
+// --- Mixture of experts -------------------------------------------------------------------------
+
+void CombineRow(const CombineRowArgs& args) {
+  const DF d;
+  for (int64_t i = 0; i < args.n; i += kLanes) {
+    VF sum = hn::Zero(d);
+    for (int64_t k = 0; k < args.top_k; ++k) {
+      const VF x = LoadBf16(args.x + args.rows[k] * args.x_stride + i, args.n - i);
+      sum = hn::MulAdd(hn::Set(d, args.weights[k]), x, sum);
+    }
+    if (args.shared != nullptr) {
+      sum = hn::Add(sum, LoadBf16(args.shared + i, args.n - i));
+    }
+    StoreBf16(sum, args.n - i, args.y + i);
+  }
+}
+
+void Sigmoid(const float* x, int64_t n, float* p) {
+  const VF one = hn::Set(DF(), 1.0F);
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const VF e = Exp(hn::Neg(LoadF32(x + i, n - i)));
+    StoreF32(hn::Div(one, hn::Add(one, e)), n - i, p + i);
+  }
+}
+
+// --- Softmax ------------------------------------------------------------------------------------
 
 // Of max(a, b) = a > b ? a : b only: a NaN among x does not survive, as in the reference.
 HWY_INLINE VF Larger(VF x, VF max) { return hn::IfThenElse(hn::Gt(x, max), x, max); }
@@ -231,6 +271,27 @@ float ExpSum(const float* x, int64_t n, float max) {
   return AddLanes(sums);
 }
 
+void Softmax(const float* x, int64_t n, float* p) {
+  const DF d;
+  const VF max = hn::Set(d, Max(x, n));
+  VF sums[kVecs];
+  for (VF& sum : sums) {
+    sum = hn::Zero(d);
+  }
+  for (int64_t i = 0; i < n; i += 16) {
+    for (int64_t v = 0; v < kVecs; ++v) {
+      const int64_t at = i + v * kLanes;
+      const VF e = ExpLanes(x, at, n, max);
+      sums[v] = hn::Add(sums[v], e);
+      StoreF32(e, n - at, p + at);
+    }
+  }
+  const VF sum = hn::Set(d, AddLanes(sums));
+  for (int64_t i = 0; i < n; i += kLanes) {
+    StoreF32(hn::Div(LoadF32(p + i, n - i), sum), n - i, p + i);
+  }
+}
+
 // In place: the A elements are no larger than the FP32 values that they replace, and are written
 // behind the reads.
 template <typename A>
@@ -273,6 +334,10 @@ constexpr RowKernels kRowKernels = {.load_a32 = LoadA32,
                                     .add = Add,
                                     .silu_mul = SiluMul,
                                     .rope = Rope,
+                                    .rope_interleaved = RopeInterleaved,
+                                    .softmax = Softmax,
+                                    .sigmoid = Sigmoid,
+                                    .combine = CombineRow,
                                     .scale_max = ScaleMax,
                                     .max = Max,
                                     .exp_sum = ExpSum,

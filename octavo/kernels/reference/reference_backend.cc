@@ -149,16 +149,23 @@ Status ReferenceBackend::Add(const AddArgs& args) {
 Status ReferenceBackend::Rope(const RopeArgs& args) {
   CheckArgs(args, activation_dtype());
   const OpScope scope(*this);
-  const int64_t half = args.head_dim / 2;
-  ReserveRow(args.head_dim);
+  const int64_t dim = args.head_dim;
+  const int64_t half = dim / 2;
+  const int64_t stride = args.head_stride == 0 ? dim : args.head_stride;
+  ReserveRow(2 * dim);
   pool_.ParallelFor(args.x.rows, [&](int64_t begin, int64_t end, int worker) {
     float* head = workers_[static_cast<size_t>(worker)].row.data();
+    float* loaded = head + dim;
     for (int64_t t = begin; t < end; ++t) {
       const int64_t first = args.positions[static_cast<size_t>(t)] * half;
       for (int64_t h = 0; h < args.num_heads; ++h) {
-        LoadRow(args.x, t, h * args.head_dim, args.head_dim, head);
-        math_.rope(head, args.cos.data() + first, args.sin.data() + first, args.head_dim);
-        StoreRow(args.x, t, h * args.head_dim, args.head_dim, head);
+        LoadRow(args.x, t, h * stride, dim, loaded);
+        for (int64_t i = 0; i < half; ++i) {
+          head[i] = args.is_interleaved ? loaded[2 * i] : loaded[i];
+          head[half + i] = args.is_interleaved ? loaded[2 * i + 1] : loaded[half + i];
+        }
+        math_.rope(head, args.cos.data() + first, args.sin.data() + first, dim);
+        StoreRow(args.x, t, h * stride, dim, head);
       }
     }
   });
