@@ -137,6 +137,19 @@ TEST_F(AuditFormats, OutliersDoNotMakeScalesDivisors) {
   }
 }
 
+// Weights that are all enormous look like it, until the source says that they are.
+TEST_F(AuditFormats, TheSourceAcquitsLargeScales) {
+  TestTensor& weight = weights_.at(std::string(kUp) + ".weight");
+  const uint16_t large = FloatToBf16(3000.0F);
+  for (size_t i = 0; i < weight.bytes.size(); i += sizeof(large)) {
+    std::memcpy(&weight.bytes[i], &large, sizeof(large));
+  }
+  WriteTestCheckpoint(Source(), weights_);
+  Load(WeightFormat::kFp8);
+  EXPECT_THAT(Codes(), Contains("scale-inverted"));
+  EXPECT_THAT(Codes(Source()), Not(Contains("scale-inverted")));
+}
+
 // --- nvfp4 --------------------------------------------------------------------------------------
 
 TEST_F(AuditFormats, Nvfp4MembersOfASetShareTheirGlobalScale) {

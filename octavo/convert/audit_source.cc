@@ -277,7 +277,9 @@ class SourceComparison {
       return;
     }
     const bool is_usual = error <= kSuspiciousFactor * UsualError(pair.row.format);
-    if (!differences->empty()) {
+    if (differences->empty()) {
+      AcquitScales(*pair.stored);
+    } else {
       const std::string rules = is_usual ? RulesOf(pair) : std::string();
       for (const Difference& difference : *differences) {
         const bool is_excused = !is_own_ && !rules.empty();
@@ -293,6 +295,15 @@ class SourceComparison {
                       pair.row.name, error, UsualError(pair.row.format),
                       WeightFormatName(pair.row.format))));
     }
+  }
+
+  // Scales that looked like divisors are those that the source's unusual weights ask for.
+  void AcquitScales(const StoredModule& stored) {
+    std::erase_if(report_.findings, [&](const AuditFinding& finding) {
+      return finding.code == "scale-inverted" &&
+             (finding.tensor == stored.scales->name ||
+              (stored.global != nullptr && finding.tensor == stored.global->name));
+    });
   }
 
   // Relative RMS error of what is stored against the source, and the worst so far.
