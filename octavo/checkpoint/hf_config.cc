@@ -349,13 +349,25 @@ bool DeclaresQuantization(std::string_view hf_quant_config_json) {
   return quantization && quantization->Has("quant_algo");
 }
 
+// Keeps the first refusal of a setting that concerns the forward pass alone; every other error is
+// passed on.
+Status KeepNotServed(const Status& status, HfConfig& out) {
+  if (status.code() != StatusCode::kUnsupported) {
+    return status;
+  }
+  if (out.not_served.empty()) {
+    out.not_served = status.message();
+  }
+  return OkStatus();
+}
+
 // Everything but the architecture. `text` is `root` unless the text model is nested; what wrappers
 // repeat or keep to themselves is then looked for in both.
 Status ParseMembers(const HfSection& root, const HfSection& text, HfConfig& out) {
   RETURN_IF_ERROR(ParseDimensions(text, out));
-  RETURN_IF_ERROR(ParseHfRope(text, out));
+  RETURN_IF_ERROR(KeepNotServed(ParseHfRope(text, out), out));
   RETURN_IF_ERROR(ParseMoe(text, out));
-  RETURN_IF_ERROR(RefuseVariants(text, out.num_layers));
+  RETURN_IF_ERROR(KeepNotServed(RefuseVariants(text, out.num_layers), out));
   const HfSection& ties = text.Has("tie_word_embeddings") ? text : root;
   RETURN_IF_ERROR(ties.OptionalBool("tie_word_embeddings", out.tie_word_embeddings));
   ASSIGN_OR_RETURN(out.dtype, ParseDType(text));
@@ -398,6 +410,10 @@ Result<HfConfig> ParseHfConfig(std::string_view config_json, const HfConfigFiles
   out.eos_token_ids.assign(eos_ids.begin(), eos_ids.end());
   out.config_json = config_json;
   return out;
+}
+
+Status CheckServedConfig(const HfConfig& config) {
+  return config.not_served.empty() ? OkStatus() : Unsupported("{}", config.not_served);
 }
 
 }  // namespace octavo

@@ -109,6 +109,11 @@ struct HfConfig {
   // JSON text of quantization_config, at the top or in text_config, or of compression_config, or of
   // hf_quant_config.json; empty when there is none.
   std::string quantization_config;
+  // The first setting that changes the forward pass in a way that is not built (rope scaling of
+  // another type or with members that are not known, sliding windows, ...), with what is expected;
+  // empty: there is none. It changes no tensor, so such a model is planned, converted and audited,
+  // and is never served (CheckServedConfig).
+  std::string not_served;
   std::string config_json;  // The whole config.json as read.
 };
 
@@ -120,10 +125,13 @@ struct HfConfigFiles {
 };
 
 // Errors: kCorrupt (not a JSON object), kInvalidArgument (a key missing, of another type or out of
-// range: the message names key, expected and actual), kUnsupported (rope scaling of another type,
-// sliding windows or other settings that change the forward pass and are not built here, by name).
+// range: the message names key, expected and actual), kUnsupported (settings under which it cannot
+// be said which tensors the model has, by name).
 Result<HfConfig> ParseHfConfig(std::string_view config_json, const HfConfigFiles& files);
 Result<HfConfig> ParseHfConfig(std::string_view config_json,
                                std::string_view generation_config_json);
+
+// kUnsupported for a config with `not_served`: for everything that runs the model.
+Status CheckServedConfig(const HfConfig& config);
 
 }  // namespace octavo

@@ -21,12 +21,17 @@ inline std::string PublishedConfig(const std::string& name) {
 inline HfConfig ParseOk(std::string_view json, std::string_view generation = "") {
   auto config = ParseHfConfig(json, generation);
   EXPECT_TRUE(config.has_value()) << config.error().message();
+  EXPECT_EQ(config.has_value() ? config->not_served : "", "");
   return config.has_value() ? *std::move(config) : HfConfig();
 }
 
-// kOk and "accepted", or the error.
+// kOk and "accepted", or the error of reading or of serving.
 inline std::pair<StatusCode, std::string> ErrorOf(std::string_view json) {
   const auto config = ParseHfConfig(json, "");
+  if (config.has_value() && !CheckServedConfig(*config).ok()) {
+    const Status status = CheckServedConfig(*config);
+    return {status.code(), status.message()};
+  }
   return {config.error().code(), config.has_value() ? "accepted" : config.error().message()};
 }
 

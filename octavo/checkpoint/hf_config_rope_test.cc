@@ -153,6 +153,23 @@ TEST(HfRope, RefusesByNameWhatItDoesNotKnow) {
       StatusCode::kUnsupported);
 }
 
+// Members that older exporters left in the file, such as attn_factor, change no tensor.
+TEST(HfRope, WhatIsNotServedIsReadAllTheSame) {
+  Json json = PublishedJson(kDeepseek);
+  json["rope_scaling"]["attn_factor"] = 1.0;
+  const auto config = ParseHfConfig(json.dump(), "");
+  ASSERT_TRUE(config.has_value()) << config.error().message();
+  EXPECT_EQ(config->num_layers, ParseOk(PublishedJson(kDeepseek).dump()).num_layers);
+  const Status status = CheckServedConfig(*config);
+  EXPECT_EQ(status.code(), StatusCode::kUnsupported);
+  EXPECT_EQ(status.message(),
+            "config.json: rope_scaling: attn_factor: expected no such member of a yarn rope, got "
+            "1.0");
+  // What cannot be read stays an error.
+  json["rope_scaling"]["factor"] = "4";
+  EXPECT_EQ(ErrorOf(json.dump()).first, StatusCode::kInvalidArgument);
+}
+
 TEST(HfRope, RefusesPlacesThatContradictEachOther) {
   Json json = PublishedJson(kLlama);
   json["original_max_position_embeddings"] = 4096;
