@@ -1,6 +1,7 @@
 #include "octavo/kernels/check_args.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -8,8 +9,11 @@
 #include "octavo/base/check.h"
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
+#include "octavo/formats/e8m0.h"
 #include "octavo/formats/format.h"
+#include "octavo/formats/mxfp8.h"
 #include "octavo/formats/quantize.h"
+#include "octavo/kernels/linear_input.h"
 #include "octavo/kernels/matrix.h"
 #include "octavo/kernels/ops.h"
 
@@ -82,6 +86,48 @@ bool GoesWith(WeightFormat format, InputForm input) {
              input == InputForm::kNvfp4Static || input == InputForm::kNvfp4Batch;
   }
   return false;
+}
+
+// A tensor's scale and an input's must multiply to something.
+Status CheckScales(const CanonicalMatrix& matrix) {
+  if (matrix.format == WeightFormat::kFp8Tensor || matrix.format == WeightFormat::kNvfp4) {
+    const float scale =
+        matrix.tensor_scale_divides ? 1.0F / matrix.tensor_scale : matrix.tensor_scale;
+    if (!std::isfinite(scale)) {
+      return InvalidArgument("tensor scale of {} weights: expected a finite factor, got {}",
+                             WeightFormatName(matrix.format), scale);
+    }
+  }
+  if (IsStaticInput(matrix.input) &&
+      !(std::isfinite(matrix.input_scale) && matrix.input_scale > 0.0F)) {
+    return InvalidArgument("input scale of {} weights: expected a finite one above 0, got {}",
+                           WeightFormatName(matrix.format), matrix.input_scale);
+  }
+  return OkStatus();
+}
+
+// Code * 2^(b - 127) is exact in BF16 without subnormals for b - 127 in [-117, 119]; beyond, only a
+// group of zeros (which has scale code 0) is.
+Status CheckMxfp8Exponents(const CanonicalMatrix& matrix) {
+  constexpr int kLow = 127 - 117;
+  constexpr int kHigh = 127 + 119;
+  for (size_t g = 0; g < matrix.scales.size(); ++g) {
+    const auto code = std::to_integer<int>(matrix.scales[g]);
+    if (code >= kLow && code <= kHigh) {
+      continue;
+    }
+    const auto codes = matrix.codes.subspan(g * kMxGroupElems, kMxGroupElems);
+    const bool is_zero = std::ranges::all_of(
+        codes, [](std::byte b) { return (b & std::byte{0x7F}) == std::byte{0}; });
+    if (!is_zero || code == kE8m0NaN) {
+      const auto groups = static_cast<size_t>(matrix.cols / kMxGroupElems);
+      return Unsupported(
+          "mxfp8 weights with the scale 2^{} (row {}, columns from {}): only 2^-117 to 2^119 "
+          "multiply exactly",
+          code - 127, g / groups, g % groups * kMxGroupElems);
+    }
+  }
+  return OkStatus();
 }
 
 }  // namespace
@@ -276,6 +322,11 @@ Status CheckCanonical(const CanonicalMatrix& matrix) {
     return InvalidArgument("matrix: expected a positive shape, got [{}, {}]", matrix.rows,
                            matrix.cols);
   }
+  if (matrix.cols % ColsMultipleOf(matrix.format) != 0) {
+    return InvalidArgument("{} matrix: expected a multiple of {} columns, got {}",
+                           WeightFormatName(matrix.format), ColsMultipleOf(matrix.format),
+                           matrix.cols);
+  }
   const int64_t num_elems = matrix.rows * matrix.cols;
   if (!GoesWith(matrix.format, matrix.input)) {
     return Unsupported("{} weights with this form of input", WeightFormatName(matrix.format));
@@ -286,8 +337,10 @@ Status CheckCanonical(const CanonicalMatrix& matrix) {
   }
   RETURN_IF_ERROR(CheckSpanSize("bytes of codes", matrix.codes.size(),
                                 CodeBytes(matrix.format, matrix.rows, matrix.cols)));
-  return CheckSpanSize("bytes of scales", matrix.scales.size(),
-                       ScaleBytes(matrix.format, matrix.rows, matrix.cols));
+  RETURN_IF_ERROR(CheckSpanSize("bytes of scales", matrix.scales.size(),
+                                ScaleBytes(matrix.format, matrix.rows, matrix.cols)));
+  RETURN_IF_ERROR(CheckScales(matrix));
+  return matrix.format == WeightFormat::kMxfp8 ? CheckMxfp8Exponents(matrix) : OkStatus();
 }
 
 }  // namespace octavo

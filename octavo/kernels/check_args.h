@@ -23,8 +23,10 @@ void CheckArgs(const KvStoreArgs& args, DType activation);
 void CheckArgs(const AttentionArgs& args, DType activation);
 void CheckArgs(const SoftmaxStatsArgs& args);
 
-// Sizes of the spans of a canonical matrix. Errors: kInvalidArgument, saying which and expected and
-// actual; it is the check that every Backend::Pack starts with.
+// The check that every Backend::Pack starts with: sizes of spans, scales that are numbers, a form
+// of input that goes with the format. Errors: kInvalidArgument, saying which and expected and
+// actual; kUnsupported for a form that does not go with the format, and for mxfp8 scales outside
+// 2^-117 .. 2^119 on groups that are not all zeros, whose values are not exact in BF16.
 Status CheckCanonical(const CanonicalMatrix& matrix);
 
 }  // namespace octavo

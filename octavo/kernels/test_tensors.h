@@ -5,6 +5,7 @@
 
 #include <bit>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -12,6 +13,8 @@
 
 #include "octavo/base/random.h"
 #include "octavo/formats/bf16.h"
+#include "octavo/formats/format.h"
+#include "octavo/formats/quantize.h"
 #include "octavo/kernels/backend.h"
 
 namespace octavo {
@@ -87,40 +90,53 @@ inline ::testing::AssertionResult SameBits(const TestActivations& expected,
   return ::testing::AssertionSuccess();
 }
 
-// A weight with canonical bytes: normal BF16, or FP8 with random codes (no NaN) and small scales.
+// The form in which each format's input is quantized unless something else is asked for.
+inline InputForm DefaultInput(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::kBf16:
+      return InputForm::kBf16;
+    case WeightFormat::kFp8:
+    case WeightFormat::kFp8Ue8m0:
+      return InputForm::kFp8Group;
+    case WeightFormat::kFp8Channel:
+    case WeightFormat::kFp8Tensor:
+      return InputForm::kFp8Token;
+    case WeightFormat::kMxfp8:
+      return InputForm::kMxfp8;
+    case WeightFormat::kNvfp4:
+      return InputForm::kNvfp4Token;
+  }
+  return InputForm::kBf16;
+}
+
+// A weight with canonical bytes: normal BF16, or random codes (no NaN) with scales that differ from
+// each other.
 class TestMatrix {
  public:
-  TestMatrix(WeightFormat format, int64_t rows, int64_t cols, uint64_t seed) {
-    canonical_ = {.format = format, .rows = rows, .cols = cols, .codes = {}, .scales = {}};
-    const int64_t num = rows * cols;
+  TestMatrix(WeightFormat format, int64_t rows, int64_t cols, uint64_t seed)
+      : TestMatrix(format, DefaultInput(format), rows, cols, seed) {}
+  TestMatrix(WeightFormat format, InputForm input, int64_t rows, int64_t cols, uint64_t seed) {
+    canonical_.format = format;
+    canonical_.rows = rows;
+    canonical_.cols = cols;
+    canonical_.input = input;
+    canonical_.input_scale = 0.03F;
     if (format == WeightFormat::kBf16) {
-      codes_.resize(static_cast<size_t>(2 * num));
-      auto* bits = reinterpret_cast<uint16_t*>(codes_.data());
-      for (int64_t i = 0; i < num; ++i) {
-        bits[i] = FloatToBf16(TestValue(seed, static_cast<uint64_t>(i)));
-      }
+      FillBf16(seed);
     } else {
-      codes_.resize(static_cast<size_t>(num));
-      for (int64_t i = 0; i < num; ++i) {
-        const auto code = static_cast<uint8_t>(Philox(seed, static_cast<uint64_t>(i))[0] >> 24);
-        codes_[static_cast<size_t>(i)] = std::byte{(code & 0x7FU) == 0x7FU ? uint8_t{0} : code};
-      }
-      scales_.resize(static_cast<size_t>(((rows + 127) / 128) * ((cols + 127) / 128)));
-      for (size_t i = 0; i < scales_.size(); ++i) {
-        scales_[i] = 1e-4F + 1e-3F * UniformFloat(seed + 1, i);
-      }
+      FillCodes(seed);
+      FillScales(seed + 1);
     }
     canonical_.codes = codes_;
-    canonical_.scales = std::as_bytes(std::span(scales_));
-    if (canonical_.format == WeightFormat::kFp8) {
-      canonical_.input = InputForm::kFp8Group;
-    }
+    canonical_.scales = scales_;
   }
   TestMatrix(const TestMatrix&) = delete;
   TestMatrix& operator=(const TestMatrix&) = delete;
 
   const CanonicalMatrix& canonical() const { return canonical_; }
+  CanonicalMatrix& canonical() { return canonical_; }
   std::vector<std::byte>& codes() { return codes_; }
+  std::vector<std::byte>& scales() { return scales_; }
   PackedMatrix PackFor(const Backend& backend) const {
     PackedMatrix packed;
     const Status status = backend.Pack(canonical_, &packed);
@@ -129,8 +145,45 @@ class TestMatrix {
   }
 
  private:
+  void FillBf16(uint64_t seed) {
+    const int64_t num = canonical_.rows * canonical_.cols;
+    codes_.resize(static_cast<size_t>(2 * num));
+    auto* bits = reinterpret_cast<uint16_t*>(codes_.data());
+    for (int64_t i = 0; i < num; ++i) {
+      bits[i] = FloatToBf16(TestValue(seed, static_cast<uint64_t>(i)));
+    }
+  }
+  void FillCodes(uint64_t seed) {
+    const bool is_fp4 = canonical_.format == WeightFormat::kNvfp4;
+    codes_.resize(
+        static_cast<size_t>(CodeBytes(canonical_.format, canonical_.rows, canonical_.cols)));
+    for (size_t i = 0; i < codes_.size(); ++i) {
+      const auto code = static_cast<uint8_t>(Philox(seed, i)[0] >> 24);
+      codes_[i] = std::byte{!is_fp4 && (code & 0x7FU) == 0x7FU ? uint8_t{0} : code};
+    }
+  }
+  void FillScales(uint64_t seed) {
+    const WeightFormat format = canonical_.format;
+    canonical_.tensor_scale = SharesScale(format) ? 3e-4F : 1.0F;
+    scales_.resize(static_cast<size_t>(ScaleBytes(format, canonical_.rows, canonical_.cols)));
+    if (format == WeightFormat::kMxfp8 || format == WeightFormat::kNvfp4) {
+      for (size_t i = 0; i < scales_.size(); ++i) {
+        const uint32_t random = Philox(seed, i)[0];
+        scales_[i] = static_cast<std::byte>(format == WeightFormat::kMxfp8 ? 112 + random % 9
+                                                                           : random % 0x7F);
+      }
+      return;
+    }
+    auto* floats = reinterpret_cast<float*>(scales_.data());
+    for (size_t i = 0; i < scales_.size() / sizeof(float); ++i) {
+      floats[i] = format == WeightFormat::kFp8Ue8m0
+                      ? std::ldexp(1.0F, -13 + static_cast<int>(Philox(seed, i)[0] % 4))
+                      : 1e-4F + 1e-3F * UniformFloat(seed, i);
+    }
+  }
+
   std::vector<std::byte> codes_;
-  std::vector<float> scales_;
+  std::vector<std::byte> scales_;
   CanonicalMatrix canonical_;
 };
 

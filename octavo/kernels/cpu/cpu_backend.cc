@@ -43,7 +43,7 @@ class CpuBackend final : public Backend {
   ThreadPool& pool() override { return pool_; }
 
   Status Reserve(const Limits& limits) override {
-    RETURN_IF_ERROR(linear_.Reserve(limits.max_tokens, limits.max_width));
+    RETURN_IF_ERROR(linear_.Reserve(limits.max_tokens, limits.max_width, limits.max_grouped_rows));
     return attention_.Reserve(limits.max_context, limits.max_heads, limits.max_head_dim);
   }
 
@@ -56,9 +56,7 @@ class CpuBackend final : public Backend {
     return OkStatus();
   }
   Status UnpackScales(const PackedMatrix& packed, std::span<std::byte> scales) const override {
-    const std::span<const std::byte> stored = packed.scales.bytes();
-    CHECK(scales.size() == stored.size());
-    std::copy(stored.begin(), stored.end(), scales.begin());
+    UnpackPanelScales(packed, scales);
     return OkStatus();
   }
 
@@ -146,7 +144,8 @@ class CpuBackend final : public Backend {
 
   Status GroupedLinear(const GroupedLinearArgs& args) override {
     CheckArgs(args, DType::kBf16);
-    return linear_.RunGrouped(args);
+    const ScopedFlushSubnormals flush;
+    return args.source_rows.empty() ? OkStatus() : linear_.RunGrouped(args);
   }
 
   Status Route(const RouteArgs& args) override {

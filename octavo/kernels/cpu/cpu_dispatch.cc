@@ -39,13 +39,19 @@ Result<CpuPath> FindVectorPath(VectorTarget target) {
   const TargetInfo& info = kTargets[static_cast<size_t>(target)];
   const MatMulKernel* matmul = FindMatMulKernel(target);
   const RowKernels* rows = FindRowKernels(target);
-  if (matmul == nullptr || rows == nullptr) {
+  const PanelKernels* panels = FindPanelKernels(target);
+  const InputKernels* inputs = FindInputKernels(target);
+  if (matmul == nullptr || rows == nullptr || panels == nullptr || inputs == nullptr) {
     return Unsupported("{}: not in this build", info.path_name);
   }
   if ((hwy::SupportedTargets() & info.highway_target) == 0) {
     return Unsupported("{}: this processor lacks {}", info.path_name, info.needs);
   }
-  return CpuPath{.name = info.path_name, .matmul = *matmul, .rows = *rows};
+  return CpuPath{.name = info.path_name,
+                 .matmul = *matmul,
+                 .rows = *rows,
+                 .panels = *panels,
+                 .inputs = *inputs};
 }
 
 Result<CpuPath> FindPath(Isa isa) {

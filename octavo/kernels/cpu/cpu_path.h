@@ -20,6 +20,8 @@ struct CpuPath {
   std::string_view name;  // "cpu/avx512".
   MatMulKernel matmul;
   RowKernels rows;
+  PanelKernels panels;
+  InputKernels inputs;
 
   // The A elements of x.
   void LoadA(const uint16_t* x, int64_t n, std::byte* a) const {
@@ -29,9 +31,9 @@ struct CpuPath {
       std::memcpy(a, x, static_cast<size_t>(n) * 2);
     }
   }
-  float QuantizeA(const uint16_t* x, int64_t n, std::byte* a) const {
-    return matmul.a_elem_bytes == 4 ? rows.quantize_a32(x, n, reinterpret_cast<float*>(a))
-                                    : rows.quantize_a16(x, n, reinterpret_cast<uint16_t*>(a));
+  // One row of a linear layer's input; returns its factor.
+  float QuantizeA(const InputRowArgs& args) const {
+    return matmul.a_elem_bytes == 4 ? inputs.quantize_a32(args) : inputs.quantize_a16(args);
   }
   float ExpSumToA(float max, int64_t n, int64_t padded, float* x) const {
     return matmul.a_elem_bytes == 4 ? rows.exp_sum_a32(max, n, padded, x)
@@ -83,41 +85,59 @@ inline uint16_t* Bf16Row(const Activations& x, int64_t row) {
 Status PackPanels(const CanonicalMatrix& canonical, PackedMatrix* packed);
 void UnpackPanels(const PackedMatrix& packed, int64_t first_row, int64_t num_rows,
                   std::span<std::byte> codes);
+void UnpackPanelScales(const PackedMatrix& packed, std::span<std::byte> scales);
 // One row of a BF16 matrix: y [cols].
 void UnpackRow(const PackedMatrix& packed, int64_t row, uint16_t* y);
 
 // --- linear.cc
 // ------------------------------------------------------------------------------------
 
-// LinearArgs of ops.h. One thread.
+// LinearArgs and GroupedLinearArgs of ops.h. One thread.
 class LinearOp {
  public:
   LinearOp(const CpuPath& path, ThreadPool* pool);
-  Status Reserve(int64_t max_tokens, int64_t max_width);
+  // Of inputs of up to max_tokens rows; max_grouped_rows: rows of a grouped layer's outputs.
+  Status Reserve(int64_t max_tokens, int64_t max_width, int64_t max_grouped_rows);
   Status Run(const LinearArgs& args);
   Status RunGrouped(const GroupedLinearArgs& args);
 
  private:
+  struct Part;
+  struct Problem;
+  struct Chunk;
   struct WorkerScratch {
-    Scratch sums;    // C or acc: [chunk rows, group columns].
-    Scratch blocks;  // FP8: decoded codes of a group and block, then P of some rows.
+    Scratch sums;             // C or acc: [chunk rows, group columns].
+    Scratch decoded;          // Pairs of a group's panels over a block of depth.
+    Scratch products;         // P of some rows.
+    Scratch inputs;           // A elements of a chunk's rows, where they must be gathered.
+    Scratch scales;           // Their group scales and, behind those, their factors.
+    int64_t gathered_g = -1;  // What `inputs` holds.
+    int64_t gathered_row = -1;
   };
-  struct Group;
 
-  Status Ensure(int64_t tokens, int64_t width);
-  void LoadInput(const Activations& x, bool has_bf16, bool has_fp8);
-  void RunGroup(const LinearArgs& args, const Group& group, WorkerScratch* scratch);
-  void SumBf16(const Group& group, int64_t depth, WorkerScratch* scratch) const;
-  void SumFp8(const Group& group, int64_t cols, WorkerScratch* scratch) const;
+  Status EnsureInputs(int64_t tokens, int64_t width);
+  Status RunParts(Problem* problem);
+  void LoadInput(const Problem& problem, InputForm form, float scale);
+  void RunPanels(const Problem& problem, int worker);
+  void RunGroup(const Problem& problem, Chunk chunk, WorkerScratch* scratch) const;
+  void PlaceInput(const Problem& problem, Chunk* chunk, WorkerScratch* scratch) const;
+  void Gather(const Problem& problem, const Chunk& chunk, WorkerScratch* scratch) const;
+  void Sum(const Chunk& chunk, WorkerScratch* scratch) const;
+  void SumBf16(const Chunk& chunk, WorkerScratch* scratch) const;
+  void StreamSum(const Chunk& chunk, WorkerScratch* scratch) const;
+  void SumDecoded(const Chunk& chunk, WorkerScratch* scratch) const;
+  void SumScaledBlocks(const Chunk& chunk, WorkerScratch* scratch) const;
+  const uint16_t* DecodePanels(const Chunk& chunk, int64_t first_tile, int64_t num_tiles,
+                               WorkerScratch* scratch) const;
   void AddScaledBlock(const MatMulArgs& args, WorkerScratch* scratch) const;
-  void StoreSums(const Group& group, WorkerScratch* scratch) const;
+  void StoreSums(const Chunk& chunk, WorkerScratch* scratch) const;
 
   const CpuPath& path_;
   ThreadPool* pool_;
   int64_t a_stride_ = 0;  // Elements from row to row of the inputs below.
-  Scratch input_;         // A elements of x.
-  Scratch codes_;         // A elements of the quantized x.
+  Scratch input_;         // A elements of x, quantized.
   Scratch scales_;        // FP32 [tokens, blocks].
+  Scratch factors_;       // FP32 [tokens].
   std::vector<WorkerScratch> workers_;
 };
 

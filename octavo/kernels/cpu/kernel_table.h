@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "octavo/kernels/matrix.h"
+
 namespace octavo::cpu {
 
 // Rows of A times panels of B (layout.h), in ops.h order:
@@ -29,18 +31,82 @@ struct MatMulArgs {
   int64_t prefetch_bytes = 0;
 };
 
-// FP8 panels times few rows, decoded on the way (no copy in memory): acc of LinearArgs.
-struct Fp8StreamArgs {
-  const std::byte* a = nullptr;  // [rows, depth] A elements: exact activation codes.
+// How the weights of a panel are stored (layout.h): all that decoding needs to know.
+enum class PanelCode {
+  kBf16,
+  kE4m3,   // Codes alone; scales are applied to sums.
+  kMxfp8,  // E4M3, and E8M0 scales in runs.
+  kNvfp4,  // E2M1 in runs, and E4M3 group scales in runs.
+};
+
+// Quantized panels times few rows of FP32 A elements, decoded on the way (no copy in memory).
+struct StreamArgs {
+  const std::byte* a = nullptr;  // [rows, depth] A elements.
   int64_t a_stride = 0;          // In elements.
   int64_t num_rows = 0;
-  const uint8_t* codes = nullptr;   // Panel p at codes + p * depth * 16.
-  int64_t num_panels = 0;           // All in one row of weight scales.
-  int64_t depth = 0;                // A multiple of 32.
+  const uint8_t* codes = nullptr;  // Panel p at codes + p * panel_bytes.
+  int64_t panel_bytes = 0;
+  const uint8_t* scales = nullptr;  // Panel p at scales + p * panel_scale_bytes; in runs.
+  int64_t panel_scale_bytes = 0;
+  int64_t num_panels = 0;
+  int64_t depth = 0;  // A multiple of 32.
+  // kE4m3 with FP8 blocks: c = acc of LinearArgs; all panels in one row of b_scales. Else null, and
+  // c = MatMul.
   const float* a_scales = nullptr;  // [rows, blocks].
   const float* b_scales = nullptr;  // [blocks].
   float* c = nullptr;               // [rows, 16 * panels].
   int64_t c_stride = 0;
+};
+
+// Tiles of one quantized panel to the pairs of a BF16 panel.
+struct DecodeArgs {
+  const uint8_t* codes = nullptr;   // Of the whole panel.
+  const uint8_t* scales = nullptr;  // Likewise.
+  int64_t first_tile = 0;
+  int64_t num_tiles = 0;
+  uint16_t* pairs = nullptr;
+};
+
+struct PanelKernels {
+  // For up to this many rows stream is faster than decode and matmul.
+  int64_t stream_rows = 0;
+  void (*stream)(PanelCode code, const StreamArgs& args) = nullptr;
+  void (*decode)(PanelCode code, const DecodeArgs& args) = nullptr;
+};
+
+// One row of a linear layer's input (linear_input.h) to A elements.
+struct InputRowArgs {
+  InputForm form = InputForm::kBf16;
+  float scale = 1.0F;           // As QuantizeLinearInput has it.
+  const uint16_t* x = nullptr;  // [cols]
+  int64_t cols = 0;
+  std::byte* a = nullptr;  // [padded] x^, zeros from `cols` on.
+  int64_t padded = 0;
+  float* group_scales = nullptr;  // kFp8Group: [ceil(cols / 128)].
+};
+
+// From the sums of one row to its outputs: y[i] = A((c[i] * factor) * col_factor + bias[i]), where
+// col_factor is col_factors[i] if that is given.
+struct OutputRowArgs {
+  const float* c = nullptr;
+  int64_t n = 0;
+  float factor = 1.0F;
+  float col_factor = 1.0F;
+  const float* col_factors = nullptr;
+  const uint16_t* bias = nullptr;  // BF16, or null: nothing is added.
+  bool is_f32 = false;             // y is FP32, else BF16.
+  void* y = nullptr;
+};
+
+struct InputKernels {
+  // Returns the row's factor. The A elements are FP32 or BF16 bits.
+  float (*quantize_a32)(const InputRowArgs& args);
+  float (*quantize_a16)(const InputRowArgs& args);
+  // The largest magnitude of x; NaN when one is NaN or infinite.
+  float (*finite_amax)(const uint16_t* x, int64_t n);
+  void (*store_outputs)(const OutputRowArgs& args);
+  // acc[i] = fma(p[i], scale, acc[i]), where acc counts as +0 if `from_zero`.
+  void (*scale_add)(const float* p, float scale, int64_t n, bool from_zero, float* acc);
 };
 
 // The product of rows with panels, and the form of its left operand.
@@ -57,9 +123,6 @@ struct MatMulKernel {
   void (*matmul)(const MatMulArgs& args) = nullptr;
   // Whether matmul takes row_scales.
   bool has_row_scales = false;
-  // For up to this many rows there is stream_fp8.
-  int64_t stream_fp8_rows = 0;
-  void (*stream_fp8)(const Fp8StreamArgs& args) = nullptr;
   // The multiply-add instruction alone, on registers, `rounds` times some independent ones; returns
   // the FLOPs done. What matmul is measured against (machine_peaks.h).
   int64_t (*burn)(int64_t rounds) = nullptr;
@@ -83,15 +146,6 @@ inline constexpr int64_t kMaxInterleavedDim = 512;
 struct RowKernels {
   // a[i] = x[i] as A elements of 4 or 2 bytes.
   void (*load_a32)(const uint16_t* x, int64_t n, float* a);
-  // One FP8 group of n <= 128: a = exact values of the codes, without the scale, which is returned.
-  float (*quantize_a32)(const uint16_t* x, int64_t n, float* a);
-  float (*quantize_a16)(const uint16_t* x, int64_t n, uint16_t* a);
-  // acc[i] = fma(p[i], scale, acc[i]), where acc counts as +0 if `from_zero`.
-  void (*scale_add)(const float* p, float scale, int64_t n, bool from_zero, float* acc);
-  // `num_codes` FP8 codes of a panel (a multiple of 64, in the order of layout.h) to BF16 pairs.
-  void (*decode_fp8)(const uint8_t* codes, int64_t num_codes, uint16_t* pairs);
-  // y[i] = BF16(c[i]).
-  void (*store_bf16)(const float* c, int64_t n, uint16_t* y);
   // The formulas of ops.h on one row.
   void (*rms_norm)(const uint16_t* x, const uint16_t* weight, int64_t n, float eps, uint16_t* y);
   void (*add)(const uint16_t* delta, int64_t n, uint16_t* x);
@@ -120,5 +174,7 @@ enum class VectorTarget { kAvx2, kAvx512, kAvx512Vbmi };
 // Null when this build was compiled without the target; does not ask the processor.
 const MatMulKernel* FindMatMulKernel(VectorTarget target);
 const RowKernels* FindRowKernels(VectorTarget target);
+const PanelKernels* FindPanelKernels(VectorTarget target);
+const InputKernels* FindInputKernels(VectorTarget target);
 
 }  // namespace octavo::cpu

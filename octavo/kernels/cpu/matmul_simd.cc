@@ -20,11 +20,10 @@
 
 #include <algorithm>
 
-#include "octavo/formats/fp8_block.h"
-#include "octavo/kernels/cpu/fp8-inl.h"
 #include "octavo/kernels/cpu/kernel_table.h"
 #include "octavo/kernels/cpu/layout.h"
 #include "octavo/kernels/cpu/vec-inl.h"
+#include "octavo/kernels/cpu/weight_decode-inl.h"
 // NOLINTEND(misc-include-cleaner)
 
 HWY_BEFORE_NAMESPACE();
@@ -39,11 +38,6 @@ constexpr int kMaxRows = kLanes == 16 ? 6 : 2;
 // and one stream with fetches ahead read more than two or four here (37, 32 and 34 GB/s of BF16,
 // 32, 22 and 26 GB/s of FP8, from memory; same machine, one thread).
 constexpr int kBlockPanels = kLanes == 16 ? 2 : 1;
-
-HWY_INLINE VF EvenBf16(VU32 pairs) { return hn::BitCast(DF(), hn::ShiftLeft<16>(pairs)); }
-HWY_INLINE VF OddBf16(VU32 pairs) {
-  return hn::BitCast(DF(), hn::And(pairs, hn::Set(DU32(), 0xFFFF0000U)));
-}
 
 // Vectors of a block's columns, and the chains (e, o) or sums of its rows.
 template <int kPanels>
@@ -191,127 +185,6 @@ void MatMul(const MatMulArgs& args) {
   }
 }
 
-// --- FP8 weights that are read once
-// ---------------------------------------------------------------
-
-// kRows rows with kPanels panels over the whole depth; P and acc stay in registers.
-template <int kRows, int kPanels>
-void StreamBlock(const Fp8StreamArgs& args, const uint8_t* HWY_RESTRICT codes,
-                 float* HWY_RESTRICT c) {
-  constexpr int kCols = kColVecs<kPanels>;
-  constexpr int64_t kPrefetchBytes = 4096;
-  const DF df;
-  const Fp8Decoder decoder;
-  const int64_t num_blocks = (args.depth + kFp8BlockDim - 1) / kFp8BlockDim;
-  VF acc[kRows][kCols];
-  VF sums[kRows][kCols];
-  Chains<kRows, kCols> chains;
-  for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kCols; ++v) {
-      acc[r][v] = hn::Zero(df);
-    }
-  }
-  for (int64_t block = 0; block < num_blocks; ++block) {
-    for (int r = 0; r < kRows; ++r) {
-      for (int v = 0; v < kCols; ++v) {
-        sums[r][v] = hn::Zero(df);
-      }
-    }
-    const int64_t end = std::min((block + 1) * kFp8BlockDim, args.depth);
-    for (int64_t k = block * kFp8BlockDim; k < end; k += kTileDepth) {
-      chains.Clear();
-      const auto* a_tile = reinterpret_cast<const float*>(args.a) + k;
-      for (int64_t i = 0; i < kTileDepth; i += 4) {
-        VU32 first[kCols];
-        VU32 second[kCols];
-        HWY_UNROLL(8)
-        for (int v = 0; v < kCols; ++v) {
-          const uint8_t* from =
-              codes + (v / kVecs * args.depth + k + i) * kPanelCols + v % kVecs * kCodeLanes;
-          hwy::Prefetch(from + kPrefetchBytes);
-          const Fp8Decoder::Pairs pairs = decoder.Decode(from);
-          first[v] = pairs.first;
-          second[v] = pairs.second;
-        }
-        chains.MulAdd(a_tile + i, args.a_stride, first);
-        chains.MulAdd(a_tile + i + 2, args.a_stride, second);
-      }
-      for (int r = 0; r < kRows; ++r) {
-        for (int v = 0; v < kCols; ++v) {
-          sums[r][v] = hn::Add(sums[r][v], hn::Add(chains.e[r][v], chains.o[r][v]));
-        }
-      }
-    }
-    for (int r = 0; r < kRows; ++r) {
-      const float scale = args.a_scales[r * num_blocks + block] * args.b_scales[block];
-      for (int v = 0; v < kCols; ++v) {
-        acc[r][v] = hn::MulAdd(sums[r][v], hn::Set(df, scale), acc[r][v]);
-      }
-    }
-  }
-  for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kCols; ++v) {
-      hn::StoreU(acc[r][v], df, c + r * args.c_stride + v * kLanes);
-    }
-  }
-}
-
-template <int kRows, int kPanels>
-void StreamRows(const Fp8StreamArgs& args) {
-  int64_t p = 0;
-  for (; p + kPanels <= args.num_panels; p += kPanels) {
-    StreamBlock<kRows, kPanels>(args, args.codes + p * args.depth * kPanelCols,
-                                args.c + p * kPanelCols);
-  }
-  for (; p < args.num_panels; ++p) {
-    StreamBlock<kRows, 1>(args, args.codes + p * args.depth * kPanelCols, args.c + p * kPanelCols);
-  }
-}
-
-constexpr int64_t kStreamBlockRows = kLanes == 16 ? 6 : 2;
-// Beyond, decoding once into memory for all rows is faster.
-constexpr int64_t kStreamFp8Rows = kLanes == 16 ? 24 : 2;
-
-// Rows [row, row + kRows) of args.
-template <int kRows, int kPanels>
-void StreamRowsAt(const Fp8StreamArgs& args, int64_t row) {
-  Fp8StreamArgs part = args;
-  part.a += row * args.a_stride * int64_t{sizeof(float)};
-  part.a_scales += row * ((args.depth + kFp8BlockDim - 1) / kFp8BlockDim);
-  part.c += row * args.c_stride;
-  StreamRows<kRows, kPanels>(part);
-}
-
-// More rows than a block has go in passes over the codes, all but the first out of a cache.
-void StreamFp8(const Fp8StreamArgs& args) {
-  const int64_t num_passes = (args.num_rows + kStreamBlockRows - 1) / kStreamBlockRows;
-  const int64_t step = (args.num_rows + num_passes - 1) / num_passes;
-  for (int64_t row = 0; row < args.num_rows; row += step) {
-    switch (std::min(step, args.num_rows - row)) {
-      case 1:
-        StreamRowsAt<1, 1>(args, row);
-        break;
-      case 2:
-        StreamRowsAt<2, 1>(args, row);
-        break;
-#if HWY_TARGET != HWY_AVX2  // Where kStreamFp8Rows is 2.
-      case 3:
-        StreamRowsAt<3, 1>(args, row);
-        break;
-      case 4:
-        StreamRowsAt<4, 1>(args, row);
-        break;
-      case 5:
-        StreamRowsAt<5, 1>(args, row);
-        break;
-      default:
-        StreamRowsAt<6, 1>(args, row);
-        break;
-#endif
-    }
-  }
-}
-
 // Chains of FMA in registers, as many as the widest Block has.
 int64_t Burn(int64_t rounds) {
   constexpr int64_t kChains = 12;
@@ -345,8 +218,6 @@ constexpr MatMulKernel kMatMulKernel = {.a_elem_bytes = 4,
                                         .end = Nothing,
                                         .matmul = MatMul,
                                         .has_row_scales = true,
-                                        .stream_fp8_rows = kStreamFp8Rows,
-                                        .stream_fp8 = StreamFp8,
                                         .burn = Burn};
 
 #endif  // OCTAVO_CPU_TARGET

@@ -1,4 +1,4 @@
-// Everything that works on rows: rounding, norms, rope, softmax, FP8 codes.
+// Everything that works on rows: rounding, norms, rope, softmax.
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "octavo/kernels/cpu/rows_simd.cc"
@@ -9,22 +9,16 @@
 
 // What the AVX targets use; the baseline target, which tools look at, is empty.
 // NOLINTBEGIN(misc-include-cleaner)
-#include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>  // IWYU pragma: keep
 #include <hwy/highway.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstring>
-#include <limits>
 
-#include "octavo/formats/e4m3.h"
-#include "octavo/kernels/cpu/fp8-inl.h"
 #include "octavo/kernels/cpu/kernel_table.h"
 #include "octavo/kernels/cpu/layout.h"
 #include "octavo/kernels/cpu/vec-inl.h"
-#include "octavo/kernels/fp8_activation.h"
 // NOLINTEND(misc-include-cleaner)
 
 HWY_BEFORE_NAMESPACE();
@@ -44,77 +38,7 @@ void LoadA32(const uint16_t* x, int64_t n, float* a) {
   }
 }
 
-// --- FP8 activations --------------------------------------------------------------------------
-
-// The E4M3 value nearest to v, |v| <= 448 (1 + 2^-23): what E4m3ToFloat(FloatToE4m3(v)) gives.
-HWY_INLINE VF RoundToE4m3(VF v) {
-  const DF d;
-  const DU32 du;
-  const VF magnitude = hn::Min(hn::Abs(v), hn::Set(d, kE4m3Max));
-  // Normal codes keep 3 of 23 mantissa bits; below 2^-6 the quantum is 2^-9, that of FP32 at 2^14.
-  const VU32 bits = hn::BitCast(du, magnitude);
-  const VU32 tie = hn::And(hn::ShiftRight<20>(bits), hn::Set(du, 1));
-  const VU32 rounded =
-      hn::And(hn::Add(bits, hn::Add(tie, hn::Set(du, 0x7FFFFU))), hn::Set(du, 0xFFF00000U));
-  const VF rounder = hn::Set(d, 0x1p14F);
-  const VF tiny = hn::Sub(hn::Add(magnitude, rounder), rounder);
-  const VF value =
-      hn::IfThenElse(hn::Lt(magnitude, hn::Set(d, 0x1p-6F)), tiny, hn::BitCast(d, rounded));
-  return hn::CopySign(value, v);
-}
-
-template <typename A>
-float QuantizeGroup(const uint16_t* x, int64_t n, A* a) {
-  const DI32 di;
-  const auto magnitude_mask = hn::Set(di, 0x7FFFFFFF);
-  auto largest = hn::Zero(di);  // Magnitudes order like their bits; NaN and Inf come out on top.
-  for (int64_t i = 0; i < n; i += kLanes) {
-    const auto bits = hn::BitCast(di, LoadBf16(x + i, n - i));
-    largest = hn::Max(largest, hn::And(bits, magnitude_mask));
-  }
-  const float amax = std::bit_cast<float>(hn::GetLane(hn::MaxOfLanes(di, largest)));
-  if (!std::isfinite(amax)) {
-    std::memset(a, 0, static_cast<size_t>(n) * sizeof(A));
-    return std::numeric_limits<float>::quiet_NaN();
-  }
-  const float scale = std::max(amax, kActivationAmaxFloor) / kE4m3Max;
-  for (int64_t i = 0; i < n; i += kLanes) {
-    const VF code = hn::Div(LoadBf16(x + i, n - i), hn::Set(DF(), scale));
-    StoreA(RoundToE4m3(code), n - i, a + i);
-  }
-  return scale;
-}
-
-void ScaleAdd(const float* p, float scale, int64_t n, bool from_zero, float* acc) {
-  const DF d;
-  const VF s = hn::Set(d, scale);
-  for (int64_t i = 0; i < n; i += kLanes) {
-    const VF before = from_zero ? hn::Zero(d) : LoadF32(acc + i, n - i);
-    StoreF32(hn::MulAdd(LoadF32(p + i, n - i), s, before), n - i, acc + i);
-  }
-}
-
-// --- FP8 weight codes ---------------------------------------------------------------------------
-
-void DecodeFp8(const uint8_t* codes, int64_t num_codes, uint16_t* pairs) {
-  const Fp8Decoder decoder;
-  for (int64_t i = 0; i < num_codes; i += kCodeLanes) {
-    hwy::Prefetch(codes + i + 2048);
-    const Fp8Decoder::Pairs decoded = decoder.Decode(codes + i);
-    // kCodeLanes is 64, or 32: then half of a group of 64.
-    auto* to = reinterpret_cast<uint32_t*>(pairs + i / 64 * 64) + i % 64 / 4;
-    hn::StoreU(decoded.first, DU32(), to);
-    hn::StoreU(decoded.second, DU32(), to + kPanelCols);
-  }
-}
-
 // --- Rows of activations ------------------------------------------------------------------------
-
-void StoreRowBf16(const float* c, int64_t n, uint16_t* y) {
-  for (int64_t i = 0; i < n; i += kLanes) {
-    StoreBf16(LoadF32(c + i, n - i), n - i, y + i);
-  }
-}
 
 void RmsNorm(const uint16_t* x, const uint16_t* weight, int64_t n, float eps, uint16_t* y) {
   const DF d;
@@ -325,11 +249,6 @@ void Divide(const float* o, float sum, int64_t n, uint16_t* y) {
 }
 
 constexpr RowKernels kRowKernels = {.load_a32 = LoadA32,
-                                    .quantize_a32 = QuantizeGroup<float>,
-                                    .quantize_a16 = QuantizeGroup<uint16_t>,
-                                    .scale_add = ScaleAdd,
-                                    .decode_fp8 = DecodeFp8,
-                                    .store_bf16 = StoreRowBf16,
                                     .rms_norm = RmsNorm,
                                     .add = Add,
                                     .silu_mul = SiluMul,

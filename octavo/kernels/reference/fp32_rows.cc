@@ -25,16 +25,6 @@ float Dot(const float* a, const float* b, int64_t depth) {
   return static_cast<float>(DotF64(a, b, depth));
 }
 
-// `a` is not quantized, so it has no scales.
-float DotFp8(const float* a, const float* b, int64_t depth, const float* /*sa*/, const float* sw) {
-  double acc = 0.0;
-  for (int64_t block = 0; block * 128 < depth; ++block) {
-    const int64_t k = block * 128;
-    acc += DotF64(a + k, b + k, std::min<int64_t>(128, depth - k)) * double{sw[block]};
-  }
-  return static_cast<float>(acc);
-}
-
 void RmsNorm(const float* x, const float* weight, int64_t n, float eps, float* y) {
   double sum_sq = 0.0;
   for (int64_t i = 0; i < n; ++i) {
@@ -81,7 +71,7 @@ float ExpSum(const float* x, int64_t n, float max, float* y) {
 }
 
 constexpr RowMath kTable = {.dot = Dot,
-                            .dot_fp8 = DotFp8,
+                            .dot_blocks = nullptr,
                             .rms_norm = RmsNorm,
                             .add = Add,
                             .silu_mul = SiluMul,

@@ -23,7 +23,6 @@
 #include "octavo/formats/fp8_block.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/kernels/check_args.h"
-#include "octavo/kernels/fp8_activation.h"
 #include "octavo/kernels/matrix.h"
 #include "octavo/kernels/ops.h"
 #include "octavo/kernels/reference/reference_backend.h"

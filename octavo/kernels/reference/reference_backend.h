@@ -25,7 +25,6 @@
 #include "octavo/formats/fp8_block.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/kernels/check_args.h"
-#include "octavo/kernels/fp8_activation.h"
 #include "octavo/kernels/matrix.h"
 #include "octavo/kernels/ops.h"
 #include "octavo/kernels/reference/row_math.h"
@@ -142,8 +141,10 @@ class ReferenceBackend final : public Backend {
                    bool is_value) const;
   void ReserveRow(int64_t num_floats);
   void ReserveContext(int64_t context, int64_t head_dim);
-  void LoadLinearInput(const Activations& x, bool quantize);
-  void LinearOutputs(const LinearArgs& args, const LinearPart& part);
+  void LoadLinearInput(const Activations& x, InputForm form, float input_scale);
+  float LinearOutput(const PackedMatrix& weight, const float* w, int64_t n, int64_t t) const;
+  void LinearRows(const LinearPart& part, std::span<const int32_t> source_rows, int64_t first_row,
+                  int64_t last_row);
   void LoadContext(const AttentionArgs& args, const Segment& segment, int64_t kv_head,
                    WorkerScratch* scratch) const;
   void AttendRow(const AttentionArgs& args, const Segment& segment, int64_t row, int64_t head,
@@ -154,7 +155,8 @@ class ReferenceBackend final : public Backend {
   ThreadPool pool_;
   std::vector<WorkerScratch> workers_;
   std::vector<float> input_;         // Linear input [tokens, padded in], widened or quantized.
-  std::vector<float> input_scales_;  // FP8: [tokens, blocks].
+  std::vector<float> input_scales_;  // kFp8Group: [tokens, blocks].
+  std::vector<float> row_factors_;   // [tokens].
 };
 
 }  // namespace octavo::reference

@@ -1,80 +1,119 @@
 // Linear layers of the reference backend.
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <limits>
-#include <memory>
 #include <optional>
 #include <span>
-#include <string_view>
-#include <utility>
 #include <vector>
 
-#include "octavo/base/buffer.h"
-#include "octavo/base/check.h"
-#include "octavo/base/float_env.h"
 #include "octavo/base/status.h"
-#include "octavo/base/tensor.h"
 #include "octavo/formats/bf16.h"
-#include "octavo/formats/e4m3.h"
 #include "octavo/formats/format.h"
 #include "octavo/formats/fp8_block.h"
-#include "octavo/kernels/backend.h"
 #include "octavo/kernels/check_args.h"
-#include "octavo/kernels/fp8_activation.h"
+#include "octavo/kernels/linear_input.h"
 #include "octavo/kernels/matrix.h"
 #include "octavo/kernels/ops.h"
 #include "octavo/kernels/reference/reference_backend.h"
 #include "octavo/kernels/reference/row_math.h"
+#include "octavo/kernels/reference/weight_row.h"
 
 namespace octavo::reference {
+namespace {
 
-// Fills input_ (rows padded with zeros to whole tiles) and, when quantizing, input_scales_.
-void ReferenceBackend::LoadLinearInput(const Activations& x, bool quantize) {
+bool HasBlocks(WeightFormat format) {
+  return format == WeightFormat::kFp8 || format == WeightFormat::kFp8Ue8m0;
+}
+
+// kNvfp4Batch: the largest magnitude of all rows without NaN or infinity.
+float BatchAmax(const Activations& x) {
+  std::vector<float> row(static_cast<size_t>(x.cols));
+  float amax = 0.0F;
+  for (int64_t t = 0; t < x.rows; ++t) {
+    LoadRow(x, t, 0, x.cols, row.data());
+    const float row_amax = FiniteAmax(row);
+    amax = row_amax > amax ? row_amax : amax;  // Not for NaN.
+  }
+  return amax;
+}
+
+}  // namespace
+
+// Fills input_ (rows padded with zeros to whole tiles), input_scales_ (1 where a form has no group
+// scales) and row_factors_.
+void ReferenceBackend::LoadLinearInput(const Activations& x, InputForm form, float input_scale) {
   const int64_t depth = PadTo(x.cols, kTileDepth);
   const int64_t num_blocks = NumFp8Blocks(x.cols);
   GrowTo(&input_, x.rows * depth);
   GrowTo(&input_scales_, x.rows * num_blocks);
+  GrowTo(&row_factors_, x.rows);
+  std::fill(input_scales_.begin(), input_scales_.end(), 1.0F);
+  const float scale = form == InputForm::kNvfp4Batch ? BatchAmax(x) : input_scale;
   pool_.ParallelFor(x.rows, [&](int64_t begin, int64_t end, int /*worker*/) {
     for (int64_t t = begin; t < end; ++t) {
-      float* row = input_.data() + t * depth;
-      LoadRow(x, t, 0, x.cols, row);
-      std::fill(row + x.cols, row + depth, 0.0F);
-      for (int64_t block = 0; quantize && block < num_blocks; ++block) {
-        const int64_t first = block * kActivationGroup;
-        const auto size = static_cast<size_t>(std::min(kActivationGroup, x.cols - first));
-        input_scales_[static_cast<size_t>(t * num_blocks + block)] =
-            QuantizeFp8Group({row + first, size}, {row + first, size});
-      }
+      const std::span<float> row(input_.data() + t * depth, static_cast<size_t>(x.cols));
+      LoadRow(x, t, 0, x.cols, row.data());
+      std::fill_n(row.data() + x.cols, depth - x.cols, 0.0F);
+      row_factors_[static_cast<size_t>(t)] = QuantizeLinearInput(
+          form, scale, row, row,
+          {input_scales_.data() + t * num_blocks, static_cast<size_t>(num_blocks)});
     }
   });
 }
 
-void ReferenceBackend::LinearOutputs(const LinearArgs& args, const LinearPart& part) {
+// One output in FP32: weight row n in `w` with input row t.
+float ReferenceBackend::LinearOutput(const PackedMatrix& weight, const float* w, int64_t n,
+                                     int64_t t) const {
+  const int64_t depth = PadTo(weight.cols, kTileDepth);
+  const float* x = input_.data() + t * depth;
+  const float row_factor = row_factors_[static_cast<size_t>(t)];
+  if (!is_serving()) {
+    return math_.dot(x, w, depth);
+  }
+  if (HasBlocks(weight.format)) {
+    const int64_t num_blocks = NumFp8Blocks(weight.cols);
+    return math_.dot_blocks(x, w, depth, input_scales_.data() + t * num_blocks,
+                            weight.scales.As<float>().data() + n / kFp8BlockDim * num_blocks);
+  }
+  const float sum = math_.dot(x, w, depth);
+  switch (weight.format) {
+    case WeightFormat::kFp8Channel:
+      return (sum * row_factor) * weight.scales.As<float>()[static_cast<size_t>(n)];
+    case WeightFormat::kFp8Tensor:
+      return (sum * row_factor) * weight.TensorScale();
+    case WeightFormat::kNvfp4:
+      return sum * (row_factor * weight.TensorScale());
+    default:
+      return sum;
+  }
+}
+
+// Rows [first_row, last_row) of y from the input rows source_rows[row], or from those of the same
+// number where source_rows is empty.
+void ReferenceBackend::LinearRows(const LinearPart& part, std::span<const int32_t> source_rows,
+                                  int64_t first_row, int64_t last_row) {
   const PackedMatrix& weight = *part.weight;
-  const int64_t in = args.x.cols;
-  const int64_t depth = PadTo(in, kTileDepth);
-  const int64_t num_blocks = NumFp8Blocks(in);
+  const int64_t depth = PadTo(weight.cols, kTileDepth);
+  ReserveRow(depth);
   pool_.ParallelFor(weight.rows, [&](int64_t begin, int64_t end, int worker) {
     float* w = workers_[static_cast<size_t>(worker)].row.data();
-    std::fill(w + in, w + depth, 0.0F);
+    std::fill(w + weight.cols, w + depth, 0.0F);
     for (int64_t n = begin; n < end; ++n) {
-      const float* sw = nullptr;
-      if (weight.format == WeightFormat::kBf16) {
-        LoadBf16(weight.codes.data() + n * in * 2, in, w);
+      if (is_serving()) {
+        DecodeWeightRow(weight, n, w);
       } else {
-        const auto* codes = reinterpret_cast<const uint8_t*>(weight.codes.data()) + n * in;
-        std::transform(codes, codes + in, w, E4m3ToFloat);
-        sw = weight.scales.As<float>().data() + n / kFp8BlockDim * num_blocks;
+        DequantizeWeightRow(weight, n, w);
       }
-      for (int64_t t = 0; t < args.x.rows; ++t) {
-        const float* x = input_.data() + t * depth;
-        const float y = sw == nullptr
-                            ? math_.dot(x, w, depth)
-                            : math_.dot_fp8(x, w, depth, input_scales_.data() + t * num_blocks, sw);
-        StoreRow(part.y, t, n, 1, &y);
+      for (int64_t row = first_row; row < last_row; ++row) {
+        const int64_t t = source_rows.empty() ? row : source_rows[static_cast<size_t>(row)];
+        float y = LinearOutput(weight, w, n, t);
+        if (part.bias != nullptr) {
+          y = y + Bf16ToFloat(part.bias->codes.As<uint16_t>()[static_cast<size_t>(n)]);
+        }
+        StoreRow(part.y, row, n, 1, &y);
       }
     }
   });
@@ -83,22 +122,29 @@ void ReferenceBackend::LinearOutputs(const LinearArgs& args, const LinearPart& p
 Status ReferenceBackend::Linear(const LinearArgs& args) {
   CheckArgs(args, activation_dtype());
   const OpScope scope(*this);
-  ReserveRow(PadTo(args.x.cols, kTileDepth));
-  std::optional<bool> loaded_quantized;
   for (const LinearPart& part : args.parts) {
-    const bool quantize = is_serving() && part.weight->format == WeightFormat::kFp8;
-    if (loaded_quantized != quantize) {
-      LoadLinearInput(args.x, quantize);
-      loaded_quantized = quantize;
-    }
-    LinearOutputs(args, part);
+    LoadLinearInput(args.x, is_serving() ? part.weight->input : InputForm::kBf16,
+                    part.weight->input_scale);
+    LinearRows(part, {}, 0, args.x.rows);
   }
   return OkStatus();
 }
 
 Status ReferenceBackend::GroupedLinear(const GroupedLinearArgs& args) {
   CheckArgs(args, activation_dtype());
-  return Unsupported("GroupedLinear on {}", name());
+  const OpScope scope(*this);
+  for (const GroupedPart& part : args.parts) {
+    for (size_t g = 0; g < part.weights.size(); ++g) {
+      const PackedMatrix& weight = *part.weights[g];
+      const bool is_loaded = g > 0 && !IsStaticInput(weight.input);
+      if (!is_loaded) {
+        LoadLinearInput(args.x, is_serving() ? weight.input : InputForm::kBf16, weight.input_scale);
+      }
+      LinearRows({.weight = &weight, .y = part.y}, args.source_rows, args.offsets[g],
+                 args.offsets[g + 1]);
+    }
+  }
+  return OkStatus();
 }
 
 }  // namespace octavo::reference

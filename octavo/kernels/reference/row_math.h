@@ -10,9 +10,10 @@ namespace octavo {
 struct RowMath {
   // sum_k a[k] b[k]; `depth` is a multiple of 32, zero-padded. serving: MatMul order.
   float (*dot)(const float* a, const float* b, int64_t depth);
-  // One output of an FP8 linear layer, from exact weight codes `b` with sw[block of 128]. serving:
-  // `a` are exact activation codes with sa[block]. fp32: `a` are plain values, sa is not read.
-  float (*dot_fp8)(const float* a, const float* b, int64_t depth, const float* sa, const float* sw);
+  // serving alone (null in fp32): acc of LinearArgs for fp8, from exact codes `a` with sa[block of
+  // 128] and `b` with sw[block].
+  float (*dot_blocks)(const float* a, const float* b, int64_t depth, const float* sa,
+                      const float* sw);
   // The formulas of RmsNormArgs, AddArgs, SiluMulArgs and RopeArgs (one head) on one row of n.
   void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* y);
   void (*add)(float* x, const float* delta, int64_t n);

@@ -43,8 +43,8 @@ struct ServingRows {
     return c;
   }
 
-  static float DotFp8(const float* a, const float* b, int64_t depth, const float* sa,
-                      const float* sw) {
+  static float DotBlocks(const float* a, const float* b, int64_t depth, const float* sa,
+                         const float* sw) {
     float acc = 0.0F;
     for (int64_t block = 0; block * 128 < depth; ++block) {
       const int64_t k = block * 128;
@@ -103,7 +103,7 @@ struct ServingRows {
   }
 
   static constexpr RowMath kTable = {.dot = Dot,
-                                     .dot_fp8 = DotFp8,
+                                     .dot_blocks = DotBlocks,
                                      .rms_norm = RmsNorm,
                                      .add = Add,
                                      .silu_mul = SiluMul,
