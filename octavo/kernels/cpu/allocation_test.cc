@@ -24,6 +24,7 @@
 #include "octavo/kernels/cpu/cpu_dispatch.h"
 #include "octavo/kernels/cpu/cpu_path.h"
 #include "octavo/kernels/cpu/kernel_table.h"
+#include "octavo/kernels/matrix.h"
 #include "octavo/kernels/ops.h"
 #include "octavo/kernels/test_tensors.h"
 
@@ -70,9 +71,14 @@ namespace {
 class LayerOps {
  public:
   LayerOps(Backend* backend, int64_t max_tokens) : backend_(*backend) {
-    for (const WeightFormat format : {WeightFormat::kBf16, WeightFormat::kFp8}) {
+    for (const WeightFormat format : AllWeightFormats()) {
       weights_.push_back(TestMatrix(format, 64, kWidth, 1).PackFor(backend_));
     }
+    weights_.push_back(
+        TestMatrix(WeightFormat::kNvfp4, InputForm::kNvfp4Batch, 64, kWidth, 1).PackFor(backend_));
+    weights_.push_back(
+        TestMatrix(WeightFormat::kNvfp4, InputForm::kNvfp4Static, 64, kWidth, 1).PackFor(backend_));
+    bias_ = TestMatrix(WeightFormat::kBf16, 1, 64, 2).PackFor(backend_);
     norm_ = TestMatrix(WeightFormat::kBf16, 1, kWidth, 2).PackFor(backend_);
     page_bytes_ = backend_.KvPageBytes({2, 64});
     num_pages_ = max_tokens / kPageTokens + 1;
@@ -94,8 +100,19 @@ class LayerOps {
       return view;
     };
     for (const PackedMatrix& weight : weights_) {
-      const LinearPart parts[] = {{&weight, rows(y16)}, {&weight, rows(f32)}};
+      const LinearPart parts[] = {{&weight, rows(y16)}, {&weight, rows(f32), &bias_}};
       ASSERT_TRUE(backend_.Linear({rows(x), parts}).ok());
+      // Two experts, of which each has half of the rows.
+      const PackedMatrix* const experts[] = {&weight, &weight};
+      const auto half = static_cast<int32_t>(tokens / 2);
+      const int32_t offsets[] = {0, half, static_cast<int32_t>(tokens)};
+      const GroupedPart grouped{experts, rows(y16)};
+      ASSERT_TRUE(backend_
+                      .GroupedLinear({rows(x),
+                                      std::span(positions_).first(static_cast<size_t>(tokens)),
+                                      offsets,
+                                      {&grouped, 1}})
+                      .ok());
     }
     ASSERT_TRUE(backend_.RmsNorm({rows(x), &norm_, 1e-6F, rows(x)}).ok());
     ASSERT_TRUE(backend_.Add({rows(x), rows(x)}).ok());
@@ -120,7 +137,7 @@ class LayerOps {
  private:
   Backend& backend_;
   std::vector<PackedMatrix> weights_;
-  PackedMatrix norm_;
+  PackedMatrix norm_, bias_;
   int64_t page_bytes_ = 0;
   int64_t num_pages_ = 0;
   std::vector<std::byte> pages_;
@@ -163,7 +180,8 @@ TEST(CpuBackendAllocations, StopAfterReserve) {
                                .max_context = kTokens,
                                .max_width = LayerOps::kWidth,
                                .max_heads = 4,
-                               .max_head_dim = 64})
+                               .max_head_dim = 64,
+                               .max_grouped_rows = kTokens})
                     .ok());
     const int64_t before = num_allocations.load();
     for (const int64_t tokens : {int64_t{1}, int64_t{17}, kTokens}) {

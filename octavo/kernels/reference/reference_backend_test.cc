@@ -20,7 +20,6 @@
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
 #include "octavo/formats/bf16.h"
-#include "octavo/formats/e4m3.h"
 #include "octavo/formats/format.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/kernels/matrix.h"
