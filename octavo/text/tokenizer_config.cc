@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <utility>
 
 #include "octavo/base/file.h"
 #include "octavo/base/status.h"
@@ -131,8 +132,10 @@ Result<TokenizerConfig> ParseTokenizerConfig(std::string_view json) {
     if (is_on) return Unsupported("{}: true is not built", key);
   }
   TokenizerConfig config;
-  ASSIGN_OR_RETURN(config.bos_token, GetToken(file, "bos_token"));
-  ASSIGN_OR_RETURN(config.eos_token, GetToken(file, "eos_token"));
+  for (const std::string_view key : {"bos_token", "eos_token", "pad_token", "unk_token"}) {
+    ASSIGN_OR_RETURN(std::string token, GetToken(file, key));
+    if (!token.empty()) config.special_tokens.emplace(key, std::move(token));
+  }
   ASSIGN_OR_RETURN(config.chat_template, GetChatTemplate(file));
   ASSIGN_OR_RETURN(const std::string name, GetString(file, "tokenizer_class"));
   if (Contains(kLlamaClasses, name)) {

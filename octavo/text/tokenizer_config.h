@@ -12,6 +12,7 @@
 // clean_up_tokenization_spaces is not honoured: SGLang switches it off, since it would take spaces
 // out of what a model wrote.
 
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -27,9 +28,8 @@ struct SpecialTokensAround {
 };
 
 struct TokenizerConfig {
-  // Contents; empty when absent.
-  std::string bos_token;
-  std::string eos_token;
+  // By name ("bos_token", "eos_token", "pad_token", "unk_token"), those that are there.
+  std::map<std::string, std::string> special_tokens;
   std::optional<SpecialTokensAround> around;  // Absent: tokenizer.json's own holds.
   std::string chat_template;                  // Of several, the one named "default".
 };

@@ -38,7 +38,7 @@ TEST(TokenizerConfig, LeavesThePostProcessorToMostClasses) {
     const TokenizerConfig config =
         ParseOrDie(R"({"add_bos_token":true,"bos_token":"<b>","tokenizer_class":")" + name + "\"}");
     EXPECT_FALSE(config.around.has_value()) << name;
-    EXPECT_EQ(config.bos_token, "<b>");
+    EXPECT_EQ(config.special_tokens.at("bos_token"), "<b>");
   }
   EXPECT_FALSE(ParseOrDie("{}").around.has_value());
   EXPECT_FALSE(ParseOrDie(R"({"tokenizer_class":null})").around.has_value());
@@ -51,7 +51,7 @@ TEST(TokenizerConfig, PutsTheTokensOfLlamaClassesAround) {
   ASSERT_TRUE(config.around.has_value());
   EXPECT_EQ(config.around->before, "<b>");
   EXPECT_EQ(config.around->behind, "");
-  EXPECT_EQ(config.eos_token, "<e>");
+  EXPECT_EQ(config.special_tokens.at("eos_token"), "<e>");
 
   config = ParseOrDie(
       R"({"add_bos_token":false,"add_eos_token":true,"tokenizer_class":"LlamaTokenizer",)"
@@ -122,7 +122,7 @@ TEST(TokenizerConfig, PrefersTheTemplateBesideIt) {
   EXPECT_EQ(LoadTokenizerConfig(folder.path())->chat_template, "inside");
   folder.Write("chat_template.jinja", "beside");
   EXPECT_EQ(LoadTokenizerConfig(folder.path())->chat_template, "beside");
-  EXPECT_EQ(LoadTokenizerConfig(folder.path())->bos_token, "<b>");
+  EXPECT_EQ(LoadTokenizerConfig(folder.path())->special_tokens.at("bos_token"), "<b>");
   folder.Write("tokenizer_config.json", "7");
   const Result<TokenizerConfig> damaged = LoadTokenizerConfig(folder.path());
   ASSERT_FALSE(damaged.has_value());
