@@ -1,5 +1,6 @@
 #pragma once
-// ActivationBuffer: the memory of one named activation, allocated once for the largest batch.
+// ActivationBuffer: the memory of one named activation, allocated once for the largest batch; and
+// views of parts of activations.
 
 #include <cstdint>
 #include <utility>
@@ -7,6 +8,7 @@
 #include "octavo/base/buffer.h"
 #include "octavo/base/check.h"
 #include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
 #include "octavo/kernels/ops.h"
 
 namespace octavo {
@@ -29,16 +31,6 @@ class ActivationBuffer {
     DCHECK(rows <= max_rows_);
     return {.dtype = dtype_, .data = buffer_.data(), .rows = rows, .cols = cols_, .stride = cols_};
   }
-  // The same memory as [rows * num_heads, cols / num_heads]: one row a head.
-  Activations Heads(int64_t rows, int64_t num_heads) {
-    DCHECK(rows <= max_rows_);
-    const int64_t head_dim = cols_ / num_heads;
-    return {.dtype = dtype_,
-            .data = buffer_.data(),
-            .rows = rows * num_heads,
-            .cols = head_dim,
-            .stride = head_dim};
-  }
 
  private:
   Buffer buffer_;
@@ -46,5 +38,22 @@ class ActivationBuffer {
   int64_t max_rows_ = 0;
   int64_t cols_ = 0;
 };
+
+// Columns [first, first + cols) of x.
+inline Activations Columns(Activations x, int64_t first, int64_t cols) {
+  DCHECK(first + cols <= x.cols);
+  x.data += first * DTypeBytes(x.dtype);
+  x.cols = cols;
+  return x;
+}
+
+// The same memory as [rows * num_heads, cols / num_heads]: one row a head. x is contiguous.
+inline Activations HeadRows(Activations x, int64_t num_heads) {
+  DCHECK(x.stride == x.cols);
+  x.rows *= num_heads;
+  x.cols /= num_heads;
+  x.stride = x.cols;
+  return x;
+}
 
 }  // namespace octavo

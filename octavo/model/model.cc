@@ -1,28 +1,50 @@
 #include "octavo/model/model.h"
 
 #include <memory>
+#include <string_view>
 
 #include "octavo/base/check.h"
 #include "octavo/base/status.h"
-#include "octavo/checkpoint/hf_config.h"
+#include "octavo/base/tensor.h"
 #include "octavo/kernels/backend.h"
+#include "octavo/kernels/ops.h"
+#include "octavo/model/deepseek_v3.h"
+#include "octavo/model/llama.h"
+#include "octavo/model/mla.h"
 #include "octavo/model/qwen3.h"
+#include "octavo/model/qwen3_moe.h"
 #include "octavo/model/spec/model_spec.h"
 
 namespace octavo {
+namespace {
+
+using MakeFn = Result<std::unique_ptr<Model>> (*)(const ModelSpec&, Backend*, const ModelLimits&);
+
+MakeFn FindArchitecture(std::string_view architecture) {
+  constexpr struct {
+    std::string_view name;
+    MakeFn make;
+  } kArchitectures[] = {{"Qwen3ForCausalLM", MakeQwen3},
+                        {"Qwen3MoeForCausalLM", MakeQwen3Moe},
+                        {"DeepseekV3ForCausalLM", MakeDeepseekV3},
+                        {"LlamaForCausalLM", MakeLlama},
+                        {"Qwen2ForCausalLM", MakeLlama}};
+  for (const auto& known : kArchitectures) {
+    if (known.name == architecture) {
+      return known.make;
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace
 
 Status CheckServable(const ModelSpec& spec) {
-  if (spec.architecture != "Qwen3ForCausalLM") {
-    return Unsupported("serving {} is not built in this release: expected Qwen3ForCausalLM",
-                       spec.architecture);
-  }
-  if (spec.rope_scaling.type != RopeType::kDefault) {
-    return Unsupported("serving {} with {} rope scaling is not built in this release",
-                       spec.architecture, RopeTypeName(spec.rope_scaling.type));
-  }
-  if (spec.has_qkv_bias || spec.has_o_bias) {
-    return Unsupported("serving {} with attention_bias is not built in this release",
-                       spec.architecture);
+  if (FindArchitecture(spec.architecture) == nullptr) {
+    return Unsupported(
+        "serving {}: expected Qwen3ForCausalLM, Qwen3MoeForCausalLM, DeepseekV3ForCausalLM, "
+        "LlamaForCausalLM or Qwen2ForCausalLM",
+        spec.architecture);
   }
   return OkStatus();
 }
@@ -37,13 +59,10 @@ KvShape KvShapeOf(const ModelSpec& spec, DType dtype) {
   return {.num_kv_heads = spec.num_kv_heads, .head_dim = spec.head_dim, .dtype = dtype};
 }
 
-Status DeriveWeights(const ModelSpec& spec, const Backend& /*backend*/, ModelWeights* weights) {
+Status DeriveWeights(const ModelSpec& spec, const Backend& backend, ModelWeights* weights) {
   CHECK(weights->matrices.size() == spec.weights.size());
   weights->derived.clear();
-  if (spec.mla.kv_lora_rank > 0) {
-    return Unsupported("derived weights of {}", spec.architecture);
-  }
-  return OkStatus();
+  return spec.mla.kv_lora_rank > 0 ? DeriveMlaWeights(spec, backend, weights) : OkStatus();
 }
 
 Result<std::unique_ptr<Model>> MakeModel(const ModelSpec& spec, Backend* backend,
@@ -53,7 +72,7 @@ Result<std::unique_ptr<Model>> MakeModel(const ModelSpec& spec, Backend* backend
   CHECK(limits.max_logit_rows > 0);
   CHECK(limits.max_context > 0);
   RETURN_IF_ERROR(CheckServable(spec));
-  return MakeQwen3(spec, backend, limits);
+  return FindArchitecture(spec.architecture)(spec, backend, limits);
 }
 
 }  // namespace octavo

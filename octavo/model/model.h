@@ -73,8 +73,7 @@ struct ModelLimits {
   int64_t max_context = 0;     // Positions are below this.
 };
 
-// Errors: kUnsupported, by name, for an architecture without a forward pass (all but
-// Qwen3ForCausalLM; the others can be converted), for rope scaling and for attention biases.
+// Errors: kUnsupported, by name, for an architecture without a forward pass.
 Status CheckServable(const ModelSpec& spec);
 
 // Builds the forward pass for spec.architecture; `backend` must outlive the model.

@@ -15,7 +15,9 @@
 #include <memory>
 
 #include "octavo/base/status.h"
+#include "octavo/kernels/backend.h"
 #include "octavo/model/model.h"
+#include "octavo/model/spec/model_spec.h"
 
 namespace octavo {
 

@@ -1,0 +1,258 @@
+#pragma once
+// For tests: a model on one backend with the weights of a checkpoint folder or random ones, and a
+// KV cache for a few sequences.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <numbers>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "octavo/base/buffer.h"
+#include "octavo/base/random.h"
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/checkpoint/checkpoint.h"
+#include "octavo/formats/bf16.h"
+#include "octavo/formats/format.h"
+#include "octavo/formats/fp8_block.h"
+#include "octavo/kernels/backend.h"
+#include "octavo/kernels/matrix.h"
+#include "octavo/kernels/ops.h"
+#include "octavo/model/model.h"
+#include "octavo/model/spec/model_spec.h"
+
+namespace octavo {
+
+// How weights are changed before they are packed.
+struct WeightOptions {
+  bool fp8 = false;                 // Every linear layer in FP8 blocks.
+  std::string damaged_weight = {};  // Its first 128x128 block is multiplied by 1.5.
+};
+
+inline void ScaleFirstBlock(int64_t cols, std::vector<uint16_t>* values) {
+  for (int64_t n = 0; n < kFp8BlockDim; ++n) {
+    for (int64_t k = 0; k < kFp8BlockDim; ++k) {
+      uint16_t& bits = (*values)[static_cast<size_t>(n * cols + k)];
+      bits = FloatToBf16(Bf16ToFloat(bits) * 1.5F);
+    }
+  }
+}
+
+// One row of the table from BF16 values; a router's bias is kept in F32, as loading does.
+inline PackedMatrix PackWeight(const WeightSpec& row, std::span<const uint16_t> values, bool fp8,
+                               const Backend& backend) {
+  CanonicalMatrix canonical;
+  canonical.cols = row.shape.back();
+  canonical.rows = NumElements(row.shape) / canonical.cols;
+  PackedMatrix packed;
+  if (row.role == Role::kRouterBias) {
+    packed.rows = canonical.rows;
+    packed.cols = canonical.cols;
+    packed.vector_dtype = DType::kF32;
+    packed.codes = Buffer::AllocateHost(canonical.cols * int64_t{sizeof(float)}).value();
+    for (size_t i = 0; i < values.size(); ++i) {
+      packed.codes.As<float>()[i] = Bf16ToFloat(values[i]);
+    }
+    return packed;
+  }
+  std::vector<uint8_t> codes;
+  std::vector<float> scales;
+  canonical.codes = std::as_bytes(values);
+  if (fp8 && IsLinearRole(row.role)) {
+    codes.resize(values.size());
+    scales.resize(static_cast<size_t>(NumFp8Blocks(canonical.rows) * NumFp8Blocks(canonical.cols)));
+    EXPECT_TRUE(EncodeFp8Block({.rows = canonical.rows,
+                                .cols = canonical.cols,
+                                .values = values,
+                                .codes = codes,
+                                .scales = scales})
+                    .ok());
+    canonical.format = WeightFormat::kFp8;
+    canonical.codes = std::as_bytes(std::span(codes));
+    canonical.scales = std::as_bytes(std::span(scales));
+    canonical.input = InputForm::kFp8Group;
+  }
+  const Status status = backend.Pack(canonical, &packed);
+  EXPECT_TRUE(status.ok()) << row.name << ": " << status.message();
+  return packed;
+}
+
+// The BF16 values of a stored BF16 or F32 tensor (whose values must be BF16 numbers).
+inline std::vector<uint16_t> Bf16Values(const ConstTensorView& view) {
+  std::vector<uint16_t> values(static_cast<size_t>(NumElements(view.shape)));
+  if (view.dtype == DType::kF32) {
+    for (size_t i = 0; i < values.size(); ++i) {
+      float value = 0.0F;
+      std::memcpy(&value, view.data + i * sizeof(float), sizeof(float));
+      values[i] = FloatToBf16(value);
+      EXPECT_EQ(Bf16ToFloat(values[i]), value);
+    }
+  } else {
+    std::memcpy(values.data(), view.data, values.size() * sizeof(uint16_t));
+  }
+  return values;
+}
+
+// Normal by Box-Muller from Philox: norms around 1, the embedding N(0, 1), the rest scaled so that
+// activations and logits stay of order 1.
+inline std::vector<uint16_t> RandomValues(const WeightSpec& row, uint64_t seed) {
+  std::vector<uint16_t> values(static_cast<size_t>(NumElements(row.shape)));
+  const double fan_in = static_cast<double>(row.shape.back());
+  for (size_t i = 0; i < values.size(); ++i) {
+    const std::array<uint32_t, 4> words = Philox(seed, i);
+    const double u = (words[0] + 1.0) * 0x1p-32;
+    const double normal =
+        std::sqrt(-2.0 * std::log(u)) * std::cos(2.0 * std::numbers::pi * words[1] * 0x1p-32);
+    double value = 1.5 * normal / std::sqrt(fan_in);
+    if (row.role == Role::kNorm) {
+      value = 1.0 + 0.2 * normal;
+    } else if (row.role == Role::kEmbedding) {
+      value = normal;
+    } else if (row.role == Role::kBias || row.role == Role::kRouterBias) {
+      value = 0.3 * normal;
+    }
+    values[i] = FloatToBf16(static_cast<float>(value));
+  }
+  return values;
+}
+
+// One thread.
+class ModelRunner {
+ public:
+  static constexpr int64_t kMaxTokens = 256;  // Of a batch and of a sequence.
+  static constexpr int kNumSequences = 4;
+
+  // The weights of a BF16 checkpoint folder.
+  ModelRunner(std::unique_ptr<Backend> backend, const std::string& folder,
+              const WeightOptions& options)
+      : backend_(std::move(backend)) {
+    Result<Checkpoint> checkpoint = Checkpoint::Open(folder);
+    EXPECT_TRUE(checkpoint.has_value()) << checkpoint.error().message();
+    Result<ModelSpec> spec = MakeCheckpointSpec(*checkpoint);
+    EXPECT_TRUE(spec.has_value()) << spec.error().message();
+    spec_ = *spec;
+    for (const WeightSpec& row : spec_.weights) {
+      const StoredTensor* stored = checkpoint->Find(row.name);
+      if (stored == nullptr && row.is_mtp) {
+        weights_.matrices.emplace_back();
+        continue;
+      }
+      EXPECT_NE(stored, nullptr) << row.name;
+      std::vector<uint16_t> values = Bf16Values(stored->view);
+      if (row.name == options.damaged_weight) {
+        ScaleFirstBlock(row.shape.back(), &values);
+      }
+      weights_.matrices.push_back(PackWeight(row, values, options.fp8, *backend_));
+    }
+    Build();
+  }
+
+  // Random weights, the same for the same seed.
+  ModelRunner(std::unique_ptr<Backend> backend, const ModelSpec& spec, uint64_t seed, bool fp8)
+      : backend_(std::move(backend)), spec_(spec) {
+    for (size_t i = 0; i < spec_.weights.size(); ++i) {
+      const WeightSpec& row = spec_.weights[i];
+      weights_.matrices.push_back(
+          PackWeight(row, RandomValues(row, seed * 100000 + i), fp8, *backend_));
+    }
+    Build();
+  }
+
+  const ModelSpec& spec() const { return spec_; }
+  Backend& backend() { return *backend_; }
+  Model& model() { return *model_; }
+  ModelWeights& weights() { return weights_; }
+
+  // Forgets every cached token.
+  void ClearCache() {
+    const int64_t pages_each = kMaxTokens / kPageTokens;
+    const KvShape shape = KvShapeOf(spec_);
+    const int64_t page_bytes = backend_->KvPageBytes(shape);
+    memory_.clear();
+    kv_.clear();
+    for (int64_t layer = 0; layer < spec_.num_layers; ++layer) {
+      memory_.push_back(Buffer::AllocateHost(page_bytes * pages_each * kNumSequences).value());
+      kv_.push_back({.pages = memory_.back().data(),
+                     .page_bytes = page_bytes,
+                     .num_pages = pages_each * kNumSequences,
+                     .shape = shape});
+    }
+    sequences_.assign(kNumSequences, {});
+    for (int64_t page = pages_each * kNumSequences - 1; page >= 0; --page) {
+      // Neither the identity nor next to each other.
+      sequences_[static_cast<size_t>(page % kNumSequences)].page_table.push_back(
+          static_cast<int32_t>(page));
+    }
+  }
+
+  // Tokens that follow what sequence `sequence` has cached.
+  struct Part {
+    int sequence = 0;
+    std::span<const int32_t> ids;
+  };
+  // One Forward over the parts; logits [all ids, vocab].
+  std::vector<float> Run(std::span<const Part> parts) {
+    std::vector<int32_t> ids;
+    std::vector<int32_t> positions;
+    std::vector<int32_t> rows;
+    std::vector<Segment> segments;
+    for (const Part& part : parts) {
+      Sequence& sequence = sequences_[static_cast<size_t>(part.sequence)];
+      segments.push_back({.first_row = static_cast<int64_t>(ids.size()),
+                          .num_rows = static_cast<int64_t>(part.ids.size()),
+                          .first_position = sequence.num_cached,
+                          .page_table = sequence.page_table});
+      for (const int32_t id : part.ids) {
+        rows.push_back(static_cast<int32_t>(ids.size()));
+        ids.push_back(id);
+        positions.push_back(static_cast<int32_t>(sequence.num_cached++));
+      }
+    }
+    const Status ran = model_->Forward(
+        {.token_ids = ids, .positions = positions, .segments = segments}, weights_, kv_);
+    EXPECT_TRUE(ran.ok()) << ran.message();
+    std::vector<float> logits(ids.size() * static_cast<size_t>(spec_.vocab_size));
+    const Status headed = model_->Logits(rows, weights_, logits);
+    EXPECT_TRUE(headed.ok()) << headed.message();
+    return logits;
+  }
+  std::vector<float> Run(std::span<const int32_t> ids) {
+    const Part parts[] = {{.sequence = 0, .ids = ids}};
+    return Run(parts);
+  }
+
+ private:
+  struct Sequence {
+    std::vector<int32_t> page_table;
+    int64_t num_cached = 0;
+  };
+
+  void Build() {
+    const Status derived = DeriveWeights(spec_, *backend_, &weights_);
+    EXPECT_TRUE(derived.ok()) << derived.message();
+    Result<std::unique_ptr<Model>> model = MakeModel(
+        spec_, backend_.get(),
+        {.max_tokens = kMaxTokens, .max_logit_rows = kMaxTokens, .max_context = kMaxTokens});
+    EXPECT_TRUE(model.has_value()) << model.error().message();
+    model_ = std::move(*model);
+    ClearCache();
+  }
+
+  std::unique_ptr<Backend> backend_;
+  ModelSpec spec_;
+  ModelWeights weights_;
+  std::unique_ptr<Model> model_;
+  std::vector<Buffer> memory_;
+  std::vector<KvLayer> kv_;
+  std::vector<Sequence> sequences_;
+};
+
+}  // namespace octavo

@@ -1,0 +1,101 @@
+#include "octavo/model/qwen3_moe.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "octavo/base/status.h"
+#include "octavo/kernels/backend.h"
+#include "octavo/model/attention.h"
+#include "octavo/model/decoder.h"
+#include "octavo/model/layer_step.h"
+#include "octavo/model/mlp.h"
+#include "octavo/model/model.h"
+#include "octavo/model/moe.h"
+#include "octavo/model/spec/model_spec.h"
+#include "octavo/model/weight_rows.h"
+
+namespace octavo {
+namespace {
+
+struct Qwen3MoeRows {
+  int input_norm = -1;
+  AttentionRows attention;
+  int q_norm = -1;
+  int k_norm = -1;
+  int post_attention_norm = -1;
+  std::optional<MoeRows> moe;  // Absent where the layer is dense.
+  MlpRows mlp;
+};
+
+Result<Qwen3MoeRows> FindLayer(const ModelSpec& spec, int64_t index) {
+  const LayerRows layer(spec, index);
+  Qwen3MoeRows rows;
+  ASSIGN_OR_RETURN(rows.input_norm, layer.Weight("input_layernorm"));
+  ASSIGN_OR_RETURN(rows.attention, FindAttention(layer));
+  ASSIGN_OR_RETURN(rows.q_norm, layer.Weight("self_attn.q_norm"));
+  ASSIGN_OR_RETURN(rows.k_norm, layer.Weight("self_attn.k_norm"));
+  ASSIGN_OR_RETURN(rows.post_attention_norm, layer.Weight("post_attention_layernorm"));
+  if (IsSparseLayer(spec, index)) {
+    ASSIGN_OR_RETURN(rows.moe, FindMoe(spec, layer));
+  } else {
+    ASSIGN_OR_RETURN(rows.mlp, FindMlp(layer, "mlp"));
+  }
+  return rows;
+}
+
+class Qwen3MoeLayers final : public DecoderLayers {
+ public:
+  static Result<std::unique_ptr<DecoderLayers>> Make(const ModelSpec& spec, const Backend& backend,
+                                                     const ModelLimits& limits) {
+    auto made = std::make_unique<Qwen3MoeLayers>();
+    made->eps_ = spec.rms_norm_eps;
+    for (int64_t layer = 0; layer < spec.num_layers; ++layer) {
+      ASSIGN_OR_RETURN(Qwen3MoeRows rows, FindLayer(spec, layer));
+      made->rows_.push_back(std::move(rows));
+    }
+    ASSIGN_OR_RETURN(made->attention_, GqaAttention::Make(spec, backend, limits));
+    ASSIGN_OR_RETURN(made->moe_, MoeBlock::Make(spec, backend, limits));
+    ASSIGN_OR_RETURN(made->mlp_, GatedMlp::Make(backend.activation_dtype(), limits.max_tokens,
+                                                spec.intermediate_size));
+    return std::unique_ptr<DecoderLayers>(std::move(made));
+  }
+
+  Status Run(const LayerStep& step) override {
+    const Qwen3MoeRows& rows = rows_[static_cast<size_t>(step.layer)];
+    RETURN_IF_ERROR(step.NormHidden(rows.input_norm, eps_));
+    RETURN_IF_ERROR(attention_.Project(step, rows.attention));
+    RETURN_IF_ERROR(attention_.NormHeads(step, rows.q_norm, rows.k_norm, eps_));
+    RETURN_IF_ERROR(attention_.Attend(step, rows.attention));
+    RETURN_IF_ERROR(step.AddDelta());
+
+    RETURN_IF_ERROR(step.NormHidden(rows.post_attention_norm, eps_));
+    RETURN_IF_ERROR(rows.moe ? moe_.Run(step, *rows.moe)
+                             : mlp_.Run(step, rows.mlp, step.normed, step.delta));
+    return step.AddDelta();
+  }
+
+  std::span<const int32_t> RoutedExperts() const override { return moe_.RoutedExperts(); }
+
+ private:
+  float eps_ = 0.0F;
+  std::vector<Qwen3MoeRows> rows_;  // [layers]
+  GqaAttention attention_;
+  MoeBlock moe_;
+  GatedMlp mlp_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Model>> MakeQwen3Moe(const ModelSpec& spec, Backend* backend,
+                                            const ModelLimits& limits) {
+  ASSIGN_OR_RETURN(std::unique_ptr<DecoderLayers> layers,
+                   Qwen3MoeLayers::Make(spec, *backend, limits));
+  return MakeDecoder(spec, backend, limits, std::move(layers));
+}
+
+}  // namespace octavo
