@@ -1,17 +1,29 @@
 #include "octavo/measure/bench.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <future>
-#include <nlohmann/json.hpp>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
+#include "octavo/base/status.h"
+#include "octavo/formats/format.h"
+#include "octavo/kernels/backend.h"
 #include "octavo/kernels/machine_peaks.h"
+#include "octavo/kernels/ops.h"
 #include "octavo/measure/bench_pass.h"
+#include "octavo/measure/stats.h"
+#include "octavo/model/model.h"
+#include "octavo/sync/serving.h"
 
 namespace octavo {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 // Decode steps between two passes of plain reads.
 constexpr int64_t kStepsPerRead = 4;
@@ -41,184 +53,243 @@ Status CheckOptions(const BenchOptions& options) {
   return options.batches.empty() ? InvalidArgument("bench: no batch size") : OkStatus();
 }
 
-// What one row is made from.
-struct RowSamples {
-  std::vector<double> prefill_s;      // A prefill each.
-  std::vector<double> decode_s;       // All decode steps of a repeat each.
-  std::vector<double> read_gb_per_s;  // A pass over the weights each.
+// Seconds of one round: a prefill (unless it was left out) and all decode steps.
+struct RoundTime {
+  double prefill_s = 0.0;
+  double decode_s = 0.0;
 };
 
-// Everything that runs on the engine's thread. One thread.
+// One subject, measured on the thread of its idle engine. One thread calls.
+class BenchRun {
+ public:
+  static Result<std::unique_ptr<BenchRun>> Start(BenchSubject subject, const BenchOptions& options);
+
+  const Serving& serving() const { return *serving_; }
+  const std::string& label() const { return label_; }
+
+  Status BeginBatch(int64_t batch) {
+    read_gb_per_s_.clear();
+    return OnEngine([&](const ModelWeights& weights, Backend&) -> Status {
+      pass_.reset();
+      ASSIGN_OR_RETURN(BenchPass pass, BenchPass::Make(model_.get(), &weights,
+                                                       {.batch = batch,
+                                                        .input_len = options_.input_len,
+                                                        .output_len = options_.output_len,
+                                                        .chunk_tokens = options_.chunk_tokens}));
+      pass_ = std::make_unique<BenchPass>(std::move(pass));
+      return OkStatus();
+    });
+  }
+  Result<RoundTime> Round(bool with_prefill);
+  void EndBatch() { pass_.reset(); }
+
+  Result<double> MatrixPeak(Isa isa) {
+    double flop_per_s = 0.0;
+    RETURN_IF_ERROR(OnEngine([&](const ModelWeights&, Backend& backend) -> Status {
+      ASSIGN_OR_RETURN(flop_per_s, MeasureMatrixPeak(isa, &backend.pool(), kPeakSeconds));
+      return OkStatus();
+    }));
+    return flop_per_s;
+  }
+  double StepBytes(int64_t batch) const { return StepWeightBytes(serving_->spec, weights_, batch); }
+  std::span<const double> read_gb_per_s() const { return read_gb_per_s_; }
+
+ private:
+  explicit BenchRun(const BenchOptions& options) : options_(options) {}
+
+  Status OnEngine(const std::function<Status(const ModelWeights&, Backend&)>& body) {
+    std::promise<Status> finished;
+    serving_->engine->RunBetweenSteps([&](const ModelWeights& weights, Backend& backend) {
+      finished.set_value(body(weights, backend));
+    });
+    return finished.get_future().get();
+  }
+
+  const BenchOptions& options_;
+  std::string label_;
+  std::unique_ptr<Serving> serving_;
+  std::unique_ptr<Model> model_;
+  StepWeights weights_;
+  std::vector<std::span<const std::byte>> all_weights_;
+  std::unique_ptr<BenchPass> pass_;
+  std::vector<double> read_gb_per_s_;  // A pass over the weights each, of this batch size.
+};
+
+Result<std::unique_ptr<BenchRun>> BenchRun::Start(BenchSubject subject,
+                                                  const BenchOptions& options) {
+  // The engine only lends its weights and backend: the pages measured are those of BenchPass.
+  EngineOptions& engine = subject.serving.engine;
+  engine.max_total_tokens = 4 * kPageTokens;
+  engine.context_length = 2 * kPageTokens;
+  engine.max_running_requests = 1;
+  engine.chunk_tokens = kPageTokens;
+  auto run = std::unique_ptr<BenchRun>(new BenchRun(options));
+  ASSIGN_OR_RETURN(run->serving_, StartServing(subject.serving));
+  const Serving& serving = *run->serving_;
+  run->label_ = subject.label.empty() ? std::string(WeightFormatName(serving.table.format))
+                                      : std::move(subject.label);
+  const int64_t max_batch = *std::ranges::max_element(options.batches);
+  RETURN_IF_ERROR(run->OnEngine([&](const ModelWeights& weights, Backend& backend) -> Status {
+    ASSIGN_OR_RETURN(run->model_,
+                     MakeModel(serving.spec, &backend,
+                               {.max_tokens = std::max(options.chunk_tokens, max_batch),
+                                .max_logit_rows = max_batch,
+                                .max_context = options.input_len + options.output_len}));
+    run->weights_ = StepWeightsOf(serving.spec, weights);
+    run->all_weights_ = run->weights_.All();
+    return OkStatus();
+  }));
+  return run;
+}
+
+Result<RoundTime> BenchRun::Round(bool with_prefill) {
+  RoundTime time;
+  RETURN_IF_ERROR(OnEngine([&](const ModelWeights&, Backend& backend) -> Status {
+    if (with_prefill) {
+      ASSIGN_OR_RETURN(time.prefill_s, pass_->Prefill());
+    }
+    for (int64_t step_idx = 0; step_idx < options_.output_len; ++step_idx) {
+      if (step_idx % kStepsPerRead == 0) {
+        read_gb_per_s_.push_back(MeasureReadBandwidth(all_weights_, &backend.pool()) * 1e-9);
+      }
+      ASSIGN_OR_RETURN(const double seconds, pass_->DecodeStep(step_idx));
+      time.decode_s += seconds;
+    }
+    return OkStatus();
+  }));
+  return time;
+}
+
+Spread RatesOf(std::span<const double> seconds, int64_t tokens) {
+  std::vector<double> per_s;
+  for (const double s : seconds) {
+    per_s.push_back(static_cast<double>(tokens) / s);
+  }
+  return SpreadOf(per_s);
+}
+
+// How much faster `seconds` is than `first`, round by round.
+Spread RatiosOf(std::span<const double> first, std::span<const double> seconds) {
+  std::vector<double> ratios;
+  for (size_t i = 0; i < seconds.size(); ++i) {
+    ratios.push_back(first[i] / seconds[i]);
+  }
+  return SpreadOf(ratios);
+}
+
 class Bench {
  public:
-  Bench(const ModelWeights& weights, Backend& backend, const BenchOptions& options,
+  Bench(const BenchOptions& options, std::vector<std::unique_ptr<BenchRun>> runs,
         BenchReport* report)
-      : weights_(weights), backend_(backend), options_(options), report_(*report) {}
+      : options_(options), runs_(std::move(runs)), report_(*report) {}
 
-  Status Run(const ModelSpec& spec, std::string_view format, Isa isa) {
-    const int64_t max_batch = *std::max_element(options_.batches.begin(), options_.batches.end());
-    ASSIGN_OR_RETURN(model_, MakeModel(spec, &backend_,
-                                       {.max_tokens = std::max(options_.chunk_tokens, max_batch),
-                                        .max_logit_rows = max_batch,
-                                        .max_context = options_.input_len + options_.output_len}));
-    parts_ = StepWeightBytes(spec, weights_);
-    report_.weight_bytes_per_step = TotalBytes(parts_);
-    report_.ops_per_token = LinearOps(spec, 1, 1);
+  Status Run(Isa isa) {
+    const Serving& serving = runs_.front()->serving();
+    report_.model_dir = serving.model_dir;
+    report_.machine.backend = serving.backend_name;
+    report_.machine.num_threads = serving.num_threads;
+    report_.ops_per_token = LinearOps(serving.spec, 1, 1);
     Say("matrix peak");
-    ASSIGN_OR_RETURN(const double flop_per_s,
-                     MeasureMatrixPeak(isa, &backend_.pool(), kPeakSeconds));
+    ASSIGN_OR_RETURN(const double flop_per_s, runs_.front()->MatrixPeak(isa));
     report_.machine.matrix_tflop_per_s = flop_per_s * 1e-12;
-    std::vector<double> reads;
     for (const int64_t batch : options_.batches) {
-      ASSIGN_OR_RETURN(const RowSamples samples, Measure(batch));
-      AddRow(spec, format, batch, samples);
-      reads.insert(reads.end(), samples.read_gb_per_s.begin(), samples.read_gb_per_s.end());
+      RETURN_IF_ERROR(MeasureBatch(batch));
     }
-    report_.machine.read_gb_per_s = Percentile(reads, 50.0);
+    report_.machine.read_gb_per_s = Percentile(reads_, 50.0);
     return OkStatus();
   }
 
  private:
+  // Of one subject and batch size, a value a round.
+  struct Samples {
+    std::vector<double> prefill_s;
+    std::vector<double> decode_s;
+  };
+
   void Say(std::string_view what) const {
     if (options_.on_progress) {
       options_.on_progress(what);
     }
   }
 
-  Result<RowSamples> Measure(int64_t batch) {
-    const BenchShape shape = {.batch = batch,
-                              .input_len = options_.input_len,
-                              .output_len = options_.output_len,
-                              .chunk_tokens = options_.chunk_tokens};
-    ASSIGN_OR_RETURN(BenchPass pass, BenchPass::Make(model_.get(), &weights_, shape));
-    RowSamples samples;
-    double prefill_total_s = 0.0;
-    for (int64_t repeat = 0; repeat < options_.repeats; ++repeat) {
-      if (repeat == 0 || prefill_total_s < kPrefillSecondsMax) {
-        Say(fmt::format("batch {}: prefill {}/{}", batch, repeat + 1, options_.repeats));
-        ASSIGN_OR_RETURN(const double seconds, pass.Prefill());
-        samples.prefill_s.push_back(seconds);
-        prefill_total_s += seconds;
-      }
-      Say(fmt::format("batch {}: decode {}/{}", batch, repeat + 1, options_.repeats));
-      double decode_s = 0.0;
-      for (int64_t step_idx = 0; step_idx < options_.output_len; ++step_idx) {
-        if (step_idx % kStepsPerRead == 0) {
-          samples.read_gb_per_s.push_back(MeasureReadBandwidth(parts_, &backend_.pool()) * 1e-9);
-        }
-        ASSIGN_OR_RETURN(const double seconds, pass.DecodeStep(step_idx));
-        decode_s += seconds;
-      }
-      samples.decode_s.push_back(decode_s);
+  Status MeasureBatch(int64_t batch) {
+    for (const std::unique_ptr<BenchRun>& run : runs_) {
+      RETURN_IF_ERROR(run->BeginBatch(batch));
     }
-    return samples;
+    std::vector<Samples> samples(runs_.size());
+    double prefill_s_max = 0.0;  // In all, of the slowest subject.
+    for (int64_t round = 0; round < options_.repeats; ++round) {
+      const bool with_prefill = round == 0 || prefill_s_max < kPrefillSecondsMax;
+      for (size_t i = 0; i < runs_.size(); ++i) {
+        const size_t idx = round % 2 == 0 ? i : runs_.size() - 1 - i;
+        Say(fmt::format("batch {}, round {}/{}: {}", batch, round + 1, options_.repeats,
+                        runs_[idx]->label()));
+        ASSIGN_OR_RETURN(const RoundTime time, runs_[idx]->Round(with_prefill));
+        if (with_prefill) {
+          samples[idx].prefill_s.push_back(time.prefill_s);
+        }
+        samples[idx].decode_s.push_back(time.decode_s);
+      }
+      double slowest = 0.0;
+      for (const Samples& sample : samples) {
+        slowest = std::max(slowest, with_prefill ? sample.prefill_s.back() : 0.0);
+      }
+      prefill_s_max += slowest;
+    }
+    for (size_t i = 0; i < runs_.size(); ++i) {
+      AddRow(*runs_[i], batch, samples[i], samples.front());
+      runs_[i]->EndBatch();
+    }
+    return OkStatus();
   }
 
-  void AddRow(const ModelSpec& spec, std::string_view format, int64_t batch,
-              const RowSamples& samples) {
-    const auto rates = [](std::span<const double> seconds, int64_t tokens) {
-      std::vector<double> per_s;
-      for (const double s : seconds) {
-        per_s.push_back(static_cast<double>(tokens) / s);
-      }
-      return SpreadOf(per_s);
-    };
+  void AddRow(const BenchRun& run, int64_t batch, const Samples& samples, const Samples& first) {
     BenchRow& row = report_.rows.emplace_back();
-    row.format = format;
+    row.format = run.label();
     row.batch = batch;
     row.input_len = options_.input_len;
     row.output_len = options_.output_len;
-    row.prefill_tok_per_s = rates(samples.prefill_s, batch * options_.input_len);
-    row.decode_tok_per_s = rates(samples.decode_s, batch * options_.output_len);
+    row.weight_bytes_per_step = run.StepBytes(batch);
+    row.prefill_tok_per_s = RatesOf(samples.prefill_s, batch * options_.input_len);
+    row.decode_tok_per_s = RatesOf(samples.decode_s, batch * options_.output_len);
+    row.prefill_ratio = RatiosOf(first.prefill_s, samples.prefill_s);
+    row.decode_ratio = RatiosOf(first.decode_s, samples.decode_s);
     const double steps_per_s = row.decode_tok_per_s.median / static_cast<double>(batch);
-    row.share_of_read_bandwidth = static_cast<double>(report_.weight_bytes_per_step) * 1e-9 *
-                                  steps_per_s / Percentile(samples.read_gb_per_s, 50.0);
-    const int64_t prefill_ops = LinearOps(spec, batch * options_.input_len, batch);
+    row.share_of_read_bandwidth =
+        row.weight_bytes_per_step * 1e-9 * steps_per_s / Percentile(run.read_gb_per_s(), 50.0);
+    const int64_t prefill_ops = LinearOps(run.serving().spec, batch * options_.input_len, batch);
     row.share_of_matrix_peak = static_cast<double>(prefill_ops) * 1e-12 /
                                Percentile(samples.prefill_s, 50.0) /
                                report_.machine.matrix_tflop_per_s;
+    reads_.insert(reads_.end(), run.read_gb_per_s().begin(), run.read_gb_per_s().end());
   }
 
-  const ModelWeights& weights_;
-  Backend& backend_;
   const BenchOptions& options_;
+  std::vector<std::unique_ptr<BenchRun>> runs_;
   BenchReport& report_;
-  std::unique_ptr<Model> model_;
-  std::vector<std::span<const std::byte>> parts_;
+  std::vector<double> reads_;
 };
 
 }  // namespace
 
-Result<BenchReport> BenchModel(ServingOptions options, const BenchOptions& bench) {
-  RETURN_IF_ERROR(CheckOptions(bench));
-  // The engine only lends its weights and backend: the pages measured are those of BenchPass.
-  options.engine.max_total_tokens = 4 * kPageTokens;
-  options.engine.context_length = 2 * kPageTokens;
-  options.engine.max_running_requests = 1;
-  options.engine.chunk_tokens = kPageTokens;
-  ASSIGN_OR_RETURN(const std::unique_ptr<Serving> serving, StartServing(options));
-
-  const Isa isa = options.isa.value_or(BestIsa());
+Result<BenchReport> BenchModels(std::vector<BenchSubject> subjects, const BenchOptions& options) {
+  RETURN_IF_ERROR(CheckOptions(options));
+  if (subjects.empty()) {
+    return InvalidArgument("bench: no model");
+  }
+  const Isa isa = subjects.front().serving.isa.value_or(BestIsa());
+  std::vector<std::unique_ptr<BenchRun>> runs;
+  for (BenchSubject& subject : subjects) {
+    const std::string label = subject.label;
+    Result<std::unique_ptr<BenchRun>> run = BenchRun::Start(std::move(subject), options);
+    if (!run) {
+      return label.empty() ? run.error() : run.error().WithContext(label);
+    }
+    runs.push_back(std::move(*run));
+  }
   BenchReport report;
-  report.model_dir = options.model_dir;
-  report.machine.backend = serving->backend_name;
-  report.machine.num_threads = serving->num_threads;
-  std::promise<Status> finished;
-  serving->engine->RunBetweenSteps([&](const ModelWeights& live, Backend& backend) {
-    Bench run(live, backend, bench, &report);
-    finished.set_value(run.Run(serving->spec, WeightFormatName(serving->table.format), isa));
-  });
-  RETURN_IF_ERROR(finished.get_future().get());
+  RETURN_IF_ERROR(Bench(options, std::move(runs), &report).Run(isa));
   return report;
-}
-
-std::string BenchReportText(const BenchReport& report) {
-  const BenchMachine& machine = report.machine;
-  std::string text = fmt::format(
-      "{}: {:.2f} GB of weights a step, {:.2f} GFLOP a token\n"
-      "{}, {} threads: read {:.1f} GB/s, matrix peak {:.2f} TFLOP/s\n\n"
-      "{:<8} {:>5} {:>6} {:>6} {:>14} {:>17} {:>13} {:>17} {:>8} {:>8}\n",
-      report.model_dir, static_cast<double>(report.weight_bytes_per_step) * 1e-9,
-      static_cast<double>(report.ops_per_token) * 1e-9, machine.backend, machine.num_threads,
-      machine.read_gb_per_s, machine.matrix_tflop_per_s, "format", "batch", "input", "output",
-      "prefill tok/s", "(min .. max)", "decode tok/s", "(min .. max)", "% peak", "% read");
-  const auto range = [](const Spread& spread) {
-    return fmt::format("({:.1f} .. {:.1f})", spread.min, spread.max);
-  };
-  for (const BenchRow& row : report.rows) {
-    text += fmt::format(
-        "{:<8} {:>5} {:>6} {:>6} {:>14.1f} {:>17} {:>13.1f} {:>17} {:>8.1f} {:>8.1f}\n", row.format,
-        row.batch, row.input_len, row.output_len, row.prefill_tok_per_s.median,
-        range(row.prefill_tok_per_s), row.decode_tok_per_s.median, range(row.decode_tok_per_s),
-        100.0 * row.share_of_matrix_peak, 100.0 * row.share_of_read_bandwidth);
-  }
-  return text;
-}
-
-std::string BenchReportJson(const BenchReport& report) {
-  Json json = {{"model", report.model_dir},
-               {"machine",
-                {{"read_gb_per_s", report.machine.read_gb_per_s},
-                 {"matrix_tflop_per_s", report.machine.matrix_tflop_per_s},
-                 {"backend", report.machine.backend},
-                 {"threads", report.machine.num_threads}}},
-               {"weight_bytes_per_step", report.weight_bytes_per_step},
-               {"ops_per_token", report.ops_per_token}};
-  json["rows"] = Json::array();
-  for (const BenchRow& row : report.rows) {
-    json["rows"].push_back(
-        {{"format", row.format},
-         {"batch", row.batch},
-         {"input_len", row.input_len},
-         {"output_len", row.output_len},
-         {"prefill_tok_per_s", row.prefill_tok_per_s.median},
-         {"prefill_tok_per_s_range", {row.prefill_tok_per_s.min, row.prefill_tok_per_s.max}},
-         {"decode_tok_per_s", row.decode_tok_per_s.median},
-         {"decode_tok_per_s_range", {row.decode_tok_per_s.min, row.decode_tok_per_s.max}},
-         {"share_of_read_bandwidth", row.share_of_read_bandwidth},
-         {"share_of_matrix_peak", row.share_of_matrix_peak}});
-  }
-  return json.dump();
 }
 
 }  // namespace octavo

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 
 #include "octavo/base/random.h"
@@ -117,40 +118,69 @@ Result<double> BenchPass::DecodeStep(int64_t step_idx) {
   return Run();
 }
 
-std::vector<std::span<const std::byte>> StepWeightBytes(const ModelSpec& spec,
-                                                        const ModelWeights& weights) {
-  std::vector<std::span<const std::byte>> parts;
-  for (size_t i = 0; i < spec.weights.size(); ++i) {
-    const WeightSpec& weight = spec.weights[i];
-    if (weight.role == Role::kEmbedding && !IsHead(spec, weight)) {
-      continue;
-    }
-    const PackedMatrix& matrix = weights.matrices[i];
+StepWeights StepWeightsOf(const ModelSpec& spec, const ModelWeights& weights) {
+  StepWeights parts;
+  const auto add = [](const PackedMatrix& matrix, std::vector<std::span<const std::byte>>* to) {
     for (const Buffer* buffer : {&matrix.codes, &matrix.scales}) {
       if (!buffer->empty()) {
-        parts.push_back(buffer->bytes());
+        to->push_back(buffer->bytes());
       }
     }
+  };
+  for (size_t i = 0; i < spec.weights.size(); ++i) {
+    const WeightSpec& weight = spec.weights[i];
+    const bool is_unread = (weight.role == Role::kEmbedding && !IsHead(spec, weight)) ||
+                           weight.role == Role::kMlaKvB || weight.is_mtp;
+    if (!is_unread) {
+      add(weights.matrices[i], IsExpertRole(weight.role) ? &parts.experts : &parts.dense);
+    }
+  }
+  for (const PackedMatrix& matrix : weights.derived) {
+    add(matrix, &parts.dense);
   }
   return parts;
 }
 
-int64_t TotalBytes(std::span<const std::span<const std::byte>> parts) {
-  int64_t bytes = 0;
-  for (const auto& part : parts) {
-    bytes += static_cast<int64_t>(part.size());
+std::vector<std::span<const std::byte>> StepWeights::All() const {
+  std::vector<std::span<const std::byte>> all = dense;
+  all.insert(all.end(), experts.begin(), experts.end());
+  return all;
+}
+
+double StepWeightBytes(const ModelSpec& spec, const StepWeights& weights, int64_t batch) {
+  const auto total = [](std::span<const std::span<const std::byte>> parts) {
+    double bytes = 0.0;
+    for (const auto& part : parts) {
+      bytes += static_cast<double>(part.size());
+    }
+    return bytes;
+  };
+  if (weights.experts.empty()) {
+    return total(weights.dense);
   }
-  return bytes;
+  const double chosen =
+      static_cast<double>(spec.moe.top_k) / static_cast<double>(spec.moe.num_experts);
+  const double share = 1.0 - std::pow(1.0 - chosen, static_cast<double>(batch));
+  return total(weights.dense) + share * total(weights.experts);
 }
 
 int64_t LinearOps(const ModelSpec& spec, int64_t num_tokens, int64_t num_logit_rows) {
   int64_t ops = 0;
+  int64_t expert_ops = 0;
   for (const WeightSpec& weight : spec.weights) {
+    if (weight.is_mtp) {
+      continue;
+    }
     if (IsHead(spec, weight)) {
       ops += 2 * NumElements(weight.shape) * num_logit_rows;
-    } else if (IsLinearRole(weight.role)) {
+    } else if (IsExpertRole(weight.role)) {
+      expert_ops += 2 * NumElements(weight.shape);
+    } else if (IsLinearRole(weight.role) || weight.role == Role::kRouter) {
       ops += 2 * NumElements(weight.shape) * num_tokens;
     }
+  }
+  if (expert_ops > 0) {
+    ops += expert_ops / spec.moe.num_experts * spec.moe.top_k * num_tokens;
   }
   return ops;
 }

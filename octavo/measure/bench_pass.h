@@ -54,13 +54,23 @@ class BenchPass {
   std::vector<int32_t> logit_rows_;
 };
 
-// The packed bytes that one decode step reads: linear layers, head and norms; of an untied
-// embedding single rows are read, so it is left out. Views into `weights`.
-std::vector<std::span<const std::byte>> StepWeightBytes(const ModelSpec& spec,
-                                                        const ModelWeights& weights);
-int64_t TotalBytes(std::span<const std::span<const std::byte>> parts);
+// The packed bytes that decode steps read: linear layers, head, norms and derived weights, routed
+// experts apart. Left out: an untied embedding, of which single rows are read, MTP layers, and what
+// derived weights stand for. Views into `weights`.
+struct StepWeights {
+  std::vector<std::span<const std::byte>> dense;
+  std::vector<std::span<const std::byte>> experts;
 
-// 2 x multiply-adds of the linear layers for `num_tokens` of which `num_logit_rows` reach the head.
+  std::vector<std::span<const std::byte>> All() const;
+};
+StepWeights StepWeightsOf(const ModelSpec& spec, const ModelWeights& weights);
+
+// Bytes of one decode step of `batch` sequences. Of the routed experts it is the expectation over
+// choices that are uniform and independent: 1 - (1 - top_k / experts)^batch of them.
+double StepWeightBytes(const ModelSpec& spec, const StepWeights& weights, int64_t batch);
+
+// 2 x multiply-adds of the linear layers for `num_tokens` of which `num_logit_rows` reach the head;
+// of routed experts those of top_k.
 int64_t LinearOps(const ModelSpec& spec, int64_t num_tokens, int64_t num_logit_rows);
 
 }  // namespace octavo

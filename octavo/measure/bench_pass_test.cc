@@ -4,6 +4,7 @@
 
 #include "octavo/measure/bench_pass.h"
 
+#include <fmt/core.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -115,20 +116,49 @@ TEST(LinearOps, CountsLinearLayersAndTheHeadWhereItRuns) {
   EXPECT_EQ(LinearOps(TinySpec(true), 7, 0), 2 * 7 * 2 * 24);
 }
 
-TEST(StepWeightBytes, LeavesOutAnUntiedEmbeddingOnly) {
+// Every weight packed to 100 bytes, those of kMlpUp with 8 of scales.
+ModelWeights HundredBytesEach(const ModelSpec& spec) {
+  ModelWeights weights;
+  for (const WeightSpec& weight : spec.weights) {
+    PackedMatrix& matrix = weights.matrices.emplace_back();
+    matrix.codes = Buffer::AllocateHost(100).value();
+    if (weight.role == Role::kMlpUp) {
+      matrix.scales = Buffer::AllocateHost(8).value();
+    }
+  }
+  return weights;
+}
+
+TEST(StepWeightBytes, LeavesOutAnUntiedEmbedding) {
   for (const bool is_tied : {true, false}) {
     const ModelSpec spec = TinySpec(is_tied);
-    ModelWeights weights;
-    for (size_t i = 0; i < spec.weights.size(); ++i) {
-      PackedMatrix& matrix = weights.matrices.emplace_back();
-      matrix.codes = Buffer::AllocateHost(100).value();
-      if (spec.weights[i].role == Role::kMlpUp) {
-        matrix.scales = Buffer::AllocateHost(8).value();
-      }
-    }
+    const ModelWeights weights = HundredBytesEach(spec);
     // Tied: embedding (the head), 2 norms, 2 layers. Untied: the head stands for the embedding.
-    EXPECT_EQ(TotalBytes(StepWeightBytes(spec, weights)), 5 * 100 + 2 * 8);
+    EXPECT_EQ(StepWeightBytes(spec, StepWeightsOf(spec, weights), 7), 5 * 100 + 2 * 8);
   }
+}
+
+TEST(StepWeightBytes, ExpectsTheExpertsThatABatchChooses) {
+  ModelSpec spec = TinySpec(/*is_tied=*/true);
+  spec.moe.num_experts = 4;
+  spec.moe.top_k = 1;
+  for (int expert = 0; expert < 4; ++expert) {
+    spec.weights.push_back({.name = fmt::format("experts.{}.up_proj.weight", expert),
+                            .role = Role::kExpertUp,
+                            .layer = 0,
+                            .shape = {6, 4},
+                            .expert = expert});
+  }
+  spec.weights.push_back(
+      {.name = "mtp", .role = Role::kMlpUp, .layer = 2, .shape = {6, 4}, .is_mtp = true});
+  const ModelWeights weights = HundredBytesEach(spec);
+  const StepWeights parts = StepWeightsOf(spec, weights);
+  EXPECT_EQ(parts.experts.size(), 4U);
+  const double dense = 5 * 100 + 2 * 8;
+  EXPECT_DOUBLE_EQ(StepWeightBytes(spec, parts, 1), dense + 100.0);
+  EXPECT_DOUBLE_EQ(StepWeightBytes(spec, parts, 2), dense + 400.0 * (1.0 - 0.75 * 0.75));
+  // One of four experts a token.
+  EXPECT_EQ(LinearOps(spec, 10, 0), 2 * 10 * (2 * 24 + 24));
 }
 
 }  // namespace
