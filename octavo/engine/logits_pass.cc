@@ -1,7 +1,6 @@
 #include "octavo/engine/logits_pass.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -12,9 +11,12 @@
 #include "octavo/base/float_env.h"
 #include "octavo/base/function_ref.h"
 #include "octavo/base/status.h"
-#include "octavo/base/tensor.h"
+#include "octavo/base/thread_pool.h"
 #include "octavo/engine/logprobs.h"
+#include "octavo/engine/request.h"
+#include "octavo/engine/row_scan.h"
 #include "octavo/engine/sampler.h"
+#include "octavo/engine/sequence.h"
 #include "octavo/kernels/math.h"
 #include "octavo/model/model.h"
 
@@ -23,15 +25,6 @@ namespace {
 
 constexpr int64_t kLogitsBytes = int64_t{64} << 20;
 constexpr int64_t kMinRows = 16;
-
-bool AllFinite(std::span<const float> row) {
-  constexpr uint32_t kExponent = 0x7F800000U;
-  uint32_t num_bad = 0;
-  for (const float x : row) {
-    num_bad += (std::bit_cast<uint32_t>(x) & kExponent) == kExponent ? 1U : 0U;
-  }
-  return num_bad == 0;
-}
 
 }  // namespace
 
@@ -45,8 +38,6 @@ LogitsPass::LogitsPass(Model* model, int64_t max_rows, std::vector<int32_t> eos_
       vocab_size_(model->spec().vocab_size),
       eos_token_ids_(std::move(eos_token_ids)),
       logits_(static_cast<size_t>(max_rows * vocab_size_)),
-      max_(static_cast<size_t>(max_rows)),
-      sum_(static_cast<size_t>(max_rows)),
       results_(static_cast<size_t>(max_rows)) {
   rows_.reserve(static_cast<size_t>(max_rows));
   const auto num_workers = static_cast<size_t>(model_.backend().pool().num_threads());
@@ -61,47 +52,52 @@ std::span<float> LogitsPass::Row(size_t row_idx) {
   return std::span(logits_).subspan(row_idx * width, width);
 }
 
-// Checks a raw row and brings it to the distribution that its logprobs are of.
-void LogitsPass::Prepare(const RowTask& task, size_t row_idx, SamplerScratch* scratch) {
-  const std::span<float> row = Row(row_idx);
-  results_[row_idx].finite = AllFinite(row);
-  if (!results_[row_idx].finite) {
-    std::ranges::fill(row, 0.0F);  // Keeps NaN out of the statistics.
-    return;
-  }
-  if (task.sample) {
-    TransformLogits({.params = &task.sequence->request.sampling,
-                     .generated = task.sequence->generated(),
-                     .eos_token_ids = eos_token_ids_},
-                    row, scratch);
-  }
-}
-
+// One row from logits to its result, while it is in this core's cache.
 void LogitsPass::Evaluate(const RowTask& task, size_t row_idx, SamplerScratch* scratch) {
   RowResult& result = results_[row_idx];
   result.top.clear();
   result.ids.clear();
+  const Sequence& sequence = *task.sequence;
+  const Request& request = sequence.request;
+  const std::span<float> row = Row(row_idx);
+  RowMax scanned = ScanMax(row, scratch->block_max);
+  result.finite = scanned.finite;
+  const TransformArgs transform = {.params = &request.sampling,
+                                   .generated = sequence.generated(),
+                                   .eos_token_ids = eos_token_ids_};
+  if (result.finite && task.sample && ChangesLogits(transform)) {
+    TransformLogits(transform, row, scratch);
+    scanned = ScanMax(row, scratch->block_max);
+  }
+  RowStats stats = {.max = scanned.max, .block_max = scratch->block_max};
+  const bool wants_logprob = request.return_logprob;
+  const bool wants_sum = wants_logprob || DrawsFromWeights(request.sampling);
+  if (result.finite && wants_sum) {
+    stats.sum = ScanSum(row, stats.max, scratch->block_sum);
+    stats.block_sum = scratch->block_sum;
+  }
   // A penalty or a tiny temperature may have overflowed a finite row.
-  result.finite = result.finite && std::isfinite(max_[row_idx]) && std::isfinite(sum_[row_idx]);
+  result.finite = result.finite && std::isfinite(stats.max) && std::isfinite(stats.sum);
   if (!result.finite) {
     return;
   }
-  const Sequence& sequence = *task.sequence;
-  const Request& request = sequence.request;
-  const LogprobRow logprobs = {
-      .row = Row(row_idx), .max = max_[row_idx], .log_sum = LogF32(sum_[row_idx])};
   result.chosen.id = task.sample ? SampleToken({.params = &request.sampling,
                                                 .seed = sequence.seed,
                                                 .position = task.position,
-                                                .row = logprobs.row,
-                                                .max = logprobs.max},
+                                                .row = row,
+                                                .stats = stats},
                                                scratch)
                                  : sequence.tokens[static_cast<size_t>(task.position)];
+  if (!wants_logprob) {
+    return;
+  }
+  const LogprobRow logprobs = {
+      .row = row, .max = stats.max, .log_sum = LogF32(stats.sum), .block_max = stats.block_max};
   result.chosen.logprob = logprobs.At(result.chosen.id);
-  if (request.return_logprob && request.top_logprobs_num > 0) {
+  if (request.top_logprobs_num > 0) {
     result.top = TopLogprobs(logprobs, request.top_logprobs_num, scratch);
   }
-  if (request.return_logprob && !request.token_ids_logprob.empty()) {
+  if (!request.token_ids_logprob.empty()) {
     result.ids = LogprobsOf(logprobs, request.token_ids_logprob);
   }
 }
@@ -110,7 +106,7 @@ Status LogitsPass::Run(std::span<const RowTask> tasks, const ModelWeights& weigh
                        FunctionRef<void(const RowTask&, RowResult&)> deliver) {
   ThreadPool& pool = model_.backend().pool();
   while (!tasks.empty()) {
-    const size_t count = std::min(tasks.size(), max_.size());
+    const size_t count = std::min(tasks.size(), results_.size());
     const std::span<const RowTask> slice = tasks.first(count);
     const auto num_rows = static_cast<int64_t>(count);
     rows_.clear();
@@ -120,22 +116,7 @@ Status LogitsPass::Run(std::span<const RowTask> tasks, const ModelWeights& weigh
     const std::span<float> logits =
         std::span(logits_).first(count * static_cast<size_t>(vocab_size_));
     RETURN_IF_ERROR(model_.Logits(rows_, weights, logits));
-    // Both passes flush subnormals on every thread alike, as the ops do.
-    pool.ParallelFor(num_rows, [&](int64_t begin, int64_t end, int worker) {
-      const ScopedFlushSubnormals guard;
-      for (int64_t i = begin; i < end; ++i) {
-        const auto row_idx = static_cast<size_t>(i);
-        Prepare(slice[row_idx], row_idx, &scratch_[static_cast<size_t>(worker)]);
-      }
-    });
-    RETURN_IF_ERROR(
-        model_.backend().SoftmaxStats({.x = {.dtype = DType::kF32,
-                                             .data = reinterpret_cast<std::byte*>(logits.data()),
-                                             .rows = num_rows,
-                                             .cols = vocab_size_,
-                                             .stride = vocab_size_},
-                                       .max = std::span(max_).first(count),
-                                       .sum = std::span(sum_).first(count)}));
+    // Flushes subnormals on every thread alike, as the ops do.
     pool.ParallelFor(num_rows, [&](int64_t begin, int64_t end, int worker) {
       const ScopedFlushSubnormals guard;
       for (int64_t i = begin; i < end; ++i) {

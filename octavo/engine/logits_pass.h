@@ -28,7 +28,7 @@ struct RowTask {
 
 struct RowResult {
   bool finite = true;             // False: a logit was NaN or infinite, and the rest means nothing.
-  TokenLogprob chosen;            // The token drawn or scored.
+  TokenLogprob chosen;            // The token drawn or scored; its logprob, if asked for.
   std::vector<TokenLogprob> top;  // If the request has top_logprobs_num.
   std::vector<TokenLogprob> ids;  // If the request has token_ids_logprob.
 };
@@ -47,15 +47,12 @@ class LogitsPass {
 
  private:
   std::span<float> Row(size_t row_idx);
-  void Prepare(const RowTask& task, size_t row_idx, SamplerScratch* scratch);
   void Evaluate(const RowTask& task, size_t row_idx, SamplerScratch* scratch);
 
   Model& model_;
   const int64_t vocab_size_;
   const std::vector<int32_t> eos_token_ids_;
   std::vector<float> logits_;  // [max_rows, vocab]
-  std::vector<float> max_;     // [max_rows]
-  std::vector<float> sum_;     // [max_rows]
   std::vector<int32_t> rows_;  // capacity max_rows
   std::vector<RowResult> results_;
   std::vector<SamplerScratch> scratch_;  // One a worker.

@@ -13,11 +13,8 @@ namespace octavo {
 
 std::vector<TokenLogprob> TopLogprobs(const LogprobRow& row, int64_t count,
                                       SamplerScratch* scratch) {
+  CollectCandidates(row.row, row.block_max, LogitReachedBy(count, row.block_max, scratch), scratch);
   std::vector<SamplerScratch::Candidate>& candidates = scratch->candidates;
-  candidates.clear();
-  for (size_t id = 0; id < row.row.size(); ++id) {
-    candidates.push_back({.logit = row.row[id], .weight = 0.0F, .id = static_cast<int32_t>(id)});
-  }
   const auto num_kept =
       static_cast<size_t>(std::min(count, static_cast<int64_t>(candidates.size())));
   const auto better = [](const auto& a, const auto& b) {

@@ -19,7 +19,8 @@ inline constexpr float kMinLogprob = -1e30F;
 struct LogprobRow {
   std::span<const float> row;  // [vocab]
   float max = 0.0F;
-  float log_sum = 0.0F;  // LogF32(sum)
+  float log_sum = 0.0F;                   // LogF32(sum)
+  std::span<const float> block_max = {};  // row_scan.h; for TopLogprobs.
 
   float At(int32_t id) const {
     const float logprob = (row[static_cast<size_t>(id)] - max) - log_sum;

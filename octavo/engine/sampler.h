@@ -24,6 +24,14 @@ inline bool IsGreedy(const SamplingParams& params) {
   return params.temperature < kGreedyTemperature;
 }
 
+// What a pass over a transformed row found (row_scan.h). A view: of scratch memory, as a rule.
+struct RowStats {
+  float max = 0.0F;
+  float sum = 0.0F;  // Of ExpF32(x - max); SoftmaxStatsArgs has the order.
+  std::span<const float> block_max = {};
+  std::span<const double> block_sum = {};  // Empty with sum 0: nobody asked.
+};
+
 // Working memory of one thread, for one vocabulary.
 class SamplerScratch {
  public:
@@ -36,8 +44,10 @@ class SamplerScratch {
   explicit SamplerScratch(int64_t vocab_size);
 
   std::vector<Candidate> candidates;  // capacity vocab
-  std::vector<float> weights;         // [vocab]
   std::vector<int32_t> counts;        // [vocab], zero between calls.
+  std::vector<float> block_max;       // [blocks]
+  std::vector<double> block_sum;      // [blocks]
+  std::vector<float> largest;         // capacity blocks
 };
 
 // What a row is transformed by.
@@ -47,6 +57,8 @@ struct TransformArgs {
   std::span<const int32_t> eos_token_ids;  // Of the model.
 };
 
+// Whether TransformLogits does anything at all.
+bool ChangesLogits(const TransformArgs& args);
 // Rewrites `row` [vocab] in place:
 //   x -= frequency_penalty * count + presence_penalty   for generated ids
 //   x = x < 0 ? x * repetition_penalty : x / repetition_penalty   for generated ids
@@ -55,16 +67,28 @@ struct TransformArgs {
 // Source of the order of penalties and of "generated only": SGLang's sampling penalties.
 void TransformLogits(const TransformArgs& args, std::span<float> row, SamplerScratch* scratch);
 
-// Draws from a transformed row whose largest value is `max`. Ties and candidate order: larger
-// logit first, then smaller id. Without filters the draw runs over ids ascending.
+// Whether SampleToken needs stats.sum and stats.block_sum.
+bool DrawsFromWeights(const SamplingParams& params);
+
+// Draws from a transformed row. Ties and candidate order: larger logit first, then smaller id.
+// Without filters the draw runs over ids ascending: sums of blocks in FP64 first, then the values
+// of one block. `stats` may lie in `scratch`.
 struct SampleArgs {
   const SamplingParams* params = nullptr;
   uint64_t seed = 0;
   int64_t position = 0;        // Of the token to be drawn, counted from the prompt's start.
   std::span<const float> row;  // [vocab]
-  float max = 0.0F;
+  RowStats stats;
 };
 int32_t SampleToken(const SampleArgs& args, SamplerScratch* scratch);
+
+// Fills scratch->candidates with every value of the row that is at least `logit_min`, ascending by
+// id, without weights.
+void CollectCandidates(std::span<const float> row, std::span<const float> block_max,
+                       float logit_min, SamplerScratch* scratch);
+// A logit that at least `count` values of the row reach: the count-th largest maximum of a block;
+// -inf when there are not so many blocks.
+float LogitReachedBy(int64_t count, std::span<const float> block_max, SamplerScratch* scratch);
 
 // Uniform in [0, 1) with 53 bits, from words 0 and 1 of Philox(seed, position).
 double UniformDraw(uint64_t seed, int64_t position);

@@ -9,17 +9,19 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <numeric>
 #include <set>
+#include <span>
 #include <vector>
 
 #include "octavo/base/random.h"
-#include "octavo/engine/exp_row.h"
 #include "octavo/engine/logprobs.h"
 #include "octavo/engine/request.h"
+#include "octavo/engine/row_scan.h"
 #include "octavo/kernels/math.h"
 
 namespace octavo {
@@ -35,6 +37,14 @@ std::vector<float> FourLogits() {
   return {std::log(0.2F), std::log(0.3F), std::log(0.1F), std::log(0.4F)};
 }
 
+// One pass over the row; the stats live in `scratch`.
+RowStats StatsOf(const std::vector<float>& row, SamplerScratch* scratch) {
+  RowStats stats = {.max = ScanMax(row, scratch->block_max).max, .block_max = scratch->block_max};
+  stats.sum = ScanSum(row, stats.max, scratch->block_sum);
+  stats.block_sum = scratch->block_sum;
+  return stats;
+}
+
 std::vector<int> CountDraws(const SamplingParams& params, const std::vector<float>& row) {
   SamplerScratch scratch(static_cast<int64_t>(row.size()));
   std::vector<int> counts(row.size(), 0);
@@ -43,7 +53,7 @@ std::vector<int> CountDraws(const SamplingParams& params, const std::vector<floa
                                     .seed = 42,
                                     .position = position,
                                     .row = row,
-                                    .max = *std::ranges::max_element(row)},
+                                    .stats = StatsOf(row, &scratch)},
                                    &scratch);
     ++counts[static_cast<size_t>(id)];
   }
@@ -114,7 +124,8 @@ TEST(SampleToken, GreedyTakesTheSmallestIdAmongEquals) {
   SamplingParams params;
   params.temperature = 0.0F;
   const std::vector<float> row = {1.0F, 3.0F, 3.0F, 2.0F};
-  const SampleArgs args = {.params = &params, .seed = 9, .position = 1, .row = row, .max = 3.0F};
+  const SampleArgs args = {
+      .params = &params, .seed = 9, .position = 1, .row = row, .stats = StatsOf(row, &scratch)};
   EXPECT_EQ(SampleToken(args, &scratch), 1);
   params.temperature = 9e-7F;  // Below 1e-6: greedy.
   EXPECT_EQ(SampleToken(args, &scratch), 1);
@@ -147,19 +158,111 @@ TEST(SampleToken, DependsOnSeedAndPositionAlone) {
   for (uint64_t i = 0; i < 101; ++i) {
     row.push_back(UniformFloat(1, i) * 4.0F);
   }
-  const float max = *std::ranges::max_element(row);
   SamplingParams params;
   params.top_p = 0.9F;
   std::set<int32_t> by_seed;
   for (uint64_t seed = 0; seed < 50; ++seed) {
-    const SampleArgs args = {
-        .params = &params, .seed = seed, .position = 7, .row = row, .max = max};
+    SampleArgs args = {
+        .params = &params, .seed = seed, .position = 7, .row = row, .stats = StatsOf(row, &used)};
     const int32_t id = SampleToken(args, &used);  // Full of the last draw's leftovers.
+    args.stats = StatsOf(row, &fresh);
     EXPECT_EQ(SampleToken(args, &fresh), id);
     fresh = SamplerScratch(101);
     by_seed.insert(id);
   }
   EXPECT_GT(by_seed.size(), 10U);
+}
+
+// --- Against the definition ---------------------------------------------------------------------
+
+// Rows of many blocks: from nearly flat to a few peaks over a sea.
+std::vector<float> WideRow(uint64_t seed) {
+  const float spread = seed % 3 == 0 ? 0.5F : 4.0F;
+  std::vector<float> row;
+  for (uint64_t i = 0; i < 3001; ++i) {
+    const float u = UniformFloat(seed, i);
+    row.push_back(spread * u + (seed % 3 == 1 && u > 0.995F ? 12.0F * u : 0.0F));
+    if (i % 7 == 3) {
+      row.back() = row[i / 2];  // Ties, across blocks.
+    }
+  }
+  return row;
+}
+
+// What a filter keeps and what is drawn from it, with everything sorted and summed in full.
+int32_t DrawByDefinition(const SamplingParams& params, std::span<const float> row, double uniform) {
+  const float max = *std::ranges::max_element(row);
+  std::vector<int32_t> order(row.size());
+  std::iota(order.begin(), order.end(), 0);
+  const bool is_filtered = params.top_k > 0 || params.top_p < 1.0F || params.min_p > 0.0F;
+  if (is_filtered) {
+    std::ranges::stable_sort(order, [&](int32_t a, int32_t b) {
+      return row[static_cast<size_t>(a)] > row[static_cast<size_t>(b)];
+    });
+  }
+  const auto weight = [&](int32_t id) {
+    return static_cast<double>(ExpF32(row[static_cast<size_t>(id)] - max));
+  };
+  const auto mass_of = [&] {
+    return std::accumulate(order.begin(), order.end(), 0.0,
+                           [&](double sum, int32_t id) { return sum + weight(id); });
+  };
+  double whole = mass_of();
+  if (params.top_k > 0 && static_cast<size_t>(params.top_k) < order.size()) {
+    order.resize(static_cast<size_t>(params.top_k));
+  }
+  if (params.min_p > 0.0F) {
+    whole = mass_of();
+  }
+  if (params.top_p < 1.0F) {
+    double sum = 0.0;
+    size_t count = 0;
+    while (count < order.size() && sum < static_cast<double>(params.top_p) * whole) {
+      sum += weight(order[count++]);
+    }
+    order.resize(count);
+  }
+  std::erase_if(order, [&](int32_t id) { return weight(id) < static_cast<double>(params.min_p); });
+  const double target = uniform * mass_of();
+  double sum = 0.0;
+  for (const int32_t id : order) {
+    sum += weight(id);
+    if (sum > target) {
+      return id;
+    }
+  }
+  return order.back();
+}
+
+TEST(SampleToken, IsWhatItsDefinitionSaysOnRowsOfManyBlocks) {
+  SamplerScratch scratch(3001);
+  int num_different = 0;
+  for (uint64_t seed = 0; seed < 30; ++seed) {
+    const std::vector<float> row = WideRow(seed);
+    for (const int64_t top_k : {-1, 2, 11, 12, 13, 500, 5000}) {
+      for (const float top_p : {1.0F, 0.99F, 0.5F, 0.01F}) {
+        for (const float min_p : {0.0F, 0.2F}) {
+          SamplingParams params;
+          params.top_k = top_k;
+          params.top_p = top_p;
+          params.min_p = min_p;
+          for (int64_t position = 0; position < 4; ++position) {
+            const int32_t id = SampleToken({.params = &params,
+                                            .seed = seed,
+                                            .position = position,
+                                            .row = row,
+                                            .stats = StatsOf(row, &scratch)},
+                                           &scratch);
+            ASSERT_EQ(id, DrawByDefinition(params, row, UniformDraw(seed, position)))
+                << "seed " << seed << " top_k " << top_k << " top_p " << top_p << " min_p "
+                << min_p;
+            num_different += id != 0 ? 1 : 0;
+          }
+        }
+      }
+    }
+  }
+  EXPECT_GT(num_different, 1000);
 }
 
 TEST(UniformDraw, HasFiftyThreeBitsInTheHalfOpenInterval) {
@@ -229,18 +332,15 @@ TEST(TransformLogits, MinNewTokensMasksEosAndStopIds) {
 
 // --- Logprobs -----------------------------------------------------------------------------------
 
-LogprobRow RowOf(const std::vector<float>& row) {
-  const float max = *std::ranges::max_element(row);
-  float sum = 0.0F;
-  for (const float x : row) {
-    sum += ExpF32(x - max);
-  }
-  return {.row = row, .max = max, .log_sum = LogF32(sum)};
+LogprobRow RowOf(const std::vector<float>& row, SamplerScratch* scratch) {
+  const RowStats stats = StatsOf(row, scratch);
+  return {.row = row, .max = stats.max, .log_sum = LogF32(stats.sum), .block_max = stats.block_max};
 }
 
 TEST(Logprobs, AreTheLogSoftmax) {
   const std::vector<float> row = FourLogits();
-  const LogprobRow logprobs = RowOf(row);
+  SamplerScratch scratch(4);
+  const LogprobRow logprobs = RowOf(row, &scratch);
   EXPECT_NEAR(logprobs.At(3), std::log(0.4), 1e-6);
   EXPECT_NEAR(logprobs.At(2), std::log(0.1), 1e-6);
 }
@@ -249,31 +349,37 @@ TEST(Logprobs, TopListIsSortedWithTiesById) {
   const std::vector<float> row = {1.0F, 2.0F, 3.0F, 2.0F};
   SamplerScratch scratch(4);
   std::vector<int32_t> ids;
-  for (const TokenLogprob& entry : TopLogprobs(RowOf(row), 3, &scratch)) {
+  for (const TokenLogprob& entry : TopLogprobs(RowOf(row, &scratch), 3, &scratch)) {
     ids.push_back(entry.id);
   }
   EXPECT_THAT(ids, ElementsAre(2, 1, 3));
-  EXPECT_EQ(TopLogprobs(RowOf(row), 9, &scratch).size(), 4U);
+  EXPECT_EQ(TopLogprobs(RowOf(row, &scratch), 9, &scratch).size(), 4U);
+}
+
+TEST(Logprobs, TopListOfManyBlocksIsThatOfASort) {
+  SamplerScratch scratch(3001);
+  for (uint64_t seed = 0; seed < 6; ++seed) {
+    const std::vector<float> row = WideRow(seed);
+    std::vector<int32_t> order(row.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::ranges::stable_sort(order, std::greater<>(),
+                             [&](int32_t id) { return row[static_cast<size_t>(id)]; });
+    for (const size_t count : {1, 5, 12, 13, 100, 3001}) {
+      std::vector<int32_t> ids;
+      for (const TokenLogprob& entry :
+           TopLogprobs(RowOf(row, &scratch), static_cast<int64_t>(count), &scratch)) {
+        ids.push_back(entry.id);
+      }
+      ASSERT_EQ(ids, std::vector<int32_t>(order.begin(),
+                                          order.begin() + static_cast<std::ptrdiff_t>(count)));
+    }
+  }
 }
 
 TEST(Logprobs, NeverFallBelowTheFloor) {
   const std::vector<float> row = {0.0F, kMaskedLogit * 1e6F};
-  EXPECT_EQ(RowOf(row).At(1), kMinLogprob);
-}
-
-TEST(ExpRow, HasTheBitsOfExpF32) {
-  std::vector<float> row;
-  row.reserve(5001);
-  for (uint64_t i = 0; i < 5000; ++i) {
-    row.push_back(UniformFloat(5, i) * 120.0F - 120.0F);
-  }
-  row.push_back(kMaskedLogit);
-  std::vector<float> weights(row.size());
-  ExpRow(row, 0.5F, weights);
-  for (size_t i = 0; i < row.size(); ++i) {
-    ASSERT_EQ(std::bit_cast<uint32_t>(weights[i]), std::bit_cast<uint32_t>(ExpF32(row[i] - 0.5F)))
-        << row[i];
-  }
+  SamplerScratch scratch(2);
+  EXPECT_EQ(RowOf(row, &scratch).At(1), kMinLogprob);
 }
 
 }  // namespace
