@@ -69,6 +69,24 @@ TEST(TokenizerConfig, TakesTheDefaultsOfLlamaClasses) {
               "add_bos_token: true, but bos_token is null or empty");
 }
 
+// HF writes int(1e30) where a model has no longest length.
+TEST(TokenizerConfig, ReadsOverNumbersBeyond64Bits) {
+  const TokenizerConfig config =
+      ParseOrDie(R"({"model_max_length":1000000000000000019884624838656,"eos_token":"<e>",)"
+                 R"("added_tokens_decoder":{"0":{"content":"<e>"}},"pad_token":null})");
+  EXPECT_EQ(config.special_tokens.at("eos_token"), "<e>");
+  EXPECT_EQ(config.special_tokens.size(), 1u);
+}
+
+TEST(TokenizerConfig, LoadsThoseOfOurModels) {
+  for (const std::string name : {"abacus-dense", "abacus-dense-base", "abacus-mla", "abacus-moe"}) {
+    const Result<TokenizerConfig> config = LoadTokenizerConfig("models/" + name);
+    ASSERT_TRUE(config.has_value()) << config.error().message();
+    EXPECT_EQ(config->special_tokens.at("eos_token"), "<|im_end|>");
+    EXPECT_FALSE(config->chat_template.empty());
+  }
+}
+
 TEST(TokenizerConfig, FindsTheChatTemplate) {
   EXPECT_EQ(ParseOrDie("{}").chat_template, "");
   EXPECT_EQ(ParseOrDie(R"({"chat_template":"{{x}}"})").chat_template, "{{x}}");
