@@ -211,7 +211,193 @@ class Convert(unittest.TestCase):
             self.assertIsNone(lines["model.norm.weight"]["relative_rms_error"])
 
 
+class Sources(unittest.TestCase):
+    """Sources other than a plain BF16 checkpoint, through the program."""
+
+    def rewrite(self, folder, edit):
+        """Spoils (tensors, config) of a checkpoint; then it has one file and no index."""
+        tensors = tiny.read_checkpoint(folder)
+        config = json.loads((folder / "config.json").read_text())
+        edit(tensors, config)
+        for path in folder.glob("*.safetensors*"):
+            path.unlink()
+        tiny.write_safetensors(folder / "model.safetensors", tensors)
+        (folder / "config.json").write_text(json.dumps(config))
+
+    def write_floats(self, folder, dtype, letter, values_of):
+        """A checkpoint in `dtype`; gives the one that holds its BF16 roundings."""
+        tiny.write_tiny(folder / dtype, hidden=64, mlp=160, num_files=1)
+        tiny.write_tiny(folder / "rounded", hidden=64, mlp=160, num_files=1)
+
+        def to_floats(tensors, _):
+            for name, (_, shape, data) in tensors.items():
+                values = values_of([formats.bf16_value(b)
+                                    for b in struct.unpack(f"<{len(data) // 2}H", data)])
+                tensors[name] = (dtype, shape, struct.pack(f"<{len(values)}{letter}", *values))
+
+        self.rewrite(folder / dtype, to_floats)
+        stored = tiny.read_checkpoint(folder / dtype)
+
+        def to_rounded(tensors, _):
+            for name, (_, shape, data) in stored.items():
+                values = struct.unpack(f"<{len(data) // struct.calcsize(letter)}{letter}", data)
+                bits = [formats.bf16_bits(value) for value in values]
+                tensors[name] = ("BF16", shape, struct.pack(f"<{len(bits)}H", *bits))
+
+        self.rewrite(folder / "rounded", to_rounded)
+        return folder / dtype, folder / "rounded"
+
+    def test_f32_and_f16_are_rounded_to_bf16_first(self):
+        # Both scales leave values that BF16 does not hold, and ties between two that it does.
+        cases = {"F32": ("f", lambda v: [x * (1 + 2.0**-9 + 2.0**-8 * (i % 2))
+                                         for i, x in enumerate(v)]),
+                 "F16": ("e", lambda v: [max(-60000.0, min(60000.0, x * 1.0029)) for x in v])}
+        for dtype, (letter, values_of) in cases.items():
+            with octavo.folder() as folder:
+                source, rounded = self.write_floats(folder, dtype, letter, values_of)
+                for fmt, flags in FLAGS.items():
+                    with self.subTest(dtype=dtype, fmt=fmt):
+                        out, want = folder / fmt, folder / f"{fmt}-rounded"
+                        octavo.run("convert", source, out, *flags)
+                        octavo.run("convert", rounded, want, *flags)
+                        ours, theirs = tiny.read_checkpoint(out), tiny.read_checkpoint(want)
+                        self.assertEqual(sorted(ours), sorted(theirs))
+                        for name, tensor in theirs.items():
+                            if tensor[0] == "BF16":
+                                self.assertEqual(ours[name], tiny.read_checkpoint(source)[name])
+                            else:
+                                self.assertEqual(ours[name], tensor, name)
+                        # The roundings are what it was encoded from, and a direct run says so.
+                        octavo.run("audit", out, "--against", source)
+                        octavo.run("convert", source, folder / f"{fmt}-direct", *flags, "--direct")
+                        direct = tiny.read_checkpoint(folder / f"{fmt}-direct")
+                        self.assertTrue(any(direct[n] != t for n, t in theirs.items()
+                                            if t[0] != "BF16"), fmt)
+
+    def test_mtp_layers_may_be_left_out_though_the_config_names_one(self):
+        with octavo.folder() as folder:
+            octavo.run("convert", "models/abacus-mla", folder / "out", "--format", "fp8")
+            config = json.loads((folder / "out" / "config.json").read_text())
+            self.assertEqual(config["num_nextn_predict_layers"], 1)
+            self.assertFalse([name for name in tiny.read_checkpoint(folder / "out")
+                              if "layers.4." in name])
+            octavo.run("audit", folder / "out", "--against", "models/abacus-mla")
+
+    def test_scales_of_a_kv_cache_are_carried_through(self):
+        with octavo.folder() as folder:
+            tiny.write_tiny(folder / "in", hidden=64, mlp=160)
+            scales = {LAYER + "self_attn.k_proj.k_scale": ("F32", [], struct.pack("<f", 0.5)),
+                      LAYER + "self_attn.v_proj.v_scale": ("F32", [], struct.pack("<f", 2.0)),
+                      LAYER + "self_attn.attn.k_scale": ("F32", [1], struct.pack("<f", 3.0))}
+            self.rewrite(folder / "in", lambda tensors, _: tensors.update(scales))
+            for fmt, flags in FLAGS.items():
+                octavo.run("convert", folder / "in", folder / fmt, *flags)
+                out = tiny.read_checkpoint(folder / fmt)
+                for name, tensor in scales.items():
+                    self.assertEqual(out[name], tensor, f"{fmt} {name}")
+            octavo.run("convert", folder / "fp8", folder / "again", "--format", "mxfp8")
+            self.assertEqual({n: t for n, t in tiny.read_checkpoint(folder / "again").items()
+                              if n in scales}, scales)
+
+    def test_calibrated_input_scales_that_end_here_are_named(self):
+        module = LAYER + "mlp.up_proj"
+        with octavo.folder() as folder:
+            tiny.write_tiny(folder / "in", hidden=64, mlp=160)
+            octavo.run("convert", folder / "in", folder / "fp8", *FLAGS["fp8-tensor"])
+            octavo.run("convert", folder / "in", folder / "nvfp4", *FLAGS["nvfp4"])
+
+            def calibrate(tensors, config):
+                tensors[module + ".input_scale"] = ("F32", [], struct.pack("<f", 0.125))
+                config["quantization_config"].pop("octavo")
+                if "quant_algo" not in config["quantization_config"]:
+                    config["quantization_config"] = {
+                        "quant_method": "modelopt", "quant_algo": "FP8", "ignore": ["lm_head"]}
+
+            for name in ("fp8", "nvfp4"):
+                self.rewrite(folder / name, calibrate)
+            (folder / "nvfp4" / "hf_quant_config.json").unlink()
+            # What is stored as asked passes through as it is, its input scales and all.
+            octavo.run("convert", folder / "fp8", folder / "same", *FLAGS["fp8-tensor"])
+            self.assertEqual(tiny.read_checkpoint(folder / "same"),
+                             tiny.read_checkpoint(folder / "fp8"))
+            cases = {("fp8", "nvfp4"): False, ("fp8", "bf16"): False, ("fp8", "fp8"): False,
+                     ("nvfp4", "fp8"): False, ("nvfp4", "nvfp4-compressed-tensors"): True}
+            for (source, target), is_carried in cases.items():
+                with self.subTest(source=source, target=target):
+                    out = folder / f"{source}-to-{target}"
+                    flags = FLAGS.get(target, ["--format", target])
+                    done = octavo.run("convert", folder / source, out, *flags, "--json")
+                    report = json.loads(done.stdout)
+                    line = next(t for t in report["tensors"] if t["name"] == module + ".weight")
+                    if is_carried:
+                        self.assertEqual((done.stderr, report["warnings"]), ("", []))
+                        divisor = tiny.read_checkpoint(out)[module + ".input_global_scale"][2]
+                        self.assertEqual(struct.unpack("<f", divisor), (8.0,))
+                        continue
+                    self.assertIn("its activation scale 0.125 is not carried over", line["note"])
+                    self.assertIn(f"1 scales of activations, such as {module}.input_scale, are not "
+                                  "carried over", done.stderr)
+                    self.assertEqual(len(report["warnings"]), 1)
+
+    def test_inverse_scales_are_read_as_divisors_when_told(self):
+        with octavo.folder() as folder:
+            tiny.write_tiny(folder / "in", hidden=160, mlp=576)
+            for fmt in ("fp8", "fp8-ue8m0", "fp8-channel", "fp8-tensor"):
+                octavo.run("convert", folder / "in", folder / fmt, *FLAGS[fmt])
+                octavo.run("convert", folder / fmt, folder / f"{fmt}-bf16", "--format", "bf16")
+                good = tiny.read_checkpoint(folder / fmt)
+
+                def invert(tensors, config):
+                    config["quantization_config"].pop("octavo")
+                    for name, (dtype, shape, data) in tensors.items():
+                        if "_scale" in name:
+                            scales = struct.unpack(f"<{len(data) // 4}f", data)
+                            inverse = [formats.divide(1.0, scale) for scale in scales]
+                            tensors[name] = (dtype, shape,
+                                             struct.pack(f"<{len(inverse)}f", *inverse))
+
+                self.rewrite(folder / fmt, invert)
+                flags = ["--source-scales", "inverse"]
+                out = folder / f"{fmt}-mended"
+                octavo.run("convert", folder / fmt, out, *FLAGS[fmt], *flags)
+                mended = tiny.read_checkpoint(out)
+                self.assertEqual(sorted(mended), sorted(good))
+                for name, tensor in good.items():
+                    if "_scale" in name:  # Reciprocals of reciprocals: at most an ulp or two off.
+                        want, got = (struct.unpack(f"<{len(t[2]) // 4}f", t[2])
+                                     for t in (tensor, mended[name]))
+                        for a, b in zip(want, got):
+                            self.assertLessEqual(abs(a - b), abs(a) * 2.0**-22, name)
+                    else:
+                        self.assertEqual(mended[name], tensor, name)
+                octavo.run("audit", out)
+                # An FP8 checkpoint as it should be is refused under the flag.
+                done = octavo.run("convert", out, folder / "no", "--format", "mxfp8", *flags,
+                                  check=False)
+                if fmt != "fp8-tensor":  # One scale a tensor is too few to tell.
+                    self.assertEqual(done.returncode, 2)
+                    self.assertIn("seem to multiply", done.stderr)
+            done = octavo.run("convert", folder / "in", folder / "no", "--format", "fp8", *flags,
+                              check=False)
+            self.assertIn("no FP8 weights", done.stderr)
+
+
 class Refusals(unittest.TestCase):
+    def test_stacked_codes_are_refused_by_name(self):
+        with octavo.folder() as folder:
+            tiny.write_tiny_moe(folder / "in", stacked=True)
+            path = folder / "in" / "model.safetensors"
+            tensors = octavo.read_safetensors(path)
+            name = LAYER + "mlp.experts.gate_up_proj"
+            shape = tensors[name][1]
+            tensors[name] = ("F8_E4M3", shape, b"\0" * (shape[0] * shape[1] * shape[2]))
+            tensors[name + "_scale_inv"] = ("F32", [shape[0], 3, 1], b"\0" * 12 * shape[0])
+            tiny.write_safetensors(path, tensors)
+            done = octavo.run("convert", folder / "in", folder / "out", "--format", "bf16",
+                              check=False)
+            self.assertEqual(done.returncode, 2)
+            self.assertIn(f"{name}: stacked experts are read in BF16, F16 and F32", done.stderr)
+
     def expect_refused(self, folder, edit, needle):
         """`edit` spoils (tensors, config) of an FP8 checkpoint; the message holds `needle`."""
         tiny.write_tiny(folder / "in", hidden=160, mlp=576, num_files=1)
@@ -252,6 +438,9 @@ class Refusals(unittest.TestCase):
             "another method": (lambda t, c: c["quantization_config"].update(quant_method="gptq"),
                                "gptq"),
             "fnuz": (lambda t, c: c["quantization_config"].update(fmt="e4m3fnuz"), "e4m3fnuz"),
+            "an input scale of another type": (
+                lambda t, c: t.update({up[:-len("weight")] + "input_scale":
+                                       ("U8", [1], b"\1")}), "input_scale: expected [] F32"),
             "a NaN code": (lambda t, c: t.update(
                 {up: ("F8_E4M3", t[up][1], b"\x7f" + t[up][2][1:])}), "up_proj"),
         }

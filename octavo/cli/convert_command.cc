@@ -25,21 +25,29 @@ struct ConvertFlags {
   int threads = 0;
   bool resume = false;
   bool direct = false;
+  std::string source_scales = "multiply";
   bool json = false;
 };
+
+// A model of stacked experts has a note for each of them.
+constexpr int64_t kNotesShown = 20;
 
 std::string ConvertText(const ConvertReport& report, const std::string& out) {
   int64_t num_quantized = 0;
   double worst_error = 0.0;
   std::string notes;
+  int64_t num_notes = 0;
   for (const ConvertedTensor& tensor : report.tensors) {
     if (tensor.error.has_value()) {
       ++num_quantized;
       worst_error = std::max(worst_error, tensor.error->RelativeRms());
     }
-    if (!tensor.note.empty()) {
+    if (!tensor.note.empty() && ++num_notes <= kNotesShown) {
       notes += fmt::format("note       {}: {}\n", tensor.name, tensor.note);
     }
+  }
+  if (num_notes > kNotesShown) {
+    notes += fmt::format("note       {} more of them; --json has all\n", num_notes - kNotesShown);
   }
   return fmt::format(
       "{}wrote      {}\ntensors    {}, {} of them quantized (largest relative RMS error {:.2f} %)\n"
@@ -73,11 +81,15 @@ Status RunConvertCommand(const ConvertFlags& flags) {
   options.num_threads = flags.threads;
   options.resume = flags.resume;
   options.direct = flags.direct;
+  options.source.scales_divide = flags.source_scales == "inverse";
   options.progress = on_progress;
   const Result<ConvertReport> report = ConvertCheckpoint(checkpoint, spec, table, options);
   bar.reset();
   if (!report) {
     return report.error();
+  }
+  for (const std::string& warning : report->warnings) {
+    fmt::print(stderr, "octavo: warning: {}\n", warning);
   }
   PrintLine(flags.json ? ConvertReportJson(*report) : ConvertText(*report, flags.out));
   return OkStatus();
@@ -103,6 +115,10 @@ void AddConvertCommand(CLI::App& app, int* exit_code) {
   command->add_flag("--resume", flags->resume, "Keep the finished files of an interrupted run");
   command->add_flag("--direct", flags->direct,
                     "Encode F32 and F16 weights as they are, not rounded to BF16 first");
+  command
+      ->add_option("--source-scales", flags->source_scales,
+                   "multiply, or inverse: the FP8 source stores divisors under their names")
+      ->check(CLI::IsMember({"multiply", "inverse"}));
   command->add_flag("--json", flags->json, "Print one JSON object");
   AddExamples(*command, "  octavo convert models/abacus-dense out/fp8 --format fp8 --keep-last 2");
   command->callback([flags, exit_code] {

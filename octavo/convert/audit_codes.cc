@@ -128,7 +128,8 @@ constexpr auto kCodes = std::to_array<AuditCode>({
      "convert again with a floor under amax"},
     {"scale-inverted", kError,
      "every scale is above 1 and so is what it makes of ordinary codes: these are divisors",
-     "store the reciprocals; a scale multiplies, in spite of its name"},
+     "convert with --source-scales inverse, which stores the reciprocals; a scale multiplies, in "
+     "spite of its name"},
     {"scale-loose", kWarning,
      "hardly any block uses the largest code: the scales are larger than the format needs",
      "look for codes of another FP8 variant (FNUZ), or for scales that were replaced"},

@@ -356,12 +356,15 @@ DeclaredQuantization ReadDeclared(std::string_view quantization_config) {
     return declared;
   }
   declared.present = true;
-  ReadFormats(config, declared);
-  declared.fp8_kv_cache = IsFp8KvScheme(config);
+  // ModelOpt's own file has everything under "quantization".
+  const Json* nested = ObjectAt(config, "quantization");
+  const Json& keys = nested != nullptr && TextAt(config, "quant_algo").empty() ? *nested : config;
+  ReadFormats(keys, declared);
+  declared.fp8_kv_cache = IsFp8KvScheme(keys);
   constexpr std::array<const char*, 4> kLists = {"modules_to_not_convert", "ignored_layers",
                                                  "ignore", "exclude_modules"};
   for (const char* key : kLists) {
-    std::ranges::move(ListAt(config, key), std::back_inserter(declared.kept));
+    std::ranges::move(ListAt(keys, key), std::back_inserter(declared.kept));
   }
   return declared;
 }

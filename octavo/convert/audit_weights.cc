@@ -34,6 +34,12 @@ void CheckCodes(const PrecisionRow& row, const StoredModule& module, AuditReport
                     fmt::format("{}: expected BF16 by rule {}, got {}", row.name, row.rule,
                                 DTypeName(module.codes->view.dtype))));
   }
+  if (row.format != WeightFormat::kBf16 && module.format && row.format != *module.format) {
+    report.findings.push_back(MakeFinding(
+        "config-format", module.codes->name,
+        fmt::format("{}: expected {} by rule {}, got {}", module.codes->name,
+                    WeightFormatName(row.format), row.rule, WeightFormatName(*module.format))));
+  }
   const Shape shape = {module.rows, module.cols};
   if (module.stack == 1 && module.format && row.shape != shape) {
     report.findings.push_back(MakeFinding("weight-shape", row.name,

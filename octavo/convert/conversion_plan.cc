@@ -202,6 +202,11 @@ ConvertStep StepFor(const FoundWeight& found, const PrecisionRow& row, int row_i
   step.row = &row;
   step.row_idx = row_idx;
   step.source = found.source;
+  for (const SourcePart& part : found.parts) {
+    const bool is_input =
+        part.part == StoredPart::kInputScale || part.part == StoredPart::kInputDivisor;
+    step.input_scale = is_input ? part.tensor : step.input_scale;
+  }
   SetAction(ActionFor(found.source, row, plan.passes_through), found, plan.layout, step);
   if (found.is_stacked) {
     step.bytes_in = found.source.codes.NumBytes();
@@ -281,6 +286,46 @@ void NoteUnsharedScales(const ModelSpec& spec, const PrecisionTable& table,
   }
 }
 
+// Whether the step writes the activation scale that its source holds.
+bool CarriesInputScale(const ConvertStep& step) {
+  if (step.action == ConvertAction::kPassThrough) {
+    return true;
+  }
+  return step.action == ConvertAction::kAdopt &&
+         std::ranges::any_of(step.outputs, [](const StepOutput& output) {
+           return output.spec.part == StoredPart::kInputScale ||
+                  output.spec.part == StoredPart::kInputDivisor;
+         });
+}
+
+// Says so where calibrated scales of activations end here: what is written has them computed at run
+// time. A scale of 1 says the same.
+void NoteDroppedInputScales(ConversionPlan& plan) {
+  int64_t num_dropped = 0;
+  std::string_view first;
+  for (ShardPlan& shard : plan.shards) {
+    for (ConvertStep& step : shard.steps) {
+      if (step.input_scale == nullptr || CarriesInputScale(step)) {
+        continue;
+      }
+      float value = 0.0F;
+      WidenScales(step.input_scale->view, 0, {&value, 1});
+      if (value == 1.0F) {
+        continue;
+      }
+      step.note += fmt::format("{}its activation scale {} is not carried over",
+                               step.note.empty() ? "" : ", ", value);
+      first = num_dropped++ == 0 ? std::string_view(step.input_scale->name) : first;
+    }
+  }
+  if (num_dropped > 0) {
+    plan.warnings.push_back(fmt::format(
+        "{} scales of activations, such as {}, are not carried over: what is written has them "
+        "computed at run time",
+        num_dropped, first));
+  }
+}
+
 void FinishShard(ShardPlan& shard, ConversionPlan& plan) {
   std::ranges::sort(shard.steps, {}, &ConvertStep::name);
   for (ConvertStep& step : shard.steps) {
@@ -342,6 +387,9 @@ Result<std::string> PlanHash(const Checkpoint& checkpoint, const PrecisionTable&
   std::string text = fmt::format("octavo convert {}\n{} {} {}\n{}\n{}\n", kConverterVersion,
                                  table.Hash(), static_cast<int>(plan.layout), plan.direct,
                                  plan.config_json, plan.hf_quant_config_json);
+  if (!plan.inverted.empty()) {
+    text += "source scales divide\n";
+  }
   for (const ShardPlan& shard : plan.shards) {
     ASSIGN_OR_RETURN(const std::string identity, FileIdentity(checkpoint.dir(), shard.file));
     text += identity;
@@ -416,13 +464,15 @@ std::vector<std::string> ListedModules(std::string_view quantization_config) {
 Result<ConversionPlan> PlanConversion(const Checkpoint& checkpoint, const ModelSpec& spec,
                                       const PrecisionTable& table, const PlanOptions& options) {
   RETURN_IF_ERROR(CheckTableIsOfModel(spec, table));
-  ASSIGN_OR_RETURN(const SourceTensors sources, FindSources(checkpoint, spec));
+  ASSIGN_OR_RETURN(SourceTensors sources, FindSources(checkpoint, spec, options.source));
   RETURN_IF_ERROR(CheckAllPresent(checkpoint, spec, sources));
   ConversionPlan plan;
   plan.layout = table.layout;
   plan.direct = options.direct;
-  plan.passes_through = PassesThrough(checkpoint, spec, table, sources);
+  plan.passes_through =
+      !options.source.scales_divide && PassesThrough(checkpoint, spec, table, sources);
   PlanSteps(checkpoint, spec, table, sources, plan);
+  NoteDroppedInputScales(plan);
   plan.config_json = checkpoint.config().config_json;
   if (plan.passes_through) {
     const auto text = ReadTextFile(fmt::format("{}/{}", checkpoint.dir(), kHfQuantConfigFile));
@@ -433,6 +483,7 @@ Result<ConversionPlan> PlanConversion(const Checkpoint& checkpoint, const ModelS
         plan.config_json,
         ConfigJsonWithQuantization(plan.config_json, QuantizationConfigFor(table, sources.others)));
   }
+  plan.inverted = std::move(sources.inverted);
   ASSIGN_OR_RETURN(plan.hash, PlanHash(checkpoint, table, plan));
   return plan;
 }

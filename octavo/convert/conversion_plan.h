@@ -2,6 +2,7 @@
 // What a conversion will write, decided from headers alone, before a byte is written.
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -10,7 +11,9 @@
 #include "octavo/base/status.h"
 #include "octavo/checkpoint/checkpoint.h"
 #include "octavo/checkpoint/writer.h"
+#include "octavo/convert/inverse_scales.h"
 #include "octavo/convert/source.h"
+#include "octavo/convert/source_tensors.h"
 #include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/precision_table.h"
 
@@ -47,9 +50,10 @@ struct ConvertStep {
   ConvertAction action = ConvertAction::kCopy;
   WeightSource source;  // For kCopy the bytes.
   std::vector<StepOutput> outputs;
-  size_t first_header = 0;  // Of outputs, in ShardPlan::headers.
-  int64_t bytes_in = 0;     // Of everything that the step reads.
-  std::string note;         // For the report.
+  size_t first_header = 0;                    // Of outputs, in ShardPlan::headers.
+  int64_t bytes_in = 0;                       // Of everything that the step reads.
+  std::string note;                           // For the report.
+  const StoredTensor* input_scale = nullptr;  // What the source has for activations; null: none.
 };
 
 // One file, under the name that it has in the source.
@@ -66,9 +70,12 @@ struct ConversionPlan {
   std::vector<std::vector<int>> amax_sets;
   StoredLayout layout = StoredLayout::kDefault;
   bool direct = false;
+  // What steps look into beside the checkpoint.
+  std::vector<std::unique_ptr<InvertedScales>> inverted;
   std::string config_json;
-  std::string hf_quant_config_json;  // Empty: there is none.
-  std::vector<std::string> unknown;  // Tensors that the weight table does not know, by name.
+  std::string hf_quant_config_json;   // Empty: there is none.
+  std::vector<std::string> unknown;   // Tensors that the weight table does not know, by name.
+  std::vector<std::string> warnings;  // Sentences about what the result lacks.
   int64_t bytes_in = 0;
   int64_t bytes_out = 0;
   bool passes_through = false;  // The source already is stored by the table.
@@ -81,6 +88,7 @@ struct PlanOptions {
   // F32 and F16 weights are encoded as they are, not rounded to BF16 first. Default: false, for the
   // trainer runs a BF16 model.
   bool direct = false;
+  SourceOptions source = {};
 };
 
 // `checkpoint` and `table` must outlive the plan. Weights of MTP layers may be missing, all of a

@@ -166,7 +166,8 @@ Result<ConvertReport> ConvertCheckpoint(const Checkpoint& checkpoint, const Mode
                                         const ConvertOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   ASSIGN_OR_RETURN(const ConversionPlan plan,
-                   PlanConversion(checkpoint, spec, table, {.direct = options.direct}));
+                   PlanConversion(checkpoint, spec, table,
+                                  {.direct = options.direct, .source = options.source}));
   RETURN_IF_ERROR(ClaimOutFolder(checkpoint, plan, options.out_dir));
   ThreadPool pool(options.num_threads > 0 ? options.num_threads : NumUsableThreads());
   Run run = {.checkpoint = checkpoint,
@@ -182,6 +183,7 @@ Result<ConvertReport> ConvertCheckpoint(const Checkpoint& checkpoint, const Mode
   run.report.bytes_out = plan.bytes_out;
   run.report.passed_through = plan.passes_through;
   run.report.table_hash = table.Hash();
+  run.report.warnings = plan.warnings;
   run.report.seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return std::move(run.report);

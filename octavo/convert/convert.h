@@ -14,6 +14,7 @@
 #include "octavo/base/function_ref.h"
 #include "octavo/base/status.h"
 #include "octavo/checkpoint/checkpoint.h"
+#include "octavo/convert/source_tensors.h"
 #include "octavo/formats/quantize.h"
 #include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/precision_table.h"
@@ -36,6 +37,7 @@ struct ConvertOptions {
   bool resume = false;
   // F32 and F16 weights are encoded as they are, not rounded to BF16 first. Default: false.
   bool direct = false;
+  SourceOptions source = {};
   // Called on the caller's thread.
   std::optional<FunctionRef<void(const ConvertProgress&)>> progress;
 };
@@ -60,6 +62,7 @@ struct ConvertReport {
   bool passed_through = false;  // The source was stored by this table already.
   int num_files_resumed = 0;    // Finished by an earlier run.
   std::string table_hash;
+  std::vector<std::string> warnings;     // Sentences about what the result lacks.
   std::vector<ConvertedTensor> tensors;  // By file, then by name as bytes.
 };
 
@@ -72,7 +75,7 @@ struct ConvertReport {
 Result<ConvertReport> ConvertCheckpoint(const Checkpoint& checkpoint, const ModelSpec& spec,
                                         const PrecisionTable& table, const ConvertOptions& options);
 
-// {"seconds", "bytes_in", "bytes_out", "table_hash", "passed_through", "files_resumed",
+// {"seconds", "bytes_in", "bytes_out", "table_hash", "passed_through", "files_resumed", "warnings",
 //  "tensors": [{"name", "role", "format", "rule", "bytes_in", "bytes", "relative_rms_error",
 //  "max_error", "saturated_share", "zero_blocks", "subnormal_scale_share", "note"}]}; what was not
 // measured is null.

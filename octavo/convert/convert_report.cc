@@ -52,6 +52,7 @@ std::string ConvertReportJson(const ConvertReport& report) {
                                        {"table_hash", report.table_hash},
                                        {"passed_through", report.passed_through},
                                        {"files_resumed", report.num_files_resumed},
+                                       {"warnings", report.warnings},
                                        {"tensors", std::move(tensors)}};
   return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }

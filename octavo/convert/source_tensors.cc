@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
@@ -17,6 +18,7 @@
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
 #include "octavo/checkpoint/checkpoint.h"
+#include "octavo/convert/inverse_scales.h"
 #include "octavo/convert/source.h"
 #include "octavo/formats/format.h"
 #include "octavo/formats/fp8_block.h"
@@ -26,10 +28,6 @@
 
 namespace octavo {
 namespace {
-
-// Scales whose median is above this would make weights whose usual magnitude is in the thousands:
-// they are divisors under the name of a multiplier.
-constexpr float kInverseScaleMedian = 16.0F;
 
 // The suffixes under which formats store what belongs to a weight.
 constexpr std::array<std::string_view, 5> kScaleSuffixes = {"_scale_inv", "_scale", "_scale_2",
@@ -143,8 +141,18 @@ class WeightFinder {
     }
     const StoredTensor& scale = inv == nullptr ? *plain : *inv;
     RETURN_IF_ERROR(ClassifyFp8(codes, scale));
-    Add(Sibling("input_scale"), StoredPart::kInputScale);
+    RETURN_IF_ERROR(AddInputScale("input_scale", StoredPart::kInputScale));
     return std::optional(std::move(found_));
+  }
+
+  // The scale of activations, which may be missing.
+  Status AddInputScale(std::string_view suffix, StoredPart part) {
+    const StoredTensor* scale = Sibling(suffix);
+    if (scale != nullptr && (!IsPlainDType(scale->view.dtype) || !IsOneElement(*scale))) {
+      return InvalidArgument("{}: expected [] F32, got {}", scale->name, TypeText(scale->view));
+    }
+    Add(scale, part);
+    return OkStatus();
   }
 
   Status ClassifyFp8(const StoredTensor& codes, const StoredTensor& scale) {
@@ -207,7 +215,8 @@ class WeightFinder {
     found_.source.tensor_scale_divides = divides;
     Add(scales, StoredPart::kScales);
     Add(global, divides ? StoredPart::kTensorDivisor : StoredPart::kTensorScale);
-    Add(Sibling(input_suffix), divides ? StoredPart::kInputDivisor : StoredPart::kInputScale);
+    RETURN_IF_ERROR(
+        AddInputScale(input_suffix, divides ? StoredPart::kInputDivisor : StoredPart::kInputScale));
     return std::optional(std::move(found_));
   }
 
@@ -217,26 +226,51 @@ class WeightFinder {
   FoundWeight found_;
 };
 
-// The median of the scales is that of a divisor.
-bool SeemsInverse(const ConstTensorView& scales) {
-  std::vector<float> values(static_cast<size_t>(NumElements(scales.shape)));
-  if (values.empty()) {
-    return false;
-  }
-  WidenScales(scales, 0, values);
-  const auto middle = values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
-  std::ranges::nth_element(values, middle);
-  return *middle > kInverseScaleMedian;
+// The floating-point scales of E4M3 codes; null where there are none.
+SourcePart* FloatScalesOf(FoundWeight& found) {
+  const WeightFormat format = found.source.format;
+  const bool is_fp8 = format == WeightFormat::kFp8 || format == WeightFormat::kFp8Ue8m0 ||
+                      format == WeightFormat::kFp8Channel || format == WeightFormat::kFp8Tensor;
+  const auto scales = std::ranges::find_if(found.parts, [](const SourcePart& part) {
+    return (part.part == StoredPart::kScales || part.part == StoredPart::kTensorScale) &&
+           IsPlainDType(part.tensor->view.dtype);
+  });
+  return is_fp8 && scales != found.parts.end() ? &*scales : nullptr;
 }
 
-Status CheckNotInverse(const FoundWeight& found) {
-  const StoredTensor* scales = found.Find(StoredPart::kScales);
-  const bool is_block =
-      found.source.format == WeightFormat::kFp8 || found.source.format == WeightFormat::kFp8Ue8m0;
-  if (is_block && scales != nullptr && SeemsInverse(scales->view)) {
+// Only blocks are many enough to tell.
+Status CheckNotInverse(FoundWeight& found) {
+  const SourcePart* scales = FloatScalesOf(found);
+  if (scales != nullptr && scales->part == StoredPart::kScales &&
+      SeemInverse(scales->tensor->view)) {
     return Unsupported(
-        "{}: the median of the scales is above {}: these seem to divide, and a scale must multiply",
-        scales->name, kInverseScaleMedian);
+        "{}: the usual scale is far above 1: these seem to divide, and a scale must multiply "
+        "(--source-scales inverse reads them as divisors)",
+        scales->tensor->name);
+  }
+  return OkStatus();
+}
+
+// Puts the reciprocals in the place of the scales.
+Status InvertFound(FoundWeight& found, SourceTensors& sources) {
+  SourcePart* scales = FloatScalesOf(found);
+  if (scales == nullptr) {
+    return OkStatus();
+  }
+  sources.inverted.push_back(std::make_unique<InvertedScales>());
+  InvertedScales& inverted = *sources.inverted.back();
+  InvertScales(*scales->tensor, &inverted);
+  if (scales->part == StoredPart::kScales && SeemInverse(inverted.tensor.view)) {
+    return InvalidArgument(
+        "{}: the usual scale is far below 1: these seem to multiply, as they should "
+        "(--source-scales inverse reads them as divisors)",
+        scales->tensor->name);
+  }
+  scales->tensor = &inverted.tensor;
+  if (scales->part == StoredPart::kScales) {
+    found.source.scales = inverted.tensor.view;
+  } else {
+    found.source.tensor_scale = inverted.values.front();
   }
   return OkStatus();
 }
@@ -347,12 +381,13 @@ Status CheckAcceptedSource(const Checkpoint& checkpoint) {
   return OkStatus();
 }
 
-Result<SourceTensors> FindSources(const Checkpoint& checkpoint, const ModelSpec& spec) {
+Result<SourceTensors> FindSources(const Checkpoint& checkpoint, const ModelSpec& spec,
+                                  const SourceOptions& options) {
   RETURN_IF_ERROR(CheckAcceptedSource(checkpoint));
   SourceTensors sources;
   for (const WeightSpec& weight : spec.weights) {
     ASSIGN_OR_RETURN(std::optional<FoundWeight> found, WeightFinder(checkpoint, weight).Find());
-    if (found.has_value()) {
+    if (found.has_value() && !options.scales_divide) {
       RETURN_IF_ERROR(CheckNotInverse(*found));
     }
     sources.weights.push_back(std::move(found));
@@ -371,6 +406,15 @@ Result<SourceTensors> FindSources(const Checkpoint& checkpoint, const ModelSpec&
       RETURN_IF_ERROR(CheckOther(tensor));
       sources.others.push_back(&tensor);
     }
+  }
+  for (std::optional<FoundWeight>& found : sources.weights) {
+    if (options.scales_divide && found.has_value()) {
+      RETURN_IF_ERROR(InvertFound(*found, sources));
+    }
+  }
+  if (options.scales_divide && sources.inverted.empty()) {
+    return InvalidArgument(
+        "--source-scales inverse: the source has no FP8 weights with such scales");
   }
   return sources;
 }
