@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
+#include <mutex>
 #include <span>
 #include <string>
 #include <utility>
@@ -13,21 +15,27 @@
 #include "octavo/base/hash.h"
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
+#include "octavo/base/thread_pool.h"
 #include "octavo/convert/digest.h"
+#include "octavo/formats/format.h"
+#include "octavo/formats/quantize.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/kernels/matrix.h"
 #include "octavo/model/model.h"
-#include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/precision_table.h"
+#include "octavo/sync/pack_row.h"
+#include "octavo/sync/weight_plan.h"
 
 namespace octavo {
 namespace {
 
-// Bytes unpacked at a time.
-constexpr int64_t kBandBytes = int64_t{1} << 20;
+// Bytes unpacked at a time: they are hashed while they are in the cache.
+constexpr int64_t kBandBytes = int64_t{1} << 18;
 
-Result<std::string> DigestCodes(const PackedMatrix& packed, int64_t row_bytes,
-                                const Backend& backend) {
+Result<Hash128> DigestCodes(const PackedMatrix& packed, const Backend& backend) {
+  const int64_t row_bytes = packed.format == WeightFormat::kBf16
+                                ? packed.cols * DTypeBytes(DType::kBf16)
+                                : CodeBytes(packed.format, 1, packed.cols);
   const int64_t band_rows = std::clamp<int64_t>(kBandBytes / row_bytes, 1, packed.rows);
   ASSIGN_OR_RETURN(Buffer band, Buffer::AllocateHost(band_rows * row_bytes));
   TensorHasher hasher;
@@ -38,40 +46,108 @@ Result<std::string> DigestCodes(const PackedMatrix& packed, int64_t row_bytes,
     RETURN_IF_ERROR(backend.UnpackCodes(packed, row, num_rows, bytes));
     hasher.Update(bytes);
   }
-  return HashHex(hasher.Finish());
+  return hasher.Finish();
 }
 
-Result<std::string> DigestScales(const PackedMatrix& packed, const Shape& shape,
-                                 const Backend& backend) {
-  std::vector<float> scales(static_cast<size_t>(NumElements(shape)));
-  const std::span<std::byte> bytes = std::as_writable_bytes(std::span(scales));
-  RETURN_IF_ERROR(backend.UnpackScales(packed, bytes));
-  return HashHex(TensorDigest(bytes));
+Result<Hash128> DigestScales(const PackedMatrix& packed, const Backend& backend) {
+  ASSIGN_OR_RETURN(Buffer scales,
+                   Buffer::AllocateHost(ScaleBytes(packed.format, packed.rows, packed.cols)));
+  RETURN_IF_ERROR(backend.UnpackScales(packed, scales.bytes()));
+  return TensorDigest(scales.bytes());
+}
+
+Hash128 DigestFloat(const float& value) {
+  return TensorDigest(std::as_bytes(std::span(&value, 1)));
+}
+
+// One weight as it is held.
+struct LiveRow {
+  const PrecisionRow* row = nullptr;
+  const PackedMatrix* packed = nullptr;
+  float stored_input_scale = 0.0F;  // 0: none is held.
+};
+
+Result<Hash128> DigestPart(const LiveRow& live, StoredPart part, const Backend& backend) {
+  switch (part) {
+    case StoredPart::kCodes:
+      return DigestCodes(*live.packed, backend);
+    case StoredPart::kScales:
+      return DigestScales(*live.packed, backend);
+    case StoredPart::kTensorScale:
+    case StoredPart::kTensorDivisor:
+      return DigestFloat(live.packed->tensor_scale);
+    case StoredPart::kInputScale:
+    case StoredPart::kInputDivisor:
+      return DigestFloat(live.stored_input_scale);
+  }
+  return Internal("{}: an unknown part", live.row->name);
+}
+
+Result<std::vector<TensorDigestLine>> LinesOf(const LiveRow& live, StoredLayout layout,
+                                              const Backend& backend) {
+  std::vector<TensorDigestLine> lines;
+  if (live.packed->codes.empty()) {
+    return lines;
+  }
+  if (IsVector(*live.row)) {
+    lines.push_back({live.row->name, live.packed->vector_dtype, live.row->shape,
+                     HashHex(TensorDigest(live.packed->codes.bytes()))});
+    return lines;
+  }
+  for (const StoredTensorSpec& spec : AcceptedTensorsOf(*live.row, layout)) {
+    if (IsInputScale(spec.part) && live.stored_input_scale == 0.0F) {
+      continue;
+    }
+    ASSIGN_OR_RETURN(const Hash128 hash, DigestPart(live, spec.part, backend));
+    lines.push_back({spec.name, spec.dtype, spec.shape, HashHex(hash)});
+  }
+  return lines;
+}
+
+// Large weights first, dealt out in turn: a static schedule that keeps all threads busy.
+std::vector<size_t> BySize(const ModelWeights& weights) {
+  std::vector<size_t> order(weights.matrices.size());
+  for (size_t i = 0; i < order.size(); ++i) {
+    order[i] = i;
+  }
+  std::ranges::stable_sort(order, [&](size_t a, size_t b) {
+    return weights.matrices[a].codes.num_bytes() > weights.matrices[b].codes.num_bytes();
+  });
+  return order;
 }
 
 }  // namespace
 
 Result<ModelDigest> DigestLiveWeights(const PrecisionTable& table, const ModelWeights& weights,
-                                      const Backend& backend) {
+                                      const Backend& backend, ThreadPool* pool) {
   CHECK(weights.matrices.size() == table.rows.size());
-  std::vector<TensorDigestLine> lines;
-  for (size_t i = 0; i < table.rows.size(); ++i) {
-    const PrecisionRow& row = table.rows[i];
-    const PackedMatrix& packed = weights.matrices[i];
-    const std::vector<StoredTensorSpec> stored = StoredTensorsOf(row);
-    std::string hex;
-    if (row.role == Role::kNorm) {
-      hex = HashHex(TensorDigest(packed.codes.bytes()));
-    } else {
-      ASSIGN_OR_RETURN(hex,
-                       DigestCodes(packed, packed.cols * DTypeBytes(stored[0].dtype), backend));
+  const std::vector<size_t> order = BySize(weights);
+  std::mutex mutex;
+  std::vector<TensorDigestLine> lines;  // Guarded by mutex, and so is error.
+  Status error = OkStatus();
+  const int num_workers = pool == nullptr ? 1 : pool->num_threads();
+  const auto work = [&](int worker_idx) {
+    for (size_t i = static_cast<size_t>(worker_idx); i < order.size();
+         i += static_cast<size_t>(num_workers)) {
+      const size_t row_idx = order[i];
+      const float input_scale =
+          weights.stored_input_scales.empty() ? 0.0F : weights.stored_input_scales[row_idx];
+      Result<std::vector<TensorDigestLine>> row_lines = LinesOf(
+          {&table.rows[row_idx], &weights.matrices[row_idx], input_scale}, table.layout, backend);
+      const std::lock_guard lock(mutex);
+      if (!row_lines) {
+        error = row_lines.error();
+        return;
+      }
+      std::ranges::move(*row_lines, std::back_inserter(lines));
     }
-    lines.push_back({stored[0].name, stored[0].dtype, stored[0].shape, hex});
-    if (stored.size() > 1) {
-      ASSIGN_OR_RETURN(hex, DigestScales(packed, stored[1].shape, backend));
-      lines.push_back({stored[1].name, stored[1].dtype, stored[1].shape, hex});
-    }
+  };
+  if (pool == nullptr) {
+    work(0);
+  } else {
+    pool->Run(work);
   }
+  RETURN_IF_ERROR(error);
   return ModelDigestOf(std::move(lines));
 }
 

@@ -2,14 +2,19 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "octavo/base/buffer.h"
 #include "octavo/base/hash.h"
+#include "octavo/base/log.h"
 #include "octavo/base/random.h"
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
@@ -21,58 +26,86 @@
 #include "octavo/kernels/backend.h"
 #include "octavo/model/model.h"
 #include "octavo/model/spec/model_spec.h"
+#include "octavo/model/spec/text_prefix.h"
 #include "octavo/policy/precision_table.h"
 #include "octavo/sync/staging.h"
+#include "octavo/sync/weight_plan.h"
 
 namespace octavo {
 namespace {
 
-constexpr std::string_view kHeadName = "lm_head.weight";
-constexpr std::string_view kEmbeddingName = "model.embed_tokens.weight";
 constexpr std::string_view kRotaryBuffer = ".rotary_emb.inv_freq";  // transformers before 4.32.
+// Of a KV cache in FP8; ours has scales of its own for each token (kernels/ops.h, KvShape).
+constexpr std::array<std::string_view, 3> kKvScales = {".k_scale", ".v_scale", ".kv_scale"};
 constexpr float kDummyStdDev = 0.02F;
 
-// A tied model may still store its head; it is the same tensor or it is an error.
-Status CheckTiedHead(const Checkpoint& checkpoint, const StoredTensor& head) {
-  const StoredTensor* embedding = checkpoint.Find(kEmbeddingName);
-  if (embedding == nullptr || embedding->view.dtype != head.view.dtype ||
-      embedding->view.shape != head.view.shape ||
-      std::memcmp(embedding->view.data, head.view.data,
-                  static_cast<size_t>(head.view.NumBytes())) != 0) {
-    return InvalidArgument(
-        "{}: config.json says tie_word_embeddings, but this tensor differs from {}", head.name,
-        kEmbeddingName);
-  }
-  return OkStatus();
-}
-
 // Tensors that a model of ours has no use for and that may stand in a checkpoint all the same.
-Result<bool> MaySkip(const Checkpoint& checkpoint, const ModelSpec& spec,
-                     const StoredTensor& tensor) {
-  if (tensor.name.ends_with(kRotaryBuffer)) {
+bool MaySkip(const Checkpoint& checkpoint, const WeightPlan& plan, std::string_view name) {
+  const bool is_kv_scale = std::ranges::any_of(
+      kKvScales, [&](std::string_view suffix) { return name.ends_with(suffix); });
+  if (name.ends_with(kRotaryBuffer) || is_kv_scale) {
     return true;
   }
-  if (spec.tie_word_embeddings && tensor.name == kHeadName) {
-    RETURN_IF_ERROR(CheckTiedHead(checkpoint, tensor));
-    return true;
-  }
-  return false;
+  const std::string& prefix = plan.spec->prefix;
+  return !checkpoint.config().wrapper_architecture.empty() && !name.starts_with(prefix) &&
+         name != HeadNameOf(prefix);  // A tower of a larger model.
 }
 
 // In a quantized checkpoint the stored form is part of the promise: nothing is converted on the
 // way.
-Status CheckStoredForm(const Checkpoint& checkpoint, const PrecisionTable& table) {
-  for (const PrecisionRow& row : table.rows) {
-    const StoredTensorSpec first = StoredTensorsOf(row).front();
-    const StoredTensor* tensor = checkpoint.Find(first.name);
-    if (tensor != nullptr && row.format != WeightFormat::kBf16 &&
-        tensor->view.dtype != first.dtype) {
-      return InvalidArgument("{}: quantization_config says {}, so expected {}, got {}", first.name,
-                             WeightFormatName(row.format), DTypeName(first.dtype),
-                             DTypeName(tensor->view.dtype));
+Status CheckStoredForm(const Checkpoint& checkpoint, const WeightPlan& plan) {
+  for (size_t i = 0; i < plan.parts.size(); ++i) {
+    const PrecisionRow& row = plan.table->rows[i];
+    const StoredTensorSpec& codes = plan.parts[i].front();
+    for (const std::string_view name : {std::string_view(codes.name), std::string_view(row.name)}) {
+      const StoredTensor* tensor = checkpoint.Find(name);
+      if (row.format != WeightFormat::kBf16 && tensor != nullptr &&
+          tensor->view.dtype != codes.dtype) {
+        return InvalidArgument("{}: quantization_config says {}, so expected {}, got {}", name,
+                               WeightFormatName(row.format), DTypeName(codes.dtype),
+                               DTypeName(tensor->view.dtype));
+      }
     }
   }
   return OkStatus();
+}
+
+// Known before anything large is read: static input scales are taken from the checkpoint alone.
+Status CheckStaticInputs(const Checkpoint& checkpoint, const WeightPlan& plan) {
+  for (const std::vector<int>& set : plan.static_input_sets) {
+    for (const int member : set) {
+      const auto row_idx = static_cast<size_t>(member);
+      const auto spec = std::ranges::find_if(plan.parts[row_idx], [](const StoredTensorSpec& part) {
+        return IsInputScale(part.part);
+      });
+      if (checkpoint.Find(spec->name) == nullptr && !plan.spec->weights[row_idx].is_mtp) {
+        return InvalidArgument(
+            "{}: static input scales are taken from the checkpoint, and this one is missing; "
+            "--nvfp4-input-scale token, pow2 and batch need none",
+            spec->name);
+      }
+    }
+  }
+  return OkStatus();
+}
+
+// In the order of the table, in which the members of a set that shares a scale stand together;
+// what belongs to no weight comes last.
+std::vector<const StoredTensor*> InTableOrder(const Checkpoint& checkpoint,
+                                              const WeightPlan& plan) {
+  std::vector<std::pair<size_t, const StoredTensor*>> ranked;
+  for (const StoredTensor& tensor : checkpoint.tensors()) {
+    const auto target = plan.targets.find(tensor.name);
+    ranked.emplace_back(target == plan.targets.end() ? plan.parts.size() : target->second.row_idx,
+                        &tensor);
+  }
+  std::ranges::stable_sort(ranked, {}, &std::pair<size_t, const StoredTensor*>::first);
+  std::vector<const StoredTensor*> tensors;
+  tensors.reserve(ranked.size());
+  for (const auto& [rank, tensor] : ranked) {
+    tensors.push_back(tensor);
+  }
+  return tensors;
 }
 
 // Approximately normal with standard deviation kDummyStdDev: the sum of the four bytes of a Philox
@@ -105,36 +138,79 @@ Status Differs(std::string_view what, int64_t expected, int64_t actual) {
                                               what, expected, actual);
 }
 
+// Routing shows in no tensor's shape.
+Status CheckSameMoe(const MoeSpec& spec, const MoeSpec& other) {
+  RETURN_IF_ERROR(Differs("num_experts", spec.num_experts, other.num_experts));
+  RETURN_IF_ERROR(Differs("num_experts_per_tok", spec.top_k, other.top_k));
+  RETURN_IF_ERROR(
+      Differs("moe_intermediate_size", spec.intermediate_size, other.intermediate_size));
+  RETURN_IF_ERROR(Differs("n_shared_experts * moe_intermediate_size", spec.shared_intermediate_size,
+                          other.shared_intermediate_size));
+  RETURN_IF_ERROR(
+      Differs("norm_topk_prob", spec.norm_topk_prob ? 1 : 0, other.norm_topk_prob ? 1 : 0));
+  RETURN_IF_ERROR(Differs("n_group", spec.num_groups, other.num_groups));
+  RETURN_IF_ERROR(Differs("topk_group", spec.top_groups, other.top_groups));
+  if (spec.routed_scaling_factor != other.routed_scaling_factor) {
+    return InvalidArgument("config.json: routed_scaling_factor: expected {} as served, got {}",
+                           spec.routed_scaling_factor, other.routed_scaling_factor);
+  }
+  return spec.scoring == other.scoring && spec.is_sparse == other.is_sparse
+             ? OkStatus()
+             : InvalidArgument("config.json: expected the served scoring and sparse layers");
+}
+
+Status CheckSameMla(const MlaSpec& spec, const MlaSpec& other) {
+  RETURN_IF_ERROR(Differs("q_lora_rank", spec.q_lora_rank, other.q_lora_rank));
+  RETURN_IF_ERROR(Differs("kv_lora_rank", spec.kv_lora_rank, other.kv_lora_rank));
+  RETURN_IF_ERROR(Differs("qk_nope_head_dim", spec.qk_nope_head_dim, other.qk_nope_head_dim));
+  RETURN_IF_ERROR(Differs("qk_rope_head_dim", spec.qk_rope_head_dim, other.qk_rope_head_dim));
+  RETURN_IF_ERROR(Differs("v_head_dim", spec.v_head_dim, other.v_head_dim));
+  return Differs("rope_interleave", spec.is_rope_interleaved ? 1 : 0,
+                 other.is_rope_interleaved ? 1 : 0);
+}
+
 }  // namespace
 
-Status StageCheckpoint(const Checkpoint& checkpoint, const ModelSpec& spec,
-                       const PrecisionTable& table, Staging* staging) {
+Status StageCheckpoint(const Checkpoint& checkpoint, const WeightPlan& plan, Staging* staging) {
   if (!checkpoint.config().quantization_config.empty()) {
-    RETURN_IF_ERROR(CheckStoredForm(checkpoint, table));
+    RETURN_IF_ERROR(CheckStoredForm(checkpoint, plan));
   }
-  for (const StoredTensor& tensor : checkpoint.tensors()) {
-    ASSIGN_OR_RETURN(const bool skip, MaySkip(checkpoint, spec, tensor));
-    if (!skip) {
-      RETURN_IF_ERROR(staging->Put(tensor.name, tensor.view));
+  int64_t num_skipped = 0;
+  std::string_view first_skipped;
+  for (const StoredTensor* tensor : InTableOrder(checkpoint, plan)) {
+    if (MaySkip(checkpoint, plan, tensor->name)) {
+      first_skipped = num_skipped++ == 0 ? tensor->name : first_skipped;
+    } else {
+      RETURN_IF_ERROR(staging->Put(tensor->name, tensor->view));
     }
   }
-  return staging->CheckComplete();
+  if (num_skipped > 0) {
+    LOG(WARNING, "checkpoint dir={} tensors_not_served={} first={}", checkpoint.dir(), num_skipped,
+        first_skipped);
+  }
+  return staging->Seal();
 }
 
 Result<std::unique_ptr<ModelWeights>> LoadWeights(const Checkpoint& checkpoint,
-                                                  const ModelSpec& spec,
-                                                  const PrecisionTable& table, Backend& backend) {
-  Staging staging(&table, &backend, &backend.pool());
-  const Status status = StageCheckpoint(checkpoint, spec, table, &staging);
+                                                  const WeightPlan& plan, Backend& backend) {
+  Staging staging({.plan = &plan, .backend = &backend, .pool = &backend.pool()});
+  Status status = CheckStaticInputs(checkpoint, plan);
+  if (status.ok()) {
+    status = StageCheckpoint(checkpoint, plan, &staging);
+  }
   if (!status.ok()) {
     return status.WithContext(checkpoint.dir());
   }
   return staging.Take();
 }
 
-Result<std::unique_ptr<ModelWeights>> DummyWeights(const PrecisionTable& table, Backend& backend) {
-  Staging staging(&table, &backend, &backend.pool());
-  for (const PrecisionRow& row : table.rows) {
+Result<std::unique_ptr<ModelWeights>> DummyWeights(const WeightPlan& plan, Backend& backend) {
+  Staging staging({.plan = &plan, .backend = &backend, .pool = &backend.pool()});
+  for (size_t i = 0; i < plan.parts.size(); ++i) {
+    const PrecisionRow& row = plan.table->rows[i];
+    if (plan.spec->weights[i].is_mtp) {
+      continue;  // Never computed with.
+    }
     ASSIGN_OR_RETURN(Buffer values, Buffer::AllocateHost(2 * NumElements(row.shape)));
     if (row.role == Role::kNorm) {
       std::ranges::fill(values.As<uint16_t>(), FloatToBf16(1.0F));
@@ -143,10 +219,23 @@ Result<std::unique_ptr<ModelWeights>> DummyWeights(const PrecisionTable& table, 
     }
     RETURN_IF_ERROR(staging.Put(row.name, {DType::kBf16, row.shape, values.data()}));
   }
+  static constexpr float kOne = 1.0F;
+  for (const std::vector<int>& set : plan.static_input_sets) {
+    for (const int member : set) {
+      for (const StoredTensorSpec& part : plan.parts[static_cast<size_t>(member)]) {
+        if (IsInputScale(part.part)) {
+          RETURN_IF_ERROR(staging.Put(
+              part.name, {DType::kF32, part.shape, reinterpret_cast<const std::byte*>(&kOne)}));
+        }
+      }
+    }
+  }
+  RETURN_IF_ERROR(staging.Seal());
   return staging.Take();
 }
 
 Status CheckSameModel(const ModelSpec& spec, const HfConfig& config) {
+  RETURN_IF_ERROR(CheckServedConfig(config));
   ASSIGN_OR_RETURN(const ModelSpec other, MakeModelSpec(config));
   if (other.architecture != spec.architecture) {
     return InvalidArgument("config.json: architectures: expected {} as served, got {}",
@@ -159,6 +248,8 @@ Status CheckSameModel(const ModelSpec& spec, const HfConfig& config) {
   RETURN_IF_ERROR(Differs("head_dim", spec.head_dim, other.head_dim));
   RETURN_IF_ERROR(Differs("intermediate_size", spec.intermediate_size, other.intermediate_size));
   RETURN_IF_ERROR(Differs("vocab_size", spec.vocab_size, other.vocab_size));
+  RETURN_IF_ERROR(CheckSameMoe(spec.moe, other.moe));
+  RETURN_IF_ERROR(CheckSameMla(spec.mla, other.mla));
   RETURN_IF_ERROR(Differs("attention_bias", spec.has_o_bias ? 1 : 0, other.has_o_bias ? 1 : 0));
   RETURN_IF_ERROR(Differs("tie_word_embeddings", spec.tie_word_embeddings ? 1 : 0,
                           other.tie_word_embeddings ? 1 : 0));

@@ -10,24 +10,25 @@
 #include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/precision_table.h"
 #include "octavo/sync/staging.h"
+#include "octavo/sync/weight_plan.h"
 
 namespace octavo {
 
-// Puts every tensor of `checkpoint` into `staging`, in file order. A checkpoint with a
+// Puts every tensor of `checkpoint` into `staging` and seals it. A checkpoint with a
 // quantization_config must hold each weight in the form its table says; one without is transformed.
-// A second copy of a tied head is accepted when it equals the embedding.
+// Stacked experts are taken apart. A second copy of a tied head is accepted when it equals the
+// embedding; other text-free parts of a larger model, rotary buffers and scales of a KV cache are
+// left out, with one warning.
 // Errors: kInvalidArgument naming the tensor: missing, unknown, or of another dtype or shape.
-Status StageCheckpoint(const Checkpoint& checkpoint, const ModelSpec& spec,
-                       const PrecisionTable& table, Staging* staging);
+Status StageCheckpoint(const Checkpoint& checkpoint, const WeightPlan& plan, Staging* staging);
 
-// StageCheckpoint into a fresh staging, checked complete.
+// StageCheckpoint into a fresh staging.
 Result<std::unique_ptr<ModelWeights>> LoadWeights(const Checkpoint& checkpoint,
-                                                  const ModelSpec& spec,
-                                                  const PrecisionTable& table, Backend& backend);
+                                                  const WeightPlan& plan, Backend& backend);
 
 // Random weights of the right shapes, through the same transform: N(0, 0.02), norms 1, seeded by
-// the tensor's name.
-Result<std::unique_ptr<ModelWeights>> DummyWeights(const PrecisionTable& table, Backend& backend);
+// the tensor's name. Static input scales are 1.
+Result<std::unique_ptr<ModelWeights>> DummyWeights(const WeightPlan& plan, Backend& backend);
 
 // ok when `config` describes the model of `spec`; otherwise kInvalidArgument naming the first
 // dimension that differs.

@@ -1,6 +1,7 @@
 #include "octavo/sync/serving.h"
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -16,35 +17,73 @@
 #include "octavo/engine/engine.h"
 #include "octavo/formats/format.h"
 #include "octavo/kernels/backend.h"
+#include "octavo/kernels/matrix.h"
 #include "octavo/model/model.h"
 #include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/precision_table.h"
+#include "octavo/sync/arithmetic.h"
 #include "octavo/sync/load_weights.h"
+#include "octavo/sync/pack_row.h"
+#include "octavo/sync/weight_plan.h"
 #include "octavo/sync/weight_update.h"
 
 namespace octavo {
 namespace {
 
-Result<std::unique_ptr<ModelWeights>> MakeWeights(const ServingOptions& options,
-                                                  const Serving& serving, Backend& backend) {
-  if (options.load_format == LoadFormat::kDummy) {
-    return DummyWeights(serving.table, backend);
-  }
-  ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(options.model_dir));
-  for (const std::string& warning : checkpoint.warnings()) {
-    LOG(WARNING, "checkpoint {}", warning);
-  }
-  return LoadWeights(checkpoint, serving.spec, serving.table, backend);
-}
-
-int64_t CanonicalBytes(const PrecisionTable& table) {
+// Canonical bytes of what is held.
+int64_t HeldBytes(const WeightPlan& plan, const ModelWeights& weights) {
   int64_t bytes = 0;
-  for (const PrecisionRow& row : table.rows) {
-    for (const StoredTensorSpec& tensor : StoredTensorsOf(row)) {
-      bytes += NumElements(tensor.shape) * DTypeBytes(tensor.dtype);
+  for (size_t i = 0; i < plan.parts.size(); ++i) {
+    const PackedMatrix& matrix = weights.matrices[i];
+    if (matrix.codes.empty()) {
+      continue;
+    }
+    for (const StoredTensorSpec& part : plan.parts[i]) {
+      const DType dtype = IsVector(plan.table->rows[i]) ? matrix.vector_dtype : part.dtype;
+      const bool is_held = !IsInputScale(part.part) || weights.stored_input_scales[i] != 0.0F;
+      bytes += is_held ? NumElements(part.shape) * DTypeBytes(dtype) : 0;
     }
   }
   return bytes;
+}
+
+// Nothing but a format: what --format w8a16 and w4a16 mean for a checkpoint that has one already.
+bool AsksForFormatAlone(const PolicyOptions& policy) {
+  return policy.keep_first == 0 && policy.keep_last == 0 && !policy.scope.has_value() &&
+         policy.layout == StoredLayout::kDefault && policy.keep.empty() && policy.rules.empty() &&
+         !policy.keep_mtp;
+}
+
+// What was asked for, or nothing where a stored format is served weight-only as it is.
+std::optional<PolicyOptions> PolicyOf(const ServingOptions& options, const HfConfig& config) {
+  const bool is_stored = !config.quantization_config.empty();
+  const bool is_weight_only = options.arithmetic.weight_only != WeightOnly::kNone;
+  if (is_stored && is_weight_only && options.policy.has_value() &&
+      AsksForFormatAlone(*options.policy)) {
+    return std::nullopt;
+  }
+  return options.policy;
+}
+
+// Spec, table and plan of the folder, and its checkpoint unless the weights are made up.
+Result<std::optional<Checkpoint>> DescribeModel(const ServingOptions& options, Serving* serving) {
+  ASSIGN_OR_RETURN(serving->config, ReadHfConfig(options.model_dir));
+  RETURN_IF_ERROR(CheckServedConfig(serving->config).WithContext(options.model_dir));
+  ASSIGN_OR_RETURN(serving->spec, MakeModelSpec(serving->config));
+  RETURN_IF_ERROR(CheckServable(serving->spec));  // Before a large model's files are opened.
+  std::optional<Checkpoint> checkpoint;
+  if (options.load_format != LoadFormat::kDummy) {
+    ASSIGN_OR_RETURN(checkpoint, Checkpoint::Open(options.model_dir));
+    for (const std::string& warning : checkpoint->warnings()) {
+      LOG(WARNING, "checkpoint {}", warning);
+    }
+    ASSIGN_OR_RETURN(serving->spec, MakeCheckpointSpec(*checkpoint));
+  }
+  ASSIGN_OR_RETURN(serving->table,
+                   ChooseTable(serving->spec, serving->config, PolicyOf(options, serving->config)));
+  ASSIGN_OR_RETURN(serving->plan,
+                   MakeWeightPlan(serving->spec, serving->table, options.arithmetic));
+  return checkpoint;
 }
 
 }  // namespace
@@ -70,31 +109,34 @@ Result<std::unique_ptr<Serving>> StartServing(const ServingOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   auto serving = std::make_unique<Serving>();
   serving->model_dir = options.model_dir;
-  ASSIGN_OR_RETURN(serving->config, ReadHfConfig(options.model_dir));
-  ASSIGN_OR_RETURN(serving->spec, MakeModelSpec(serving->config));
-  RETURN_IF_ERROR(CheckServable(serving->spec));  // Before a large model's weights are read.
-  ASSIGN_OR_RETURN(serving->table, ChooseTable(serving->spec, serving->config, options.policy));
-
+  ASSIGN_OR_RETURN(const std::optional<Checkpoint> checkpoint,
+                   DescribeModel(options, serving.get()));
   serving->num_threads = options.num_threads > 0 ? options.num_threads : NumUsableThreads();
   ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend,
                    MakeCpuBackend(options.isa.value_or(BestIsa()), serving->num_threads));
   serving->backend_name = backend->name();
-  serving->recipe = backend->recipe();
-  serving->weight_bytes = CanonicalBytes(serving->table);
+  serving->recipe = RecipeId(backend->recipe(), serving->table, serving->plan->inputs,
+                             options.engine.kv_cache_dtype);
+  serving->is_emulated = IsEmulated(serving->plan->inputs);
+  ASSIGN_OR_RETURN(std::unique_ptr<ModelWeights> weights,
+                   checkpoint.has_value() ? LoadWeights(*checkpoint, *serving->plan, *backend)
+                                          : DummyWeights(*serving->plan, *backend));
+  serving->weight_bytes = HeldBytes(*serving->plan, *weights);
 
-  ASSIGN_OR_RETURN(std::unique_ptr<ModelWeights> weights, MakeWeights(options, *serving, *backend));
   const Backend* const packing = backend.get();  // Owned by the engine from here on.
   ASSIGN_OR_RETURN(serving->engine, Engine::Start(std::move(backend), serving->spec,
                                                   std::move(weights), serving->config.eos_token_ids,
                                                   options.weight_version, options.engine));
-  serving->updater = std::make_unique<WeightUpdater>(serving->engine.get(), packing, serving->spec,
-                                                     serving->table);
+  serving->updater =
+      std::make_unique<WeightUpdater>(serving->engine.get(), packing, serving->plan.get());
   serving->load_seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   LOG(INFO,
-      "loaded model={} architecture={} format={} backend={} threads={} bytes={} seconds={:.2f}",
+      "loaded model={} architecture={} format={} recipe={} emulated={} backend={} threads={} "
+      "bytes={} seconds={:.2f}",
       options.model_dir, serving->spec.architecture, WeightFormatName(serving->table.format),
-      serving->backend_name, serving->num_threads, serving->weight_bytes, serving->load_seconds);
+      serving->recipe, serving->is_emulated, serving->backend_name, serving->num_threads,
+      serving->weight_bytes, serving->load_seconds);
   return serving;
 }
 

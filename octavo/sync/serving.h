@@ -10,7 +10,10 @@
 #include "octavo/checkpoint/hf_config.h"
 #include "octavo/engine/engine.h"
 #include "octavo/kernels/backend.h"
+#include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/precision_table.h"
+#include "octavo/sync/arithmetic.h"
+#include "octavo/sync/weight_plan.h"
 #include "octavo/sync/weight_update.h"
 
 namespace octavo {
@@ -26,6 +29,9 @@ struct ServingOptions {
   // BF16 checkpoint: quantized at load. Given for a quantized one: kInvalidArgument unless the
   // compiled table equals the stored one.
   std::optional<PolicyOptions> policy;
+  // With WeightOnly, policy.format is the stored format that is asked for at load; a checkpoint
+  // that already stores a format of that width is served weight-only as it is.
+  ArithmeticOptions arithmetic;
   std::optional<Isa> isa;  // Absent: BestIsa().
   int num_threads = 0;     // 0: NumUsableThreads().
   LoadFormat load_format = LoadFormat::kAuto;
@@ -45,10 +51,12 @@ struct Serving {
   ModelSpec spec;
   PrecisionTable table;
   std::string backend_name;  // Backend::name(), such as "cpu/avx512".
-  std::string recipe;        // Backend::recipe().
+  std::string recipe;        // RecipeId: what is computed, in a word.
+  bool is_emulated = false;  // IsEmulated.
   int num_threads = 0;
   int64_t weight_bytes = 0;  // Canonical bytes of the live weights.
   double load_seconds = 0.0;
+  std::unique_ptr<const WeightPlan> plan;  // Of spec and table.
   std::unique_ptr<Engine> engine;
   std::unique_ptr<WeightUpdater> updater;
 };

@@ -1,12 +1,11 @@
 #pragma once
 // Staging: the second set of weights that an update or a cold load builds up, with its ledger.
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "octavo/base/hash.h"
@@ -15,57 +14,103 @@
 #include "octavo/base/thread_pool.h"
 #include "octavo/convert/transform.h"
 #include "octavo/kernels/backend.h"
+#include "octavo/kernels/matrix.h"
 #include "octavo/model/model.h"
-#include "octavo/policy/precision_table.h"
+#include "octavo/model/spec/stacked_experts.h"
+#include "octavo/sync/weight_plan.h"
 
 namespace octavo {
 
-// One thread. `table` and `backend` outlive it.
+// What the live weights have that an update keeps when it does not bring it.
+struct LiveBase {
+  std::vector<bool> is_held;        // Of each row: only MTP rows can be missing.
+  std::vector<float> input_scales;  // ModelWeights::stored_input_scales, of each row.
+};
+LiveBase LiveBaseOf(const ModelWeights& live);
+
+struct StagingOptions {
+  const WeightPlan* plan = nullptr;  // Outlives the staging; so do backend and pool.
+  const Backend* backend = nullptr;
+  ThreadPool* pool = nullptr;  // May be null: one thread.
+  // Of an update; absent for a cold load.
+  std::optional<LiveBase> base = {};
+  // Copies of weights that wait for the others of their set: a set is encoded when its largest
+  // magnitude is known. 4 GiB; sources that send the members of a set together need next to none.
+  int64_t waiting_bytes_max = int64_t{4} << 30;
+};
+
+// One thread.
 class Staging {
  public:
-  // `pool` may be null (one thread).
-  Staging(const PrecisionTable* table, const Backend* backend, ThreadPool* pool);
+  explicit Staging(StagingOptions options);
 
-  // Stages one tensor: the weight itself (quantized by the one transform), or one of its stored
-  // parts; a weight is packed when its last part is there. Errors as WeightUpdater::Put.
+  // Stages one tensor: a weight in BF16, F16 or F32 (quantized by the one transform), one of its
+  // stored parts, or an input scale, which may come beside either. A weight is packed when its last
+  // part is there, and a set that shares a scale when its last member is. Stacked experts are taken
+  // apart; a tied model's head must equal the embedding. Idempotent for equal
+  // bytes. An error leaves what was staged before as it was.
+  // Errors: kInvalidArgument naming the tensor (unknown, shape, dtype, NaN or infinity, another
+  // value than before, a set in two forms); kExhausted.
   Status Put(std::string_view name, const ConstTensorView& tensor);
 
-  // Ok when every weight of the table is staged. Errors: kInvalidArgument naming what is missing.
-  Status CheckComplete() const;
-  // The staged weights; requires CheckComplete().ok(). Leaves the staging empty.
+  // Closes the ledger: every weight is staged (MTP rows may be left out exactly when the base does
+  // not hold them), static inputs have their scales, derived weights are made. Input scales that
+  // nobody put are those of the base; in a cold load from BF16, what the transform writes.
+  // Errors: kInvalidArgument naming what is missing; those of DeriveWeights. More may be put then.
+  Status Seal();
+  // The sealed weights. Leaves the staging empty.
   std::unique_ptr<ModelWeights> Take();
 
   int64_t num_staged() const { return num_staged_; }
   int64_t bytes_in() const { return bytes_in_; }
   int64_t bytes_staged() const { return bytes_staged_; }
+  int64_t waiting_bytes() const { return waiting_bytes_; }
 
  private:
   // How far one weight is.
   struct Entry {
-    bool staged = false;
-    std::optional<Hash128> source_hash;             // Of the weight put as BF16, F16 or F32.
-    std::vector<std::optional<Hash128>> part_hash;  // Of each stored part put.
-    std::vector<OwnedTensor> parts;                 // Waiting for the others.
-  };
-  // Where a stored tensor belongs. Part 0 carries the weight's own name.
-  struct Target {
-    size_t row_idx = 0;
-    size_t part_idx = 0;
+    bool is_packed = false;
+    std::optional<Hash128> source_hash;  // Of the weight put as BF16, F16 or F32.
+    // Of each stored part put, and its copy while it waits for the others.
+    std::vector<std::optional<Hash128>> part_hash;
+    std::vector<OwnedTensor> parts;
+    std::optional<float> input_scale;  // As stored; put by itself.
+    // Of a member of a scale set that waits: BF16, and its largest magnitude.
+    Buffer waiting;
+    float amax = 0.0F;
+
+    bool IsUntouched() const { return !source_hash.has_value() && part_hash.empty(); }
   };
 
   Status PutSource(size_t row_idx, const ConstTensorView& tensor);
-  Status PutPart(const Target& target, const ConstTensorView& tensor);
-  Status Pack(size_t row_idx, const std::vector<OwnedTensor>& stored);
+  Status PutStacked(const StackedSource& stacked, const ConstTensorView& tensor);
+  Status PutTiedHead(const ConstTensorView& tensor);
+  Status CheckTiedHead() const;
+  Status PutMember(size_t row_idx, const ConstTensorView& tensor);
+  Status Wait(size_t row_idx, const ConstTensorView& tensor, float amax);
+  Status EncodeSet(size_t last_row_idx, const ConstTensorView& last, float amax);
+  Status PutPart(const PutTarget& target, const ConstTensorView& tensor);
+  Status PutInputScale(const PutTarget& target, const ConstTensorView& tensor);
+  Status Adopt(size_t row_idx);
+  Result<PackedMatrix> Encode(size_t row_idx, const ConstTensorView& source,
+                              std::optional<float> shared_amax) const;
+  void Keep(size_t row_idx, PackedMatrix packed);
+  Status CheckComplete() const;
+  bool MayBeAbsent(size_t row_idx) const;
+  // As stored; nullopt when there is none, neither put nor carried over.
+  std::optional<float> GivenInputScale(size_t row_idx) const;
+  Status SetInputScales();
 
-  const PrecisionTable* table_;
-  const Backend* backend_;
-  ThreadPool* pool_;
-  std::unordered_map<std::string, Target> targets_;  // By stored name.
-  std::vector<Entry> ledger_;                        // One entry a row of the table.
+  const StagingOptions options_;
+  const WeightPlan& plan_;
+  std::vector<Entry> ledger_;  // One entry a row of the table.
   std::unique_ptr<ModelWeights> weights_;
+  std::optional<Hash128> head_hash_;  // Of a tied model's head, when it was put.
+  bool is_sealed_ = false;
   int64_t num_staged_ = 0;
   int64_t bytes_in_ = 0;
   int64_t bytes_staged_ = 0;
+  int64_t waiting_bytes_ = 0;
 };
 
 }  // namespace octavo

@@ -22,11 +22,11 @@
 #include "octavo/engine/engine.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/model/model.h"
-#include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/precision_table.h"
 #include "octavo/sync/live_digest.h"
 #include "octavo/sync/load_weights.h"
 #include "octavo/sync/staging.h"
+#include "octavo/sync/weight_plan.h"
 
 namespace octavo {
 namespace {
@@ -86,12 +86,10 @@ struct OpenUpdate {
 }  // namespace
 
 struct WeightUpdater::Impl {
-  Impl(Engine* engine_in, const Backend* backend_in, ModelSpec spec_in, PrecisionTable table_in,
-       Options options_in)
+  Impl(Engine* engine_in, const Backend* backend_in, const WeightPlan* plan_in, Options options_in)
       : engine(engine_in),
         backend(backend_in),
-        spec(std::move(spec_in)),
-        table(std::move(table_in)),
+        plan(plan_in),
         options(options_in),
         pool(NumStagingThreads()) {}
 
@@ -101,11 +99,19 @@ struct WeightUpdater::Impl {
   void Release(OpenUpdate* update);
   Result<SwapReport> Swap(std::unique_ptr<ModelWeights> weights, const std::string& version,
                           InFlight in_flight);
+  // Calls fn on the engine's thread, between two steps, and hands its result over.
+  template <typename T>
+  T BetweenSteps(T (*fn)(const ModelWeights& live)) const {
+    const auto handover = std::make_shared<Handover<T>>();
+    engine->RunBetweenSteps([handover, fn](const ModelWeights& live, Backend& /*backend*/) {
+      handover->Set(fn(live));
+    });
+    return handover->Wait();
+  }
 
   Engine* const engine;
   const Backend* const backend;
-  const ModelSpec spec;
-  const PrecisionTable table;
+  const WeightPlan* const plan;
   const Options options;
 
   std::mutex mutex;                  // Guards open and next_id.
@@ -117,13 +123,12 @@ struct WeightUpdater::Impl {
   ThreadPool pool;        // Used by the one call that holds the open update.
 };
 
-WeightUpdater::WeightUpdater(Engine* engine, const Backend* backend, ModelSpec spec,
-                             PrecisionTable table)
-    : WeightUpdater(engine, backend, std::move(spec), std::move(table), Options{}) {}
+WeightUpdater::WeightUpdater(Engine* engine, const Backend* backend, const WeightPlan* plan)
+    : WeightUpdater(engine, backend, plan, Options{}) {}
 
-WeightUpdater::WeightUpdater(Engine* engine, const Backend* backend, ModelSpec spec,
-                             PrecisionTable table, Options options)
-    : impl_(std::make_unique<Impl>(engine, backend, std::move(spec), std::move(table), options)) {}
+WeightUpdater::WeightUpdater(Engine* engine, const Backend* backend, const WeightPlan* plan,
+                             Options options)
+    : impl_(std::make_unique<Impl>(engine, backend, plan, options)) {}
 
 WeightUpdater::~WeightUpdater() = default;
 
@@ -148,6 +153,7 @@ void WeightUpdater::Impl::Release(OpenUpdate* update) {
 
 Result<std::string> WeightUpdater::Begin(const std::string& version) {
   const std::string live_version = impl_->engine->Stats().weight_version;
+  LiveBase base = impl_->BetweenSteps(&LiveBaseOf);  // Only a commit of an update changes it.
   const std::lock_guard lock(impl_->mutex);
   if (impl_->open.has_value()) {
     const OpenUpdate& holder = *impl_->open;
@@ -166,7 +172,12 @@ Result<std::string> WeightUpdater::Begin(const std::string& version) {
   OpenUpdate update;
   update.id = fmt::format("update-{}", impl_->next_id++);
   update.version = version.empty() ? NextVersion(live_version) : version;
-  update.staging = std::make_unique<Staging>(&impl_->table, impl_->backend, &impl_->pool);
+  update.staging = std::make_unique<Staging>(
+      StagingOptions{.plan = impl_->plan,
+                     .backend = impl_->backend,
+                     .pool = &impl_->pool,
+                     .base = std::move(base),
+                     .waiting_bytes_max = impl_->options.waiting_bytes_max});
   impl_->open = std::move(update);
   LOG(INFO, "update open id={} version={} from={}", impl_->open->id, impl_->open->version,
       live_version);
@@ -188,7 +199,7 @@ Status WeightUpdater::Put(const std::string& id, std::string_view name,
 Status WeightUpdater::Seal(const std::string& id) {
   ASSIGN_OR_RETURN(OpenUpdate * update, impl_->Acquire(id));
   const Clock::time_point start = Clock::now();
-  const Status status = update->staging->CheckComplete();
+  const Status status = update->sealed ? OkStatus() : update->staging->Seal();
   update->sealed = status.ok();
   update->seal_seconds += SecondsSince(start);
   impl_->Release(update);
@@ -259,17 +270,17 @@ void WeightUpdater::Abort(const std::string& id) {
 Result<CommitReport> WeightUpdater::UpdateFromDisk(const std::string& dir,
                                                    const std::string& version, InFlight in_flight) {
   ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(dir));
-  RETURN_IF_ERROR(CheckSameModel(impl_->spec, checkpoint.config()).WithContext(dir));
+  RETURN_IF_ERROR(CheckSameModel(*impl_->plan->spec, checkpoint.config()).WithContext(dir));
   const std::string& quantization_config = checkpoint.config().quantization_config;
   if (!quantization_config.empty()) {
     ASSIGN_OR_RETURN(const PrecisionTable source,
-                     TableFromQuantizationConfig(impl_->spec, quantization_config));
-    RETURN_IF_ERROR(CheckSameTable(impl_->table, source).WithContext(dir));
+                     TableFromQuantizationConfig(*impl_->plan->spec, quantization_config));
+    RETURN_IF_ERROR(CheckSameTable(*impl_->plan->table, source).WithContext(dir));
   }
   ASSIGN_OR_RETURN(const std::string id, Begin(version));
   ASSIGN_OR_RETURN(OpenUpdate * update, impl_->Acquire(id));
   const Clock::time_point start = Clock::now();
-  Status status = StageCheckpoint(checkpoint, impl_->spec, impl_->table, update->staging.get());
+  Status status = StageCheckpoint(checkpoint, *impl_->plan, update->staging.get());
   update->put_seconds += SecondsSince(start);
   impl_->Release(update);
   if (status.ok()) {
@@ -285,10 +296,10 @@ Result<CommitReport> WeightUpdater::UpdateFromDisk(const std::string& dir,
 Result<ModelDigest> WeightUpdater::LiveDigest() {
   // The pointer stays good: weights are replaced only under live_mutex.
   const std::lock_guard lock(impl_->live_mutex);
-  const auto handover = std::make_shared<Handover<const ModelWeights*>>();
-  impl_->engine->RunBetweenSteps(
-      [handover](const ModelWeights& live, Backend& /*backend*/) { handover->Set(&live); });
-  return DigestLiveWeights(impl_->table, *handover->Wait(), *impl_->backend);
+  const ModelWeights* live = impl_->BetweenSteps<const ModelWeights*>(
+      [](const ModelWeights& weights) { return &weights; });
+  ThreadPool pool(NumUsableThreads());
+  return DigestLiveWeights(*impl_->plan->table, *live, *impl_->backend, &pool);
 }
 
 }  // namespace octavo

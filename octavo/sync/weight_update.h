@@ -12,8 +12,7 @@
 #include "octavo/convert/digest.h"
 #include "octavo/engine/engine.h"
 #include "octavo/kernels/backend.h"
-#include "octavo/model/spec/model_spec.h"
-#include "octavo/policy/precision_table.h"
+#include "octavo/sync/weight_plan.h"
 
 namespace octavo {
 
@@ -34,13 +33,14 @@ class WeightUpdater {
   struct Options {
     // An open update that nobody touched for this long may be displaced by the next Begin.
     double idle_timeout_s = 300.0;
+    // Of one update, StagingOptions::waiting_bytes_max.
+    int64_t waiting_bytes_max = int64_t{4} << 30;
   };
 
   // `engine` and `backend` outlive the updater; `backend` is the engine's (only its const,
-  // thread-safe packing is used here).
-  WeightUpdater(Engine* engine, const Backend* backend, ModelSpec spec, PrecisionTable table);
-  WeightUpdater(Engine* engine, const Backend* backend, ModelSpec spec, PrecisionTable table,
-                Options options);
+  // thread-safe packing is used here). So does `plan`.
+  WeightUpdater(Engine* engine, const Backend* backend, const WeightPlan* plan);
+  WeightUpdater(Engine* engine, const Backend* backend, const WeightPlan* plan, Options options);
   ~WeightUpdater();
   WeightUpdater(const WeightUpdater&) = delete;
   WeightUpdater& operator=(const WeightUpdater&) = delete;
@@ -50,12 +50,13 @@ class WeightUpdater {
   // Errors: kUnavailable when one is open (the message says which, and how long it has been idle).
   Result<std::string> Begin(const std::string& version);
   // Stages one tensor under its HF name: a weight in BF16, F16 or F32, or its stored parts (codes
-  // and scales, in any order). Idempotent for equal bytes. The source is never written.
-  // Errors: kInvalidArgument naming the tensor (unknown name, shape, dtype, NaN or infinity,
-  // another value than before), kNotFound for an id that is not open, kExhausted for memory. An
-  // error leaves the update open and the live weights untouched.
+  // and scales, in any order), or an input scale (Staging::Put). Idempotent for equal bytes. The
+  // source is never written.
+  // Errors: those of Staging::Put, kNotFound for an id that is not open. An error leaves the update
+  // open and the live weights untouched.
   Status Put(const std::string& id, std::string_view name, const ConstTensorView& tensor);
-  // The ledger must close: every weight of the table staged, with all its parts.
+  // The ledger must close (Staging::Seal): every weight of the table staged, with all its parts.
+  // Input scales that the update does not bring are carried over from the live weights.
   // Errors: kInvalidArgument naming the first missing tensors and how many, kNotFound.
   Status Seal(const std::string& id);
   // Swaps a sealed update at a step boundary; blocks until it has happened.

@@ -35,6 +35,7 @@
 #include "octavo/model/model.h"
 #include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/precision_table.h"
+#include "octavo/sync/arithmetic.h"
 #include "octavo/sync/serving.h"
 #include "octavo/sync/test_util.h"
 
@@ -249,8 +250,8 @@ TEST_F(WeightUpdaterFaults, OnlyOneUpdateIsOpen) {
 }
 
 TEST_F(WeightUpdaterFaults, AForgottenUpdateIsDisplaced) {
-  WeightUpdater impatient(serving_->engine.get(), nullptr, serving_->spec, serving_->table,
-                          {.idle_timeout_s = 0.0});
+  WeightUpdater impatient(serving_->engine.get(), nullptr, serving_->plan.get(),
+                          WeightUpdater::Options{.idle_timeout_s = 0.0});
   const auto first = impatient.Begin("1");
   ASSERT_TRUE(first.has_value());
   const auto second = impatient.Begin("2");
@@ -306,15 +307,18 @@ TEST(LoadWeights, DummyWeightsAreReproducible) {
 }
 
 TEST(StartServing, RefusesWhatItCannotServeByName) {
-  const auto error = [](const char* dir) {
+  const auto error = [](const char* dir, const ArithmeticOptions& arithmetic) {
     ServingOptions options;
     options.model_dir = dir;
+    options.arithmetic = arithmetic;
     const auto serving = StartServing(options);
     CHECK(!serving.has_value());
     return serving.error().message();
   };
-  EXPECT_THAT(error("models/none"), HasSubstr("models/none"));
-  EXPECT_THAT(error("models/abacus-mla"), HasSubstr("DeepseekV3ForCausalLM"));
+  EXPECT_THAT(error("models/none", {}), HasSubstr("models/none"));
+  EXPECT_THAT(error(kTrained, {.nvfp4_input_scale = Nvfp4InputScale::kPow2}),
+              HasSubstr("--nvfp4-input-scale pow2"));
+  EXPECT_THAT(error(kTrained, {.weight_only = WeightOnly::kW8A16}), HasSubstr("--format w8a16"));
 }
 
 }  // namespace
