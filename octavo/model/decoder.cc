@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "octavo/base/check.h"
 #include "octavo/base/status.h"
@@ -62,7 +63,9 @@ Status Decoder::Allocate() {
   if (!spec_.tie_word_embeddings) {
     ASSIGN_OR_RETURN(head_row_, FindRow(spec_, std::string(HeadNameOf(spec_.prefix))));
   }
-  RETURN_IF_ERROR(backend_.Reserve(BackendLimitsOf(spec_, limits_)));
+  for (const Backend::Limits& sizes : BackendLimitsOf(spec_, limits_)) {
+    RETURN_IF_ERROR(backend_.Reserve(sizes));
+  }
   const DType dtype = backend_.activation_dtype();
   for (ActivationBuffer* buffer : {&hidden_, &normed_, &delta_}) {
     ASSIGN_OR_RETURN(*buffer, ActivationBuffer::Make(dtype, limits_.max_tokens, spec_.hidden_size));
@@ -126,22 +129,31 @@ Status Decoder::Logits(std::span<const int32_t> rows, const ModelWeights& weight
 
 }  // namespace
 
-Backend::Limits BackendLimitsOf(const ModelSpec& spec, const ModelLimits& limits) {
+std::vector<Backend::Limits> BackendLimitsOf(const ModelSpec& spec, const ModelLimits& limits) {
   const MlaSpec& mla = spec.mla;
-  const KvShape kv = KvShapeOf(spec);
   const bool is_mla = mla.kv_lora_rank > 0;
   const int64_t attention_width = spec.num_heads * (is_mla ? mla.v_head_dim : spec.head_dim);
-  return {
+  const int64_t slots = limits.max_tokens * spec.moe.top_k;
+  std::vector<Backend::Limits> all = {{
       .max_tokens = std::max(limits.max_tokens, limits.max_logit_rows),
       .max_context = limits.max_context,
       .max_width = std::max({spec.hidden_size, spec.intermediate_size, attention_width,
-                             spec.moe.intermediate_size, spec.moe.shared_intermediate_size,
-                             mla.q_lora_rank, mla.kv_lora_rank, mla.qk_nope_head_dim}),
+                             spec.moe.shared_intermediate_size, mla.q_lora_rank}),
       .max_heads = spec.num_heads,
-      .max_head_dim = kv.head_dim,
-      .max_grouped_rows =
-          limits.max_tokens * std::max(spec.moe.top_k, is_mla ? spec.num_heads : int64_t{0}),
-  };
+      .max_head_dim = KvShapeOf(spec).head_dim,
+      .max_grouped_rows = slots,
+  }};
+  if (spec.moe.num_experts > 0) {  // The experts' second projection reads slots.
+    all.push_back(
+        {.max_tokens = slots, .max_width = spec.moe.intermediate_size, .max_grouped_rows = slots});
+  }
+  if (is_mla) {  // W_UK and W_UV read heads.
+    const int64_t head_rows = limits.max_tokens * spec.num_heads;
+    all.push_back({.max_tokens = head_rows,
+                   .max_width = std::max(mla.qk_nope_head_dim, mla.kv_lora_rank),
+                   .max_grouped_rows = head_rows});
+  }
+  return all;
 }
 
 Result<std::unique_ptr<Model>> MakeDecoder(const ModelSpec& spec, Backend* backend,

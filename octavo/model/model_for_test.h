@@ -31,10 +31,11 @@
 
 namespace octavo {
 
-// How weights are changed before they are packed.
+// How a checkpoint is changed before its weights are packed and its model is built.
 struct WeightOptions {
-  bool fp8 = false;                 // Every linear layer in FP8 blocks.
-  std::string damaged_weight = {};  // Its first 128x128 block is multiplied by 1.5.
+  bool fp8 = false;                                // Every linear layer in FP8 blocks.
+  std::string damaged_weight = {};                 // Its first 128x128 block is multiplied by 1.5.
+  void (*change_spec)(ModelSpec& spec) = nullptr;  // Not the weight table.
 };
 
 inline void ScaleFirstBlock(int64_t cols, std::vector<uint16_t>* values) {
@@ -139,6 +140,9 @@ class ModelRunner {
     Result<ModelSpec> spec = MakeCheckpointSpec(*checkpoint);
     EXPECT_TRUE(spec.has_value()) << spec.error().message();
     spec_ = *spec;
+    if (options.change_spec != nullptr) {
+      options.change_spec(spec_);
+    }
     for (const WeightSpec& row : spec_.weights) {
       const StoredTensor* stored = checkpoint->Find(row.name);
       if (stored == nullptr && row.is_mtp) {

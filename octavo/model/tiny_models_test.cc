@@ -1,0 +1,128 @@
+// Method: random tiny checkpoints of every architecture and option against the logits of HF
+// transformers' FP32 forward pass (tests/data/model/tiny, scripts/make_tiny_models.py), in the
+// reference's fp32 recipe: one pass over the prompt, and token by token. Then each option is turned
+// and the logits must leave the tolerance: it was looked at. And the serving recipe on the vector
+// backend must have the oracle's bits.
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "octavo/base/status.h"
+#include "octavo/checkpoint/hf_config.h"
+#include "octavo/kernels/backend.h"
+#include "octavo/model/golden_for_test.h"
+#include "octavo/model/model_for_test.h"
+#include "octavo/model/spec/model_spec.h"
+
+namespace octavo {
+namespace {
+
+// Both sides compute in FP32 and differ by the order of their sums alone.
+constexpr double kTolerance = 2e-4;
+
+std::string Folder(const std::string& name) { return "tests/data/model/tiny/" + name; }
+
+std::vector<GoldenPrompt> Expected(const std::string& name) {
+  return LoadGolden(Folder(name) + "/expected.safetensors");
+}
+
+class TinyModel : public testing::TestWithParam<const char*> {};
+
+TEST_P(TinyModel, Fp32LogitsEqualTransformersWithin2e4) {
+  ModelRunner runner(MakeReferenceBackend(Recipe::kFp32, 1), Folder(GetParam()), {});
+  const Mismatch mismatch = Compare(runner, Expected(GetParam()));
+  RecordProperty("max_abs_logit", std::to_string(mismatch.max_abs_logit));
+  EXPECT_LE(mismatch.max_abs_logit, kTolerance);
+}
+
+TEST_P(TinyModel, DecodingTokenByTokenGivesTheBitsOfOnePass) {
+  for (const Recipe recipe : {Recipe::kFp32, Recipe::kServing}) {
+    ModelRunner runner(MakeReferenceBackend(recipe, 1), Folder(GetParam()), {});
+    const std::vector<int32_t> ids = Expected(GetParam())[0].ids;
+    const std::vector<float> whole = runner.Run(ids);
+    runner.ClearCache();
+    std::vector<float> stepwise;
+    for (size_t t = 0; t < ids.size(); ++t) {
+      const std::vector<float> logits = runner.Run(std::span(ids).subspan(t, 1));
+      stepwise.insert(stepwise.end(), logits.begin(), logits.end());
+    }
+    EXPECT_EQ(std::memcmp(stepwise.data(), whole.data(), whole.size() * sizeof(float)), 0);
+  }
+}
+
+TEST_P(TinyModel, CpuBackendGivesTheBitsOfTheServingRecipe) {
+  Result<std::unique_ptr<Backend>> cpu = MakeCpuBackend(BestIsa(), 2);
+  ASSERT_TRUE(cpu.has_value()) << cpu.error().message();
+  ModelRunner fast(std::move(*cpu), Folder(GetParam()), {});
+  ModelRunner oracle(MakeReferenceBackend(Recipe::kServing, 1), Folder(GetParam()), {});
+  const std::vector<int32_t> ids = Expected(GetParam())[0].ids;
+  const std::vector<float> actual = fast.Run(ids);
+  const std::vector<float> expected = oracle.Run(ids);
+  ASSERT_EQ(actual.size(), expected.size());
+  EXPECT_EQ(std::memcmp(actual.data(), expected.data(), expected.size() * sizeof(float)), 0);
+}
+
+std::string TestName(const testing::TestParamInfo<const char*>& info) {
+  std::string name = info.param;
+  std::erase(name, '-');
+  return name;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, TinyModel,
+                         testing::Values("qwen3-tied", "qwen3-bias-yarn", "qwen3moe-norm",
+                                         "qwen3moe-step2", "qwen3moe-listed", "deepseek-plain",
+                                         "deepseek-yarn", "deepseek-split", "llama-tied",
+                                         "llama-bias", "qwen2", "qwen2-tied"),
+                         TestName);
+
+// Each option of a checkpoint, turned: logits leave the tolerance by a factor of ten at least.
+TEST(TinyModelOptions, AreAllLookedAt) {
+  struct Case {
+    const char* name;
+    const char* option;
+    void (*change)(ModelSpec& spec);
+  };
+  const Case cases[] = {
+      {"qwen3-bias-yarn", "yarn", [](ModelSpec& s) { s.rope_scaling.type = RopeType::kDefault; }},
+      {"qwen3-bias-yarn", "attention factor of yarn",
+       [](ModelSpec& s) { s.rope_scaling.attention_factor = 1.0; }},
+      {"qwen3-bias-yarn", "beta_slow", [](ModelSpec& s) { s.rope_scaling.beta_slow = 0.1; }},
+      {"llama-tied", "llama3", [](ModelSpec& s) { s.rope_scaling.type = RopeType::kDefault; }},
+      {"llama-bias", "low_freq_factor", [](ModelSpec& s) { s.rope_scaling.low_freq_factor = 2.0; }},
+      {"llama-bias", "high_freq_factor",
+       [](ModelSpec& s) { s.rope_scaling.high_freq_factor = 8.0; }},
+      {"qwen3moe-norm", "norm_topk_prob", [](ModelSpec& s) { s.moe.norm_topk_prob = false; }},
+      {"qwen3moe-listed", "norm_topk_prob", [](ModelSpec& s) { s.moe.norm_topk_prob = true; }},
+      {"qwen3moe-norm", "top_k", [](ModelSpec& s) { s.moe.top_k = 1; }},
+      {"deepseek-plain", "interleaved rope",
+       [](ModelSpec& s) { s.mla.is_rope_interleaved = false; }},
+      {"deepseek-split", "half-split rope", [](ModelSpec& s) { s.mla.is_rope_interleaved = true; }},
+      {"deepseek-plain", "routed_scaling_factor",
+       [](ModelSpec& s) { s.moe.routed_scaling_factor = 1.0; }},
+      {"deepseek-plain", "norm_topk_prob", [](ModelSpec& s) { s.moe.norm_topk_prob = false; }},
+      {"deepseek-split", "norm_topk_prob", [](ModelSpec& s) { s.moe.norm_topk_prob = true; }},
+      {"deepseek-split", "groups", [](ModelSpec& s) { s.moe.num_groups = 1; }},
+      {"deepseek-yarn", "topk_group", [](ModelSpec& s) { s.moe.top_groups = 4; }},
+      {"deepseek-yarn", "shared experts", [](ModelSpec& s) { s.moe.shared_intermediate_size = 0; }},
+      {"deepseek-yarn", "mscale_all_dim",
+       [](ModelSpec& s) { s.rope_scaling.mscale_all_dim = 0.5; }},
+      {"deepseek-split", "mscale", [](ModelSpec& s) { s.rope_scaling.mscale = 1.3; }},
+      {"deepseek-plain", "norms of latents", [](ModelSpec& s) { s.mla.latent_norm_eps = 0.1F; }},
+  };
+  for (const Case& c : cases) {
+    ModelRunner runner(MakeReferenceBackend(Recipe::kFp32, 1), Folder(c.name),
+                       {.change_spec = c.change});
+    EXPECT_GT(Compare(runner, Expected(c.name)).max_abs_logit, 10 * kTolerance)
+        << c.name << ": " << c.option;
+  }
+}
+
+}  // namespace
+}  // namespace octavo
