@@ -40,6 +40,7 @@ void CheckSegments(std::span<const Segment> segments, const KvLayer& kv, int64_t
   CHECK(kv.shape.head_dim % 2 == 0);
   CHECK(kv.shape.ValueDim() > 0);
   CHECK(kv.shape.ValueDim() % 2 == 0);
+  CHECK((kv.shape.dtype == DType::kBf16 || kv.shape.dtype == DType::kF8E4m3));
   int64_t row = 0;
   for (const Segment& segment : segments) {
     CHECK(segment.first_row >= row);

@@ -144,17 +144,18 @@ enum class RouteScoring { kSoftmax, kSigmoid };
 // Chooses top_k experts a token, in FP32.
 //   kSoftmax:  p = Exp(x - max) / lane_sum(Exp(x - max)); choice = p
 //   kSigmoid:  p = 1 / (1 + Exp(-x));                     choice = p + bias
-// Groups (num_groups > 1): a group's rank is the sum of its two largest choices; experts outside
-// the top_groups best groups are not eligible. The top_k eligible with the largest choice are
-// taken; of equal ones the lower index wins, for groups too. weight = p of the chosen; with
-// norm_topk_prob divided by (their sum, ascending expert, + sum_eps); then times scale. Experts of
-// a token are returned in ascending order. A NaN logit gives NaN weights and the experts 0 .. top_k
-// - 1. Source: HF transformers modeling_qwen3_moe.py, modeling_deepseek_v3.py; masked groups are
-// -inf as in DeepSeek's own code.
+// Groups (num_groups > 1): a group's rank is the sum of its two largest choices, or its only one;
+// experts outside the top_groups best groups are not eligible. The top_k eligible with the largest
+// choice are taken; of equal ones the lower index wins, for groups too. weight = p of the chosen;
+// with norm_topk_prob divided by (their sum, ascending expert, + sum_eps); then times scale. Experts of
+// a token are returned in ascending order. A token with a choice that is not finite (a NaN logit,
+// +inf under softmax, a bad bias) gets NaN weights and the experts 0 .. top_k - 1. Source: HF
+// transformers modeling_qwen3_moe.py, modeling_deepseek_v3.py; masked groups are -inf as in
+// DeepSeek's own code.
 struct RouteArgs {
   Activations logits;  // [tokens, experts] A or F32.
   RouteScoring scoring = RouteScoring::kSoftmax;
-  std::span<const float> bias;  // [experts], or empty.
+  std::span<const float> bias;  // [experts], or empty; kSigmoid alone.
   int64_t num_groups = 1;
   int64_t top_groups = 1;
   bool norm_topk_prob = false;
@@ -194,9 +195,11 @@ inline constexpr int64_t kPageTokens = 32;
 // What one token leaves in the cache of one layer.
 //   kBf16    K and V as they are (F32 in the fp32 recipe).
 //   kF8E4m3  Per token, kv head and K or V one power of two 2^e, the smallest with amax <= 448 *
-//            2^e (E8M0, as mxfp8), and E4M3 codes: code * 2^e is exact in BF16, and attention reads
-//            that. The scale belongs to the token: no weight update makes it stale. The fp32 recipe
-//            refuses it.
+//            2^e but at least 2^-117 (E8M0, as mxfp8), and E4M3 codes of x * 2^-e: code * 2^e is
+//            exact in BF16, and attention reads that. The scale belongs to the token: no weight
+//            update makes it stale. The fp32 recipe refuses it.
+// A token whose K or V of a kv head holds a NaN, an infinity or (kF8E4m3) a magnitude from 2^127 on
+// leaves NaN as all of its K and 0 as its V: whoever attends to it gets NaN, and nobody else.
 struct KvShape {
   int64_t num_kv_heads = 0;
   int64_t head_dim = 0;   // Of K.
@@ -237,8 +240,8 @@ struct KvStoreArgs {
 //   s[j] = scale * MatMul(q, k[j]) over head_dim; m = max_j s[j]; p[j] = Exp(s[j] - m);
 //   l = lane sum of p over j; o[d] = MatMul over j of A(p[j]) and v[j, d];
 //   y[d] = A(o[d] / l + 0.0).
-// Cached values must be finite: in the tile of its position a token multiplies later tokens' v by a
-// p of 0, and 0 * Inf is NaN.
+// A token multiplies the v of later tokens, in its tile or its page, by a p of 0; KvStore leaves
+// only finite v there.
 struct AttentionArgs {
   Activations q;  // [tokens, num_heads * head_dim] A.
   Activations y;  // [tokens, num_heads * value_dim] A.

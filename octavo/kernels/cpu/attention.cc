@@ -1,18 +1,25 @@
-// Causal attention over the paged KV cache, and the store into it.
+// Causal attention over the paged KV cache.
 //
-// Work is cut into blocks: some (token, query head) rows that share one kv head of one segment, so
-// that K and V are read once for all of them. A block computes its scores over all pages, then the
-// exact maximum and the exponentials, then the weighted sum of V; every sum runs over absolute
-// positions in ops.h order, so cuts and companions leave no trace in the bits.
+// Work is cut into blocks: some (token, query head) rows that share one kv head, so that K and V
+// are read once for all of them. Rows of one segment share all pages; samples of one prompt lie in
+// segments whose page tables begin with the same pages, and their rows go into common blocks: what
+// they share is read once, what they do not is read for each. A block computes its scores over all
+// pages, then the exact maximum and the exponentials, then the weighted sum of V; every sum runs
+// over absolute positions in ops.h order, so cuts and companions leave no trace in the bits.
+
+#include "octavo/kernels/cpu/attention.h"
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <span>
 
+#include "octavo/base/check.h"
 #include "octavo/base/status.h"
 #include "octavo/base/thread_pool.h"
 #include "octavo/kernels/cpu/cpu_path.h"
+#include "octavo/kernels/cpu/kernel_table.h"
 #include "octavo/kernels/cpu/kv_layout.h"
 #include "octavo/kernels/cpu/layout.h"
 #include "octavo/kernels/ops.h"
@@ -22,214 +29,339 @@ namespace {
 
 constexpr int64_t kFloat = sizeof(float);
 constexpr int64_t kStridePadElems = 32;
+// Reading a key costs about as much as using it four times.
+constexpr int64_t kReadCost = 4;
+// Segments go into common blocks when they share at least this part of their pages: with less, a
+// block's scores would leave the cache for nothing.
+constexpr int64_t kMinSharedPart = 8;
 
-// One kv head's part of the page that holds `page_idx` of a sequence.
-const uint16_t* HeadPage(const KvLayer& kv, const Segment& segment, int64_t page_idx,
-                         int64_t kv_head) {
-  const int64_t page = segment.page_table[static_cast<size_t>(page_idx)];
-  return reinterpret_cast<const uint16_t*>(kv.pages + page * kv.page_bytes) +
-         kv_head * KvLayout{kv.shape.head_dim, kv.shape.ValueDim()}.HeadElems();
-}
+int64_t NumPages(int64_t num_keys) { return RoundUp(num_keys, kPageTokens) / kPageTokens; }
 
-int64_t BytesBetween(const uint16_t* from, const uint16_t* to) {
-  return reinterpret_cast<const std::byte*>(to) - reinterpret_cast<const std::byte*>(from);
+// Pages of a segment up to its last row.
+std::span<const int32_t> PagesOf(const Segment& segment) {
+  return segment.page_table.first(
+      static_cast<size_t>(NumPages(segment.first_position + segment.num_rows)));
 }
 
 }  // namespace
 
-// Rows f of a segment's (token, head of the group) pairs, token-major: token f / group.
-struct AttentionOp::Block {
-  const Segment* segment = nullptr;
-  int64_t kv_head = 0;
-  int64_t group = 0;  // Query heads of a kv head.
-  int64_t first = 0;
-  int64_t num_rows = 0;
-
-  int64_t Token(int64_t row) const { return (first + row) / group; }
-  int64_t Head(int64_t row) const { return kv_head * group + (first + row) % group; }
-  // Keys that a row sees.
-  int64_t NumKeys(int64_t row) const { return segment->first_position + Token(row) + 1; }
-  // Pages that any row sees.
-  int64_t NumPages() const { return RoundUp(NumKeys(num_rows - 1), kPageTokens) / kPageTokens; }
-};
-
 AttentionOp::AttentionOp(const CpuPath& path, ThreadPool* pool)
-    : path_(path), pool_(pool), workers_(static_cast<size_t>(pool->num_threads())) {}
-
-int64_t AttentionOp::BlockRows(int64_t group) const {
-  return std::max(path_.matmul.attention_rows, RoundUp(group, path_.matmul.row_step));
+    : path_(path), pool_(pool), workers_(static_cast<size_t>(pool->num_threads())) {
+  CHECK(path.matmul.attention_rows <= kMaxBlockRows);
+  CHECK(path.matmul.attention_rows % path.matmul.row_step == 0);
 }
 
-// `max_dim` covers head_dim and value_dim.
-Status AttentionOp::Ensure(int64_t context, int64_t group, int64_t max_dim) {
-  const int64_t rows = BlockRows(group);
+Status AttentionOp::Ensure(int64_t context, int64_t max_dim, int64_t num_segments) {
+  // A block's last piece may begin anywhere, and matmul takes whole row steps from there.
+  const int64_t rows = path_.matmul.attention_rows + path_.matmul.row_step;
   const int64_t depth = RoundUp(max_dim, kTileDepth);
   scores_stride_ = std::max(scores_stride_, RoundUp(context, kPageTokens) + kStridePadElems);
+  order_.reserve(static_cast<size_t>(num_segments));
+  shared_pages_.reserve(static_cast<size_t>(num_segments));
   for (WorkerScratch& worker : workers_) {
     RETURN_IF_ERROR(worker.queries.Ensure(rows * depth * path_.matmul.a_elem_bytes));
     RETURN_IF_ERROR(worker.scores.Ensure(rows * scores_stride_ * kFloat));
     RETURN_IF_ERROR(worker.outputs.Ensure(rows * depth * kFloat));
+    RETURN_IF_ERROR(worker.page.Ensure(kPageTokens * depth * int64_t{sizeof(uint16_t)}));
+    RETURN_IF_ERROR(worker.tail.Ensure(path_.matmul.row_step * depth * kFloat));
   }
   return OkStatus();
 }
 
-Status AttentionOp::Reserve(int64_t max_context, int64_t max_heads, int64_t max_head_dim) {
-  return Ensure(max_context, max_heads, max_head_dim);
+Status AttentionOp::Reserve(int64_t max_context, int64_t max_dim, int64_t max_segments) {
+  return Ensure(max_context, max_dim, max_segments);
 }
 
-void AttentionOp::Store(const KvStoreArgs& args) {
-  const KvLayout layout{args.kv.shape.head_dim, args.kv.shape.ValueDim()};
-  const auto store_rows = [&](int64_t begin, int64_t end, int /*worker*/) {
-    for (const Segment& segment : args.segments) {
-      const int64_t from = std::max(begin, segment.first_row);
-      const int64_t to = std::min(end, segment.first_row + segment.num_rows);
-      for (int64_t row = from; row < to; ++row) {
-        const int64_t position = segment.first_position + row - segment.first_row;
-        const int64_t t = position % kPageTokens;
-        for (int64_t h = 0; h < args.kv.shape.num_kv_heads; ++h) {
-          auto* page = const_cast<uint16_t*>(HeadPage(args.kv, segment, position / kPageTokens, h));
-          const uint16_t* k = Bf16Row(args.k, row) + h * layout.head_dim;
-          const uint16_t* v = Bf16Row(args.v, row) + h * layout.value_dim;
-          for (int64_t d = 0; d < layout.head_dim; d += 2) {
-            std::memcpy(page + layout.KeyElem(t, d), k + d, 2 * sizeof(uint16_t));
-          }
-          for (int64_t d = 0; d < layout.value_dim; ++d) {
-            page[layout.ValueElem(t, d)] = v[d];
-          }
-        }
-      }
+// --- Which rows go together ---------------------------------------------------------------------
+
+void AttentionOp::OrderSegments(std::span<const Segment> segments) {
+  order_.clear();
+  shared_pages_.clear();
+  for (size_t i = 0; i < segments.size(); ++i) {
+    if (segments[i].num_rows > 0) {
+      order_.push_back(static_cast<int32_t>(i));
     }
-  };
-  constexpr int64_t kParallelElems = 16384;
-  if (args.k.rows * args.k.cols < kParallelElems) {
-    store_rows(0, args.k.rows, 0);
-  } else {
-    pool_->ParallelFor(args.k.rows, store_rows);
+  }
+  const auto pages = [&](int32_t i) { return PagesOf(segments[static_cast<size_t>(i)]); };
+  std::ranges::sort(order_, [&](int32_t a, int32_t b) {
+    const auto pages_a = pages(a);
+    const auto pages_b = pages(b);
+    const auto [in_a, in_b] = std::ranges::mismatch(pages_a, pages_b);
+    if (in_a == pages_a.end() || in_b == pages_b.end()) {
+      return pages_a.size() != pages_b.size() ? pages_a.size() < pages_b.size() : a < b;
+    }
+    return *in_a < *in_b;
+  });
+  for (size_t at = 0; at < order_.size(); ++at) {
+    int64_t shared = 0;
+    if (at > 0) {
+      const auto before = pages(order_[at - 1]);
+      const auto here = pages(order_[at]);
+      shared = std::ranges::mismatch(before, here).in1 - before.begin();
+      const size_t longer = std::max(before.size(), here.size());
+      shared = shared * kMinSharedPart < static_cast<int64_t>(longer) ? 0 : shared;
+    }
+    shared_pages_.push_back(static_cast<int32_t>(shared));
   }
 }
 
+// Visits all blocks in a fixed order with the cost (FMA and reads of K and V, in row-keys) that
+// lies before each; returns the cost of all.
+template <typename Visit>
+int64_t AttentionOp::ForEachBlock(const AttentionArgs& args, Visit visit) const {
+  int64_t cost = 0;
+  for (size_t begin = 0; begin < order_.size();) {
+    size_t end = begin + 1;
+    while (end < order_.size() && shared_pages_[end] > 0) {
+      ++end;
+    }
+    for (int64_t kv_head = 0; kv_head < args.kv.shape.num_kv_heads; ++kv_head) {
+      for (Cursor cursor{begin, 0}; cursor.at < end;) {
+        const Cursor start = cursor;
+        const int64_t block_cost = BlockCost(args, &cursor, end);
+        visit(kv_head, start, end, cost);
+        cost += block_cost;
+      }
+    }
+    begin = end;
+  }
+  return cost;
+}
+
+// Moves the cursor to the next block.
+int64_t AttentionOp::BlockCost(const AttentionArgs& args, Cursor* cursor, size_t end) const {
+  const int64_t group = args.num_heads / args.kv.shape.num_kv_heads;
+  int64_t cost = 0;
+  int64_t rows_left = path_.matmul.attention_rows;
+  for (bool is_first = true; rows_left > 0 && cursor->at < end; is_first = false) {
+    const Segment& segment = args.segments[static_cast<size_t>(order_[cursor->at])];
+    const int64_t num_flat = segment.num_rows * group;
+    const int64_t num_rows = std::min(rows_left, num_flat - cursor->flat);
+    const int64_t num_keys = segment.first_position + (cursor->flat + num_rows - 1) / group + 1;
+    const int64_t already_read =
+        is_first ? 0 : std::min(num_keys, shared_pages_[cursor->at] * kPageTokens);
+    cost += num_keys * num_rows + (num_keys - already_read) * kReadCost;
+    rows_left -= num_rows;
+    cursor->flat += num_rows;
+    if (cursor->flat == num_flat) {
+      *cursor = {cursor->at + 1, 0};
+    }
+  }
+  return cost;
+}
+
+void AttentionOp::FillBlock(const AttentionArgs& args, int64_t kv_head, Cursor cursor, size_t end,
+                            Block* block) const {
+  const int64_t group = args.num_heads / args.kv.shape.num_kv_heads;
+  block->kv_head = kv_head;
+  block->num_rows = 0;
+  block->num_pieces = 0;
+  block->num_pages = 0;
+  for (; block->num_rows < path_.matmul.attention_rows && cursor.at < end;
+       cursor = {cursor.at + 1, 0}) {
+    const Segment& segment = args.segments[static_cast<size_t>(order_[cursor.at])];
+    Piece& piece = block->pieces[static_cast<size_t>(block->num_pieces++)];
+    piece.segment = &segment;
+    piece.first_row = block->num_rows;
+    piece.num_rows = std::min(path_.matmul.attention_rows - block->num_rows,
+                              segment.num_rows * group - cursor.flat);
+    for (int64_t i = 0; i < piece.num_rows; ++i) {
+      const int64_t token = (cursor.flat + i) / group;
+      block->rows[static_cast<size_t>(block->num_rows++)] = {
+          .token = segment.first_row + token,
+          .head = kv_head * group + (cursor.flat + i) % group,
+          .num_keys = segment.first_position + token + 1};
+    }
+    piece.num_pages = NumPages(block->rows[static_cast<size_t>(block->num_rows - 1)].num_keys);
+    block->num_pages = std::max(block->num_pages, piece.num_pages);
+  }
+}
+
+// Calls use(PageUse) for all pages of all rows, those of one page_idx after those of the one before
+// and in order of rows.
+template <typename Use>
+void AttentionOp::ForEachPage(const KvLayer& kv, const Block& block, Use use) const {
+  const int64_t head_at = block.kv_head * KvLayout::Of(kv.shape).HeadBytes();
+  PageUse pending;
+  for (int64_t page_idx = 0; page_idx < block.num_pages; ++page_idx) {
+    for (int64_t i = 0; i < block.num_pieces;) {
+      const auto page_of = [&](int64_t piece_idx) {
+        const Piece& piece = block.pieces[static_cast<size_t>(piece_idx)];
+        return page_idx < piece.num_pages ? piece.segment->page_table[static_cast<size_t>(page_idx)]
+                                          : int32_t{-1};
+      };
+      const int32_t page = page_of(i);
+      PageUse next{.page_idx = page_idx,
+                   .first_row = block.pieces[static_cast<size_t>(i)].first_row,
+                   .num_rows = 0,
+                   .head = kv.pages + page * kv.page_bytes + head_at,
+                   .next = nullptr};
+      for (; i < block.num_pieces && page_of(i) == page; ++i) {
+        next.num_rows += block.pieces[static_cast<size_t>(i)].num_rows;
+      }
+      if (page < 0) {
+        continue;
+      }
+      if (pending.head != nullptr) {
+        pending.next = next.head;
+        use(pending);
+      }
+      pending = next;
+    }
+  }
+  use(pending);
+}
+
+// --- One block ----------------------------------------------------------------------------------
+
 // scores = q K^T, a page at a time.
-void AttentionOp::ScoreKeys(const AttentionArgs& args, const Block& block,
-                            WorkerScratch* scratch) const {
+void AttentionOp::ScoreKeys(const AttentionArgs& args, WorkerScratch* scratch) const {
   const MatMulKernel& kernel = path_.matmul;
-  const KvLayout layout{args.kv.shape.head_dim, args.kv.shape.ValueDim()};
+  const KvLayout layout = KvLayout::Of(args.kv.shape);
+  const Block& block = scratch->block;
   const int64_t depth = layout.KeyDepth();
   for (int64_t r = 0; r < block.num_rows; ++r) {
     std::byte* to = scratch->queries.data() + r * depth * kernel.a_elem_bytes;
-    const int64_t row = block.segment->first_row + block.Token(r);
-    path_.LoadA(Bf16Row(args.q, row) + block.Head(r) * layout.head_dim, layout.head_dim, to);
+    const Row& row = block.rows[static_cast<size_t>(r)];
+    path_.LoadA(Bf16Row(args.q, row.token) + row.head * layout.head_dim, layout.head_dim, to);
     std::memset(to + layout.head_dim * kernel.a_elem_bytes, 0,
                 static_cast<size_t>((depth - layout.head_dim) * kernel.a_elem_bytes));
   }
-  const int64_t num_pages = block.NumPages();
-  for (int64_t page = 0; page < num_pages; ++page) {
-    // Pages lie anywhere, so each fetches its successor; the last one the values of the first.
-    const uint16_t* keys = HeadPage(args.kv, *block.segment, page, block.kv_head);
-    const uint16_t* next =
-        page + 1 < num_pages
-            ? HeadPage(args.kv, *block.segment, page + 1, block.kv_head)
-            : HeadPage(args.kv, *block.segment, 0, block.kv_head) + layout.ValuesOffset();
-    kernel.matmul({.a = scratch->queries.data(),
+  // Pages lie anywhere, so each fetches its successor; the last one the values of the first.
+  const std::byte* first_values = nullptr;
+  ForEachPage(args.kv, block, [&](const PageUse& use) {
+    first_values = first_values == nullptr ? use.head + layout.ValuesAt() : first_values;
+    const int64_t prefetch_bytes = (use.next == nullptr ? first_values : use.next) - use.head;
+    const auto* keys = reinterpret_cast<const uint16_t*>(use.head);
+    if (layout.is_fp8) {
+      auto* decoded = reinterpret_cast<uint16_t*>(scratch->page.data());
+      const auto* codes = reinterpret_cast<const uint8_t*>(use.head);
+      path_.kv.decode_keys({.codes = codes,
+                            .scales = codes + layout.KeyScalesAt(),
+                            .num_panels = kPageTokens / kPanelCols,
+                            .panel_elems = layout.KeyPanelElems(),
+                            .pairs = decoded,
+                            .prefetch_bytes = prefetch_bytes});
+      keys = decoded;
+    }
+    kernel.matmul({.a = scratch->queries.data() + use.first_row * depth * kernel.a_elem_bytes,
                    .a_stride = depth,
-                   .num_rows = block.num_rows,
+                   .num_rows = use.num_rows,
                    .b = keys,
                    .panel_stride = layout.KeyPanelElems(),
                    .num_panels = kPageTokens / kPanelCols,
                    .num_tiles = depth / kTileDepth,
-                   .c = scratch->scores.floats() + page * kPageTokens,
+                   .c = scratch->scores.floats() + use.first_row * scores_stride_ +
+                        use.page_idx * kPageTokens,
                    .c_stride = scores_stride_,
                    .from_zero = true,
-                   .prefetch_bytes = BytesBetween(keys, next)});
-  }
+                   .prefetch_bytes = layout.is_fp8 ? 0 : prefetch_bytes});
+  });
 }
 
 // outputs = P V, a page (one tile of depth) at a time.
-void AttentionOp::WeighValues(const AttentionArgs& args, const Block& block,
-                              WorkerScratch* scratch) const {
+void AttentionOp::WeighValues(const AttentionArgs& args, WorkerScratch* scratch) const {
+  const KvLayout layout = KvLayout::Of(args.kv.shape);
+  ForEachPage(args.kv, scratch->block,
+              [&](const PageUse& use) { WeighPage(layout, use, scratch); });
+}
+
+void AttentionOp::WeighPage(const KvLayout& layout, const PageUse& use,
+                            WorkerScratch* scratch) const {
   const MatMulKernel& kernel = path_.matmul;
-  const KvLayout layout{args.kv.shape.head_dim, args.kv.shape.ValueDim()};
-  const int64_t num_pages = block.NumPages();
-  for (int64_t page = 0; page < num_pages; ++page) {
-    const uint16_t* head = HeadPage(args.kv, *block.segment, page, block.kv_head);
-    const uint16_t* next =
-        HeadPage(args.kv, *block.segment, std::min(page + 1, num_pages - 1), block.kv_head);
-    kernel.matmul({.a = scratch->scores.data() + page * kPageTokens * kernel.a_elem_bytes,
+  const int64_t prefetch_bytes = use.next == nullptr ? 0 : use.next - use.head;
+  const std::byte* values = use.head + layout.ValuesAt();
+  if (layout.is_fp8) {
+    const auto* codes = reinterpret_cast<const uint8_t*>(values);
+    path_.kv.decode_values(
+        {.codes = codes,
+         .scales = reinterpret_cast<const uint8_t*>(use.head + layout.ValueScalesAt()),
+         .num_panels = layout.NumValuePanels(),
+         .panel_elems = kTileElems,
+         .pairs = reinterpret_cast<uint16_t*>(scratch->page.data()),
+         .prefetch_bytes = prefetch_bytes});
+    values = scratch->page.data();
+  }
+  const int64_t stride = layout.OutputStride();
+  float* sums = scratch->outputs.floats() + use.first_row * stride;
+  // A kernel of whole row steps would add to the rows of other pieces behind these: their last step
+  // goes through a place of its own.
+  const int64_t rows_after = scratch->block.num_rows - use.first_row - use.num_rows;
+  const int64_t tail_rows = rows_after > 0 ? use.num_rows % kernel.row_step : 0;
+  const auto weigh = [&](int64_t first, int64_t num_rows, float* c) {
+    kernel.matmul({.a = scratch->scores.data() + (use.first_row + first) * scores_stride_ * kFloat +
+                        use.page_idx * kPageTokens * kernel.a_elem_bytes,
                    .a_stride = scores_stride_ * kFloat / kernel.a_elem_bytes,
-                   .num_rows = block.num_rows,
-                   .b = head + layout.ValuesOffset(),
+                   .num_rows = num_rows,
+                   .b = reinterpret_cast<const uint16_t*>(values),
                    .panel_stride = kTileElems,
                    .num_panels = layout.NumValuePanels(),
                    .num_tiles = 1,
-                   .c = scratch->outputs.floats(),
-                   .c_stride = layout.OutputStride(),
-                   .from_zero = page == 0,
-                   .prefetch_bytes = BytesBetween(head, next)});
+                   .c = c,
+                   .c_stride = stride,
+                   .from_zero = use.page_idx == 0,
+                   .prefetch_bytes = layout.is_fp8 ? 0 : prefetch_bytes});
+  };
+  const int64_t whole_rows = use.num_rows - tail_rows;
+  if (whole_rows > 0) {
+    weigh(0, whole_rows, sums);
+  }
+  if (tail_rows > 0) {
+    const auto tail_bytes = static_cast<size_t>(tail_rows * stride * kFloat);
+    std::memcpy(scratch->tail.data(), sums + whole_rows * stride, tail_bytes);
+    weigh(whole_rows, tail_rows, scratch->tail.floats());
+    std::memcpy(sums + whole_rows * stride, scratch->tail.data(), tail_bytes);
   }
 }
 
-void AttentionOp::RunBlock(const AttentionArgs& args, const Block& block,
-                           WorkerScratch* scratch) const {
-  ScoreKeys(args, block, scratch);
+void AttentionOp::RunBlock(const AttentionArgs& args, WorkerScratch* scratch) const {
+  ScoreKeys(args, scratch);
+  const Block& block = scratch->block;
   // Softmax without its division. P replaces the scores as A elements; keys that a row does not see
   // get 0. A row of the scratch starts at the same byte in both forms. The row's sum waits behind
   // its last page.
-  const int64_t padded_keys = block.NumPages() * kPageTokens;
-  for (int64_t r = 0; r < block.num_rows; ++r) {
-    float* row = scratch->scores.floats() + r * scores_stride_;
-    const float max = path_.rows.scale_max(args.scale, block.NumKeys(r), row);
-    row[padded_keys] = path_.ExpSumToA(max, block.NumKeys(r), padded_keys, row);
-  }
-  WeighValues(args, block, scratch);
-  const KvLayout layout{args.kv.shape.head_dim, args.kv.shape.ValueDim()};
-  for (int64_t r = 0; r < block.num_rows; ++r) {
-    const int64_t row = block.segment->first_row + block.Token(r);
+  const auto for_each_row = [&](auto body) {
+    for (const Piece& piece :
+         std::span(block.pieces).first(static_cast<size_t>(block.num_pieces))) {
+      for (int64_t r = piece.first_row; r < piece.first_row + piece.num_rows; ++r) {
+        body(block.rows[static_cast<size_t>(r)], r, piece.num_pages * kPageTokens);
+      }
+    }
+  };
+  for_each_row([&](const Row& row, int64_t r, int64_t padded_keys) {
+    float* scores = scratch->scores.floats() + r * scores_stride_;
+    const float max = path_.rows.scale_max(args.scale, row.num_keys, scores);
+    scores[padded_keys] = path_.ExpSumToA(max, row.num_keys, padded_keys, scores);
+  });
+  WeighValues(args, scratch);
+  const KvLayout layout = KvLayout::Of(args.kv.shape);
+  for_each_row([&](const Row& row, int64_t r, int64_t padded_keys) {
     path_.rows.divide(scratch->outputs.floats() + r * layout.OutputStride(),
                       scratch->scores.floats()[r * scores_stride_ + padded_keys], layout.value_dim,
-                      Bf16Row(args.y, row) + block.Head(r) * layout.value_dim);
-  }
+                      Bf16Row(args.y, row.token) + row.head * layout.value_dim);
+  });
 }
 
 Status AttentionOp::Run(const AttentionArgs& args) {
-  const int64_t group = args.num_heads / args.kv.shape.num_kv_heads;
-  const int64_t block_rows = BlockRows(group);
-  // Visits all blocks in a fixed order with the cost (FMA and reads of K and V, in row-keys) that
-  // lies before each.
-  const auto for_each_block = [&](auto visit) {
-    constexpr int64_t kReadCost = 4;  // Reading a key costs about as much as using it four times.
-    int64_t cost = 0;
-    for (const Segment& segment : args.segments) {
-      for (int64_t kv_head = 0; kv_head < args.kv.shape.num_kv_heads; ++kv_head) {
-        const int64_t num_flat = segment.num_rows * group;
-        for (int64_t first = 0; first < num_flat; first += block_rows) {
-          const Block block{.segment = &segment,
-                            .kv_head = kv_head,
-                            .group = group,
-                            .first = first,
-                            .num_rows = std::min(block_rows, num_flat - first)};
-          visit(block, cost);
-          cost += block.NumKeys(block.num_rows - 1) * (block.num_rows + kReadCost);
-        }
-      }
-    }
-    return cost;
-  };
-
   int64_t context = 0;
   for (const Segment& segment : args.segments) {
     context = std::max(context, segment.first_position + segment.num_rows);
   }
-  RETURN_IF_ERROR(
-      Ensure(context, group, std::max(args.kv.shape.head_dim, args.kv.shape.ValueDim())));
-  const int64_t total = for_each_block([](const Block&, int64_t) {});
+  RETURN_IF_ERROR(Ensure(context, std::max(args.kv.shape.head_dim, args.kv.shape.ValueDim()),
+                         static_cast<int64_t>(args.segments.size())));
+  OrderSegments(args.segments);
+  const int64_t total = ForEachBlock(args, [](int64_t, Cursor, size_t, int64_t) {});
   if (total == 0) {
     return OkStatus();
   }
   const int64_t num_workers = pool_->num_threads();
   pool_->Run([&](int worker) {
     const MatMulScope scope(path_.matmul);
-    for_each_block([&](const Block& block, int64_t cost) {
+    WorkerScratch* scratch = &workers_[static_cast<size_t>(worker)];
+    ForEachBlock(args, [&](int64_t kv_head, Cursor cursor, size_t end, int64_t cost) {
       if (cost * num_workers / total == worker) {
-        RunBlock(args, block, &workers_[static_cast<size_t>(worker)]);
+        FillBlock(args, kv_head, cursor, end, &scratch->block);
+        RunBlock(args, scratch);
       }
     });
   });

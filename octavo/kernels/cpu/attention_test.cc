@@ -4,10 +4,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <numeric>
 #include <vector>
@@ -38,9 +40,16 @@ struct AttentionShape {
   int64_t NumHeads() const { return kv.num_kv_heads * group; }
 };
 
+constexpr size_t kNoParent = std::numeric_limits<size_t>::max();
+
 // A sequence whose cached tokens are stored first, in one call per earlier chunk.
 struct Sequence {
   std::vector<int64_t> chunks;  // The last one attends.
+  // An earlier sequence whose first pages are this one's too; the chunks include them.
+  size_t parent = kNoParent;
+  int64_t num_shared_pages = 0;
+  uint64_t seed = 0;       // Of what it does not share.
+  int64_t bad_token = -1;  // Position whose K and V hold a NaN or an infinity.
 };
 
 // The KV cache of some sequences, and the segments of their last chunks.
@@ -53,12 +62,13 @@ class Cache {
       const int64_t tokens =
           std::accumulate(sequence.chunks.begin(), sequence.chunks.end(), int64_t{0});
       tables_.emplace_back(static_cast<size_t>((tokens + kPageTokens - 1) / kPageTokens));
-      num_pages += static_cast<int64_t>(tables_.back().size());
+      num_pages += static_cast<int64_t>(tables_.back().size()) - sequence.num_shared_pages;
     }
     int32_t next = static_cast<int32_t>(num_pages);  // Handed out backwards.
-    for (auto& table : tables_) {
-      for (int32_t& page : table) {
-        page = --next;
+    for (size_t s = 0; s < tables_.size(); ++s) {
+      for (size_t i = 0; i < tables_[s].size(); ++i) {
+        const bool is_shared = static_cast<int64_t>(i) < sequences[s].num_shared_pages;
+        tables_[s][i] = is_shared ? tables_[sequences[s].parent][i] : --next;
       }
     }
     const int64_t page_bytes = backend->KvPageBytes(shape);
@@ -67,7 +77,7 @@ class Cache {
     for (size_t s = 0; s < sequences.size(); ++s) {
       int64_t position = 0;
       for (const int64_t chunk : sequences[s].chunks) {
-        Store(s, position, chunk);
+        Store(sequences[s], tables_[s], position, chunk);
         position += chunk;
       }
       const int64_t rows = sequences[s].chunks.back();
@@ -81,20 +91,35 @@ class Cache {
   int64_t num_rows() const { return num_rows_; }
 
  private:
-  void Store(size_t sequence, int64_t position, int64_t chunk) {
+  // The tokens [position, position + num) that are not shared.
+  void Store(const Sequence& sequence, const std::vector<int32_t>& table, int64_t position,
+             int64_t num) {
+    const int64_t first = std::max(position, sequence.num_shared_pages * kPageTokens);
+    const int64_t rows = position + num - first;
+    if (rows <= 0) {
+      return;
+    }
     const auto fill = [&](TestActivations* x, uint64_t seed, float scale) {
-      for (int64_t t = 0; t < chunk; ++t) {
+      for (int64_t t = 0; t < rows; ++t) {
+        // Tokens differ by powers of two in size, so that those of a page have different scales.
+        const float size = std::ldexp(scale, static_cast<int>((first + t) % 5) - 2);
         for (int64_t c = 0; c < x->view().cols; ++c) {
-          const auto at = static_cast<uint64_t>((position + t) * x->view().cols + c);
-          x->Set(t, c, scale * TestValue(seed + sequence, at));
+          const auto at = static_cast<uint64_t>((first + t) * x->view().cols + c);
+          x->Set(t, c, size * TestValue(seed + sequence.seed, at));
         }
       }
     };
-    TestActivations k(DType::kBf16, chunk, shape_.num_kv_heads * shape_.head_dim);
-    TestActivations v(DType::kBf16, chunk, shape_.num_kv_heads * shape_.ValueDim());
+    TestActivations k(DType::kBf16, rows, shape_.num_kv_heads * shape_.head_dim);
+    TestActivations v(DType::kBf16, rows, shape_.num_kv_heads * shape_.ValueDim());
     fill(&k, 100, 2.0F);
     fill(&v, 200, 1.0F);
-    const Segment segment{0, chunk, position, tables_[sequence]};
+    if (sequence.bad_token >= first && sequence.bad_token < first + rows) {
+      // In V alone: 0 * Inf would harm the tokens before it in its page.
+      v.Set(sequence.bad_token - first, shape_.ValueDim() - 1,
+            sequence.bad_token % 2 == 0 ? std::numeric_limits<float>::infinity()
+                                        : std::numeric_limits<float>::quiet_NaN());
+    }
+    const Segment segment{0, rows, first, table};
     EXPECT_TRUE(backend_.KvStore({k.view(), v.view(), {&segment, 1}, kv_}).ok());
   }
 
@@ -142,10 +167,24 @@ const std::array kShapes = {
     AttentionShape{{.num_kv_heads = 1, .head_dim = 40, .value_dim = 32}, 128},
 };
 
+std::vector<AttentionShape> BothDtypes() {
+  std::vector<AttentionShape> shapes;
+  for (const DType dtype : {DType::kBf16, DType::kF8E4m3}) {
+    for (AttentionShape shape : kShapes) {
+      shape.kv.dtype = dtype;
+      shapes.push_back(shape);
+    }
+  }
+  return shapes;
+}
+
 TEST_P(AttentionOps, AttentionEqualsTheReferenceForEveryHeadShape) {
-  for (const AttentionShape& shape : kShapes) {
+  for (const AttentionShape& shape : BothDtypes()) {
     for (const int num_threads : {1, 3}) {
-      const std::vector<Sequence> sequences = {{{1}}, {{33}}, {{40, 1}}, {{64, 17}}};
+      const std::vector<Sequence> sequences = {{.chunks = {1}},
+                                               {.chunks = {33}, .seed = 1},
+                                               {.chunks = {40, 1}, .seed = 2},
+                                               {.chunks = {64, 17}, .seed = 3}};
       const auto backend = Make(num_threads);
       EXPECT_TRUE(SameBits(RunAttention(reference_.get(), shape, sequences),
                            RunAttention(backend.get(), shape, sequences)))
@@ -156,33 +195,126 @@ TEST_P(AttentionOps, AttentionEqualsTheReferenceForEveryHeadShape) {
 }
 
 TEST_P(AttentionOps, AttentionEqualsTheReferenceForEveryRowCount) {
-  const AttentionShape shape{{.num_kv_heads = 2, .head_dim = 64}, 2};
   const auto backend = Make(2);
-  for (const int64_t rows : kRows) {
-    for (const int64_t cached : {0, 31, 32, 95}) {
-      const std::vector<int64_t> chunks =
-          cached == 0 ? std::vector<int64_t>{rows} : std::vector<int64_t>{cached, rows};
-      EXPECT_TRUE(SameBits(RunAttention(reference_.get(), shape, {{chunks}}),
-                           RunAttention(backend.get(), shape, {{chunks}})))
-          << "rows " << rows << " cached " << cached;
+  for (const DType dtype : {DType::kBf16, DType::kF8E4m3}) {
+    const AttentionShape shape{{.num_kv_heads = 2, .head_dim = 64, .dtype = dtype}, 2};
+    for (const int64_t rows : kRows) {
+      for (const int64_t cached : {0, 31, 32, 95}) {
+        const std::vector<int64_t> chunks =
+            cached == 0 ? std::vector<int64_t>{rows} : std::vector<int64_t>{cached, rows};
+        EXPECT_TRUE(SameBits(RunAttention(reference_.get(), shape, {{.chunks = chunks}}),
+                             RunAttention(backend.get(), shape, {{.chunks = chunks}})))
+            << "rows " << rows << " cached " << cached;
+      }
     }
   }
 }
 
 TEST_P(AttentionOps, AttentionDoesNotDependOnChunksOrCompany) {
-  const AttentionShape shape{{.num_kv_heads = 1, .head_dim = 64}, 2};
   const auto backend = Make(2);
-  const TestActivations whole = RunAttention(backend.get(), shape, {{{129}}});
-  const TestActivations chunked = RunAttention(backend.get(), shape, {{{100, 29}}});
-  const TestActivations single = RunAttention(backend.get(), shape, {{{128, 1}}});
-  // Company behind the sequence, so that its seeds stay those of sequence 0.
-  const TestActivations crowd = RunAttention(backend.get(), shape, {{{128, 1}}, {{70, 3}}, {{5}}});
-  for (int64_t c = 0; c < 128; ++c) {
-    ASSERT_EQ(whole.At(128, c), single.At(0, c));
-    ASSERT_EQ(whole.At(128, c), crowd.At(0, c));
-    for (int64_t t = 0; t < 29; ++t) {
-      ASSERT_EQ(whole.At(100 + t, c), chunked.At(t, c));
+  for (const DType dtype : {DType::kBf16, DType::kF8E4m3}) {
+    const AttentionShape shape{{.num_kv_heads = 1, .head_dim = 64, .dtype = dtype}, 2};
+    const TestActivations whole = RunAttention(backend.get(), shape, {{.chunks = {129}}});
+    const TestActivations chunked = RunAttention(backend.get(), shape, {{.chunks = {100, 29}}});
+    const TestActivations single = RunAttention(backend.get(), shape, {{.chunks = {128, 1}}});
+    const TestActivations crowd = RunAttention(
+        backend.get(), shape,
+        {{.chunks = {128, 1}}, {.chunks = {70, 3}, .seed = 1}, {.chunks = {5}, .seed = 2}});
+    for (int64_t c = 0; c < 128; ++c) {
+      ASSERT_EQ(whole.At(128, c), single.At(0, c));
+      ASSERT_EQ(whole.At(128, c), crowd.At(0, c));
+      for (int64_t t = 0; t < 29; ++t) {
+        ASSERT_EQ(whole.At(100 + t, c), chunked.At(t, c));
+      }
     }
+  }
+}
+
+// Groups of samples of two prompts, which share a page between them (a common system prompt), in
+// mixed order, with a stranger.
+std::vector<Sequence> Samples() {
+  std::vector<Sequence> sequences = {
+      {.chunks = {150, 1}},
+      {.chunks = {170, 1}, .parent = 0, .num_shared_pages = 1, .seed = 1},
+      {.chunks = {75, 2}, .seed = 2}};
+  for (uint64_t i = 0; i < 17; ++i) {
+    const auto tokens = static_cast<int64_t>(129 + 7 * i);
+    sequences.push_back({.chunks = {tokens, 1 + static_cast<int64_t>(i % 3 == 2)},
+                         .parent = i % 2,
+                         .num_shared_pages = i % 5 == 4 ? 2 : 4,
+                         .seed = 10 + i});
+  }
+  return sequences;
+}
+
+TEST_P(AttentionOps, SegmentsThatSharePagesEqualTheReference) {
+  for (const int64_t group : {1, 2, 5}) {
+    for (const DType dtype : {DType::kBf16, DType::kF8E4m3}) {
+      const AttentionShape shape{{.num_kv_heads = 2, .head_dim = 32, .dtype = dtype}, group};
+      const TestActivations expected = RunAttention(reference_.get(), shape, Samples());
+      for (const int num_threads : {1, 2, 3}) {
+        const auto backend = Make(num_threads);
+        EXPECT_TRUE(SameBits(expected, RunAttention(backend.get(), shape, Samples())))
+            << "group " << group << " threads " << num_threads;
+      }
+    }
+  }
+}
+
+TEST_P(AttentionOps, ASampleHasTheSameBitsWithoutTheOthersOfItsPrompt) {
+  const auto backend = Make(2);
+  const AttentionShape shape{{.num_kv_heads = 2, .head_dim = 32}, 2};
+  const std::vector<Sequence> sequences = Samples();
+  const TestActivations all = RunAttention(backend.get(), shape, sequences);
+  int64_t row = 0;
+  for (const Sequence& sequence : sequences) {
+    if (sequence.parent == 0) {
+      // Sequence 0 is there for its pages; its own row is the first.
+      Sequence alone = sequence;
+      const TestActivations y = RunAttention(backend.get(), shape, {sequences[0], alone});
+      for (int64_t t = 0; t < sequence.chunks.back(); ++t) {
+        for (int64_t c = 0; c < y.view().cols; ++c) {
+          ASSERT_EQ(all.At(row + t, c), y.At(1 + t, c)) << "row " << row + t;
+        }
+      }
+    }
+    row += sequence.chunks.back();
+  }
+}
+
+TEST_P(AttentionOps, ABadTokenHarmsOnlyThoseWhoAttendToIt) {
+  const auto backend = Make(2);
+  for (const DType dtype : {DType::kBf16, DType::kF8E4m3}) {
+    const AttentionShape shape{{.num_kv_heads = 1, .head_dim = 32, .dtype = dtype}, 3};
+    for (const int64_t bad : {0, 33, 40, 69}) {
+      const std::vector<Sequence> good = {{.chunks = {70}}, {.chunks = {35}, .seed = 1}};
+      std::vector<Sequence> sequences = good;
+      sequences[0].bad_token = bad;
+      const TestActivations clean = RunAttention(backend.get(), shape, good);
+      const TestActivations y = RunAttention(backend.get(), shape, sequences);
+      EXPECT_TRUE(SameBits(RunAttention(reference_.get(), shape, sequences), y)) << "bad " << bad;
+      for (int64_t t = 0; t < y.view().rows; ++t) {
+        for (int64_t c = 0; c < y.view().cols; ++c) {
+          if (t >= bad && t < 70) {
+            ASSERT_TRUE(std::isnan(y.At(t, c))) << "row " << t << " bad " << bad;
+          } else {
+            ASSERT_EQ(y.At(t, c), clean.At(t, c)) << "row " << t << " bad " << bad;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(AttentionOps, AnFp8PageIsAboutHalfOfABf16Page) {
+  const auto backend = Make(1);
+  for (const KvShape shape : {KvShape{.num_kv_heads = 8, .head_dim = 128},
+                              KvShape{.num_kv_heads = 1, .head_dim = 576, .value_dim = 512}}) {
+    KvShape fp8 = shape;
+    fp8.dtype = DType::kF8E4m3;
+    // And one byte of scale a token, kv head and K or V.
+    EXPECT_EQ(backend->KvPageBytes(fp8),
+              backend->KvPageBytes(shape) / 2 + shape.num_kv_heads * kPageTokens * 2);
   }
 }
 

@@ -15,6 +15,7 @@
 #include "octavo/base/tensor.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/kernels/check_args.h"
+#include "octavo/kernels/cpu/attention.h"
 #include "octavo/kernels/cpu/cpu_path.h"
 #include "octavo/kernels/cpu/kernel_table.h"
 #include "octavo/kernels/cpu/kv_layout.h"
@@ -44,7 +45,7 @@ class CpuBackend final : public Backend {
 
   Status Reserve(const Limits& limits) override {
     RETURN_IF_ERROR(linear_.Reserve(limits.max_tokens, limits.max_width, limits.max_grouped_rows));
-    return attention_.Reserve(limits.max_context, limits.max_heads, limits.max_head_dim);
+    return attention_.Reserve(limits.max_context, limits.max_head_dim, limits.max_tokens);
   }
 
   Status Pack(const CanonicalMatrix& canonical, PackedMatrix* packed) const override {
@@ -61,8 +62,7 @@ class CpuBackend final : public Backend {
   }
 
   int64_t KvPageBytes(const KvShape& shape) const override {
-    return shape.num_kv_heads * KvLayout{shape.head_dim, shape.ValueDim()}.HeadElems() *
-           int64_t{sizeof(uint16_t)};
+    return shape.num_kv_heads * KvLayout::Of(shape).HeadBytes();
   }
 
   Status Embed(const EmbedArgs& args) override {
@@ -183,7 +183,8 @@ class CpuBackend final : public Backend {
   Status KvStore(const KvStoreArgs& args) override {
     CheckArgs(args, DType::kBf16);
     CHECK(args.kv.page_bytes == KvPageBytes(args.kv.shape));
-    attention_.Store(args);
+    const ScopedFlushSubnormals flush;
+    StoreKv(path_, args, &pool_);
     return OkStatus();
   }
 

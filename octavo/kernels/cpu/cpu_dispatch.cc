@@ -41,7 +41,9 @@ Result<CpuPath> FindVectorPath(VectorTarget target) {
   const RowKernels* rows = FindRowKernels(target);
   const PanelKernels* panels = FindPanelKernels(target);
   const InputKernels* inputs = FindInputKernels(target);
-  if (matmul == nullptr || rows == nullptr || panels == nullptr || inputs == nullptr) {
+  const KvKernels* kv = FindKvKernels(target);
+  if (matmul == nullptr || rows == nullptr || panels == nullptr || inputs == nullptr ||
+      kv == nullptr) {
     return Unsupported("{}: not in this build", info.path_name);
   }
   if ((hwy::SupportedTargets() & info.highway_target) == 0) {
@@ -51,7 +53,8 @@ Result<CpuPath> FindVectorPath(VectorTarget target) {
                  .matmul = *matmul,
                  .rows = *rows,
                  .panels = *panels,
-                 .inputs = *inputs};
+                 .inputs = *inputs,
+                 .kv = *kv};
 }
 
 Result<CpuPath> FindPath(Isa isa) {

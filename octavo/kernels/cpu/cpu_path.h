@@ -22,6 +22,7 @@ struct CpuPath {
   RowKernels rows;
   PanelKernels panels;
   InputKernels inputs;
+  KvKernels kv;
 
   // The A elements of x.
   void LoadA(const uint16_t* x, int64_t n, std::byte* a) const {
@@ -138,37 +139,6 @@ class LinearOp {
   Scratch input_;         // A elements of x, quantized.
   Scratch scales_;        // FP32 [tokens, blocks].
   Scratch factors_;       // FP32 [tokens].
-  std::vector<WorkerScratch> workers_;
-};
-
-// --- attention.cc
-// ---------------------------------------------------------------------------------
-
-// KvStoreArgs and AttentionArgs of ops.h. One thread.
-class AttentionOp {
- public:
-  AttentionOp(const CpuPath& path, ThreadPool* pool);
-  Status Reserve(int64_t max_context, int64_t max_heads, int64_t max_head_dim);
-  Status Run(const AttentionArgs& args);
-  void Store(const KvStoreArgs& args);
-
- private:
-  struct WorkerScratch {
-    Scratch queries;  // A elements [block rows, padded head_dim].
-    Scratch scores;   // FP32 [block rows, context], then P as A elements.
-    Scratch outputs;  // FP32 [block rows, padded head_dim].
-  };
-  struct Block;
-
-  Status Ensure(int64_t context, int64_t group, int64_t head_dim);
-  int64_t BlockRows(int64_t group) const;
-  void ScoreKeys(const AttentionArgs& args, const Block& block, WorkerScratch* scratch) const;
-  void WeighValues(const AttentionArgs& args, const Block& block, WorkerScratch* scratch) const;
-  void RunBlock(const AttentionArgs& args, const Block& block, WorkerScratch* scratch) const;
-
-  const CpuPath& path_;
-  ThreadPool* pool_;
-  int64_t scores_stride_ = 0;
   std::vector<WorkerScratch> workers_;
 };
 

@@ -168,6 +168,23 @@ struct RowKernels {
   void (*divide)(const float* o, float sum, int64_t n, uint16_t* y);
 };
 
+// Panels of FP8 codes of one page's K or V (kv_layout.h) to BF16 panels.
+struct KvDecodeArgs {
+  const uint8_t* codes = nullptr;
+  const uint8_t* scales = nullptr;  // Of the 32 tokens.
+  int64_t num_panels = 0;
+  int64_t panel_elems = 0;
+  uint16_t* pairs = nullptr;
+  int64_t prefetch_bytes = 0;  // As MatMulArgs has it.
+};
+
+struct KvKernels {
+  // codes[i] = E4M3(x[i] * factor), which is at most 448.
+  void (*encode_e4m3)(const uint16_t* x, int64_t n, float factor, uint8_t* codes);
+  void (*decode_keys)(const KvDecodeArgs& args);
+  void (*decode_values)(const KvDecodeArgs& args);
+};
+
 // The vector instructions that a table needs.
 enum class VectorTarget { kAvx2, kAvx512, kAvx512Vbmi };
 
@@ -176,5 +193,6 @@ const MatMulKernel* FindMatMulKernel(VectorTarget target);
 const RowKernels* FindRowKernels(VectorTarget target);
 const PanelKernels* FindPanelKernels(VectorTarget target);
 const InputKernels* FindInputKernels(VectorTarget target);
+const KvKernels* FindKvKernels(VectorTarget target);
 
 }  // namespace octavo::cpu

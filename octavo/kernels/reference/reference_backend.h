@@ -93,10 +93,7 @@ class ReferenceBackend final : public Backend {
   Status UnpackCodes(const PackedMatrix& packed, int64_t first_row, int64_t num_rows,
                      std::span<std::byte> codes) const override;
   Status UnpackScales(const PackedMatrix& packed, std::span<std::byte> scales) const override;
-  int64_t KvPageBytes(const KvShape& shape) const override {
-    return shape.num_kv_heads * kPageTokens * (shape.head_dim + shape.ValueDim()) *
-           DTypeBytes(activation_dtype());
-  }
+  int64_t KvPageBytes(const KvShape& shape) const override;
 
   Status Embed(const EmbedArgs& args) override;
   Status RmsNorm(const RmsNormArgs& args) override;
@@ -137,8 +134,6 @@ class ReferenceBackend final : public Backend {
   };
 
   bool is_serving() const { return recipe_ == Recipe::kServing; }
-  std::byte* KvRow(const KvLayer& kv, const Segment& segment, int64_t position, int64_t head,
-                   bool is_value) const;
   void ReserveRow(int64_t num_floats);
   void ReserveContext(int64_t context, int64_t head_dim);
   void LoadLinearInput(const Activations& x, InputForm form, float input_scale);

@@ -1,0 +1,99 @@
+#pragma once
+// KvStoreArgs and AttentionArgs of ops.h on the CPU.
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "octavo/base/status.h"
+#include "octavo/base/thread_pool.h"
+#include "octavo/kernels/cpu/cpu_path.h"
+#include "octavo/kernels/cpu/kv_layout.h"
+#include "octavo/kernels/ops.h"
+
+namespace octavo::cpu {
+
+// kv_store.cc
+void StoreKv(const CpuPath& path, const KvStoreArgs& args, ThreadPool* pool);
+
+// One thread.
+class AttentionOp {
+ public:
+  AttentionOp(const CpuPath& path, ThreadPool* pool);
+  // `max_dim` covers head_dim and value_dim.
+  Status Reserve(int64_t max_context, int64_t max_dim, int64_t max_segments);
+  Status Run(const AttentionArgs& args);
+
+ private:
+  static constexpr int64_t kMaxBlockRows = 64;
+
+  // A (token, query head) pair.
+  struct Row {
+    int64_t token = 0;  // Row of q and y.
+    int64_t head = 0;
+    int64_t num_keys = 0;  // Keys that it sees.
+  };
+  // Rows of a block that belong to one segment.
+  struct Piece {
+    const Segment* segment = nullptr;
+    int64_t first_row = 0;
+    int64_t num_rows = 0;
+    int64_t num_pages = 0;  // That any of its rows sees.
+  };
+  // Some successive rows of one kv head, of one segment or of several that share pages.
+  struct Block {
+    int64_t kv_head = 0;
+    int64_t num_rows = 0;
+    int64_t num_pieces = 0;
+    int64_t num_pages = 0;  // Of the longest piece.
+    std::array<Row, kMaxBlockRows> rows;
+    std::array<Piece, kMaxBlockRows> pieces;
+  };
+  // Rows [first_row, first_row + num_rows) of a block, which read the same page at page_idx.
+  struct PageUse {
+    int64_t page_idx = 0;
+    int64_t first_row = 0;
+    int64_t num_rows = 0;
+    const std::byte* head = nullptr;  // The kv head's part of the page.
+    const std::byte* next = nullptr;  // That of the use after it, or null.
+  };
+  // Where a block begins: row `flat` of segment order_[at].
+  struct Cursor {
+    size_t at = 0;
+    int64_t flat = 0;
+  };
+  struct WorkerScratch {
+    Block block;
+    Scratch queries;  // A elements [block rows, padded head_dim].
+    Scratch scores;   // FP32 [block rows, context], then P as A elements.
+    Scratch outputs;  // FP32 [block rows, padded value_dim].
+    Scratch page;     // FP8: K or V of a page as BF16.
+    Scratch tail;     // FP32 [row_step, padded value_dim].
+  };
+
+  Status Ensure(int64_t context, int64_t max_dim, int64_t num_segments);
+  void OrderSegments(std::span<const Segment> segments);
+  template <typename Visit>
+  int64_t ForEachBlock(const AttentionArgs& args, Visit visit) const;
+  int64_t BlockCost(const AttentionArgs& args, Cursor* cursor, size_t end) const;
+  void FillBlock(const AttentionArgs& args, int64_t kv_head, Cursor cursor, size_t end,
+                 Block* block) const;
+  template <typename Use>
+  void ForEachPage(const KvLayer& kv, const Block& block, Use use) const;
+  void RunBlock(const AttentionArgs& args, WorkerScratch* scratch) const;
+  void ScoreKeys(const AttentionArgs& args, WorkerScratch* scratch) const;
+  void WeighValues(const AttentionArgs& args, WorkerScratch* scratch) const;
+  void WeighPage(const KvLayout& layout, const PageUse& use, WorkerScratch* scratch) const;
+
+  const CpuPath& path_;
+  ThreadPool* pool_;
+  int64_t scores_stride_ = 0;
+  // Segments with rows, sorted by their pages; and how many leading pages each shares with the one
+  // before, 0 where they do not go into one block.
+  std::vector<int32_t> order_;
+  std::vector<int32_t> shared_pages_;
+  std::vector<WorkerScratch> workers_;
+};
+
+}  // namespace octavo::cpu
