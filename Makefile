@@ -3,7 +3,7 @@
 JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 60
 
-.PHONY: build demo test bench bench-convert format check asan tsan fuzz packages check-packages clean
+.PHONY: build demo test bench bench-convert accuracy format check asan tsan fuzz packages check-packages clean
 
 build: packages
 	@cmake --preset release >build.log 2>&1 || { cat build.log; rm -f build.log; exit 1; }
@@ -23,6 +23,10 @@ bench: build
 # The converter against a copy of the same files, and the quantizers against read bandwidth.
 bench-convert: build
 	python3 bench/convert/run.py
+
+# Accuracy and divergence of every format on the trained models.
+accuracy: build
+	python3 bench/accuracy/run.py
 
 format: check-packages
 	git ls-files '*.cc' '*.h' | xargs clang-format-19 -i
