@@ -7,7 +7,9 @@ VENV has torch 2.15 (CPU is enough), transformers 5.23, safetensors and numpy. I
 
     NAME/config.json           As transformers 5 writes it, or (v4) as 4.51 did.
     NAME/model.safetensors     BF16; a router's bias in F32 where CASES says so.
-    NAME/expected.safetensors  0.ids, 0.logits, 1.ids, 1.logits: prompts and logits after each token.
+    NAME/expected.safetensors  0.ids, 0.logits, 1.ids, 1.logits: prompts and logits after each token;
+                               0.experts int32 [T, layers, top k] of a mixture: where tokens went,
+                               ascending, 0 in dense layers.
 
 Logits are those of HF's eager FP32 forward pass of the folder as it is read back from disk, so that
 both styles of config.json mean to HF what they mean here. Weights are N(0, 1.5 / sqrt(inputs)), so
@@ -171,6 +173,27 @@ def fill(model: torch.nn.Module, generator: torch.Generator) -> None:
         tensor.data.copy_(values.bfloat16().float())
 
 
+def routed_experts(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor | None:
+    """[tokens, layers, top k], from the indices that HF's routers return."""
+    config = model.config
+    layers = config.num_hidden_layers
+    routed: dict[int, torch.Tensor] = {}
+    hooks = [
+        layer.mlp.gate.register_forward_hook(
+            lambda _module, _inputs, out, i=i: routed.update({i: out[2].sort(dim=-1).values})
+        )
+        for i, layer in enumerate(model.model.layers)
+        if hasattr(layer.mlp, "gate")
+    ]
+    model(ids)
+    for hook in hooks:
+        hook.remove()
+    if not routed:
+        return None
+    zeros = torch.zeros(ids.shape[1], config.num_experts_per_tok, dtype=torch.int32)
+    return torch.stack([routed.get(i, zeros).to(torch.int32) for i in range(layers)], dim=1)
+
+
 def as_transformers_4(config: dict, family: str) -> dict:
     """What 4.51 wrote: rope_theta and rope_scaling at the top, torch_dtype, its expert counts."""
     config = dict(config)
@@ -222,6 +245,9 @@ def make(name: str, seed: int) -> None:
         ids = torch.randint(0, members["vocab_size"], (1, length), generator=generator)
         with torch.no_grad():
             logits = loaded(ids).logits[0]
+            experts = routed_experts(loaded, ids)
+        if experts is not None:
+            expected[f"{i}.experts"] = experts.contiguous()
         expected[f"{i}.ids"] = ids[0].to(torch.int32)
         expected[f"{i}.logits"] = logits.float().contiguous()
     save_file(expected, folder / "expected.safetensors")

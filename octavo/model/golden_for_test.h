@@ -24,6 +24,7 @@ struct GoldenPrompt {
   std::vector<int32_t> positions;  // Of the rows of logits, ascending.
   std::vector<float> logits;       // [positions, vocab]
   std::vector<int32_t> greedy;     // Empty where the file has none.
+  std::vector<int32_t> experts;    // [ids, layers, top k]; empty where the file has none.
 };
 
 // Empty when the file has no such tensor.
@@ -51,7 +52,8 @@ inline std::vector<GoldenPrompt> LoadGolden(const std::string& path) {
     GoldenPrompt prompt = {.ids = Elements<int32_t>(*file, prefix + ".ids"),
                            .positions = Elements<int32_t>(*file, prefix + ".positions"),
                            .logits = Elements<float>(*file, prefix + ".logits"),
-                           .greedy = Elements<int32_t>(*file, prefix + ".greedy")};
+                           .greedy = Elements<int32_t>(*file, prefix + ".greedy"),
+                           .experts = Elements<int32_t>(*file, prefix + ".experts")};
     if (prompt.ids.empty()) {
       break;
     }

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -20,6 +21,7 @@
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
 #include "octavo/checkpoint/checkpoint.h"
+#include "octavo/checkpoint/hf_config.h"
 #include "octavo/formats/bf16.h"
 #include "octavo/formats/format.h"
 #include "octavo/formats/fp8_block.h"
@@ -123,6 +125,51 @@ inline std::vector<uint16_t> RandomValues(const WeightSpec& row, uint64_t seed) 
     values[i] = FloatToBf16(static_cast<float>(value));
   }
   return values;
+}
+
+// Two layers of every architecture (DeepSeek: three, the first dense, and an MTP layer), whose
+// sizes are multiples of nothing in particular.
+inline ModelSpec RandomSpec(const std::string& architecture, const std::string& prefix = "model.") {
+  HfConfig config;
+  config.architecture = architecture;
+  config.hidden_size = 72;
+  config.num_layers = 2;
+  config.num_heads = 4;
+  config.num_kv_heads = 2;
+  config.head_dim = 24;
+  config.intermediate_size = 136;
+  config.vocab_size = 101;
+  config.max_position_embeddings = 1024;
+  config.rms_norm_eps = 1e-6;
+  config.rope_theta = 10000.0;
+  if (architecture == "Qwen3MoeForCausalLM") {
+    config.moe.num_experts = 7;
+    config.moe.num_experts_per_tok = 3;
+    config.moe.moe_intermediate_size = 44;
+    config.moe.norm_topk_prob = true;
+  }
+  if (architecture == "DeepseekV3ForCausalLM") {
+    config.num_layers = 3;
+    config.num_mtp_layers = 1;
+    config.num_kv_heads = config.num_heads;
+    config.mla = {.q_lora_rank = 52,
+                  .kv_lora_rank = 64,
+                  .qk_nope_head_dim = 20,
+                  .qk_rope_head_dim = 12,
+                  .v_head_dim = 28,
+                  .rope_interleave = {}};
+    config.moe.num_experts = 8;
+    config.moe.num_experts_per_tok = 3;
+    config.moe.moe_intermediate_size = 44;
+    config.moe.first_k_dense_replace = 1;
+    config.moe.n_group = 4;
+    config.moe.topk_group = 2;
+    config.moe.n_shared_experts = 1;
+    config.moe.routed_scaling_factor = 2.5;
+  }
+  Result<ModelSpec> spec = MakeModelSpec(config, prefix);
+  EXPECT_TRUE(spec.has_value()) << spec.error().message();
+  return *spec;
 }
 
 // One thread.

@@ -1,8 +1,8 @@
 // Method: random tiny checkpoints of every architecture and option against the logits of HF
 // transformers' FP32 forward pass (tests/data/model/tiny, scripts/make_tiny_models.py), in the
-// reference's fp32 recipe: one pass over the prompt, and token by token. Then each option is turned
-// and the logits must leave the tolerance: it was looked at. And the serving recipe on the vector
-// backend must have the oracle's bits.
+// reference's fp32 recipe, and where HF's routers sent the tokens. Then each option is turned and
+// the logits must leave the tolerance: it was looked at. Decoding token by token must have the bits
+// of one pass, and the serving recipe on the vector backend those of the oracle.
 
 #include <gtest/gtest.h>
 
@@ -40,6 +40,18 @@ TEST_P(TinyModel, Fp32LogitsEqualTransformersWithin2e4) {
   const Mismatch mismatch = Compare(runner, Expected(GetParam()));
   RecordProperty("max_abs_logit", std::to_string(mismatch.max_abs_logit));
   EXPECT_LE(mismatch.max_abs_logit, kTolerance);
+}
+
+// Empty for dense models; zeros for dense layers.
+TEST_P(TinyModel, RoutedExpertsAreThoseOfTransformers) {
+  ModelRunner runner(MakeReferenceBackend(Recipe::kFp32, 1), Folder(GetParam()), {});
+  for (const GoldenPrompt& prompt : Expected(GetParam())) {
+    runner.ClearCache();
+    runner.Run(prompt.ids);
+    const std::span<const int32_t> routed = runner.model().RoutedExperts();
+    EXPECT_EQ(std::vector<int32_t>(routed.begin(), routed.end()), prompt.experts);
+    EXPECT_EQ(routed.empty(), runner.spec().moe.num_experts == 0);
+  }
 }
 
 TEST_P(TinyModel, DecodingTokenByTokenGivesTheBitsOfOnePass) {
