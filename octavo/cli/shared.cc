@@ -1,14 +1,17 @@
 #include <cstdio>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 
 #include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
 #include "octavo/cli/cli.h"
 #include "octavo/cli/commands.h"
 #include "octavo/engine/engine.h"
 #include "octavo/kernels/backend.h"
+#include "octavo/sync/arithmetic.h"
 #include "octavo/sync/serving.h"
 
 namespace octavo {
@@ -17,6 +20,10 @@ void AddServingFlags(CLI::App& command, ServingFlags* flags, bool with_model) {
   CLI::Option* model = command.add_option("MODEL", flags->model, "Model folder in HF layout");
   model->required(with_model);
   AddPolicyFlags(command, &flags->policy);
+  CLI::Option* format = command.get_option("--format");
+  format->description(format->get_description() +
+                      "; or with activations in BF16: w8a16 (fp8 at load, any 8-bit format as "
+                      "stored), w4a16 (nvfp4)");
   const std::string group = "Engine";
   command
       .add_option("--isa", flags->isa,
@@ -30,11 +37,37 @@ void AddServingFlags(CLI::App& command, ServingFlags* flags, bool with_model) {
                   "auto, or dummy: random weights of the right shapes, from config.json alone")
       ->check(CLI::IsMember({"auto", "dummy"}))
       ->group(group);
+  command
+      .add_option("--nvfp4-input-scale", flags->nvfp4_input_scale,
+                  "Global scale of nvfp4 inputs: token (default), pow2 (1), static (the "
+                  "checkpoint's), batch (of all requests in a step: they depend on each other)")
+      ->check(CLI::IsMember({"token", "pow2", "static", "batch"}))
+      ->group(group);
   EngineOptions& engine = flags->engine;
   command
       .add_option("--max-total-tokens", engine.max_total_tokens,
                   "Tokens of the KV cache; 0: from free memory")
       ->check(CLI::NonNegativeNumber)
+      ->group(group);
+  command
+      .add_option("--kv-cache-bytes", engine.kv_cache_bytes,
+                  "Memory of the KV cache, such as 4GiB, instead of tokens")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false))
+      ->group(group);
+  command
+      .add_option("--kv-cache-fraction", engine.kv_cache_fraction,
+                  "Share of free memory that the KV cache takes, instead of tokens")
+      ->check(CLI::Range(0.0, 1.0))
+      ->group(group);
+  command
+      .add_option("--kv-cache-dtype", engine.kv_cache_dtype,
+                  "auto (bf16), bf16 or fp8_e4m3: half the memory, and other bits")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, DType>{
+          {"auto", DType::kBf16}, {"bf16", DType::kBf16}, {"fp8_e4m3", DType::kF8E4m3}}))
+      ->group(group);
+  command
+      .add_flag("--enable-return-routed-experts", engine.return_routed_experts,
+                "Keep the experts of every token for requests with return_routed_experts")
       ->group(group);
   command
       .add_option("--max-running-requests", engine.max_running_requests,
@@ -65,7 +98,19 @@ void AddServingFlags(CLI::App& command, ServingFlags* flags, bool with_model) {
 Result<ServingOptions> ParseServing(const ServingFlags& flags) {
   ServingOptions options;
   options.model_dir = flags.model;
-  ASSIGN_OR_RETURN(options.policy, ParsePolicy(flags.policy));
+  PolicyFlags policy = flags.policy;
+  if (const std::optional<WeightOnly> weight_only = ParseWeightOnly(policy.format)) {
+    options.arithmetic.weight_only = *weight_only;
+    policy.format = *weight_only == WeightOnly::kW8A16 ? "fp8" : "nvfp4";
+  }
+  ASSIGN_OR_RETURN(options.policy, ParsePolicy(policy));
+  if (!flags.nvfp4_input_scale.empty()) {
+    options.arithmetic.nvfp4_input_scale = ParseNvfp4InputScale(flags.nvfp4_input_scale);
+    if (!options.arithmetic.nvfp4_input_scale.has_value()) {
+      return InvalidArgument("--nvfp4-input-scale: expected token, pow2, static or batch, got {}",
+                             flags.nvfp4_input_scale);
+    }
+  }
   if (!flags.isa.empty()) {
     options.isa = ParseIsa(flags.isa);
     if (!options.isa.has_value()) {
