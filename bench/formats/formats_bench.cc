@@ -1,9 +1,10 @@
 // The quantizers on a BF16 matrix far larger than the caches: encode, decode, measure and the
-// largest magnitude, in bytes of BF16 a second and as a share of the read bandwidth. Rounds
-// alternate, so that what else the machine does falls on all of them; the figures are medians of
-// rounds and of the rounds' own ratios. One JSON object a line.
+// largest magnitude, in bytes of BF16 a second and as a share of the read bandwidth. Each is timed
+// right after a plain read of the same bytes by the same threads, so that what else the machine
+// does falls on both; the figures are medians of rounds, and medians, least and largest of the
+// rounds' own ratios. One JSON object a line.
 //
-//   formats_bench [threads] [rounds] [MiB of source] [cols]
+//   formats_bench [threads] [rounds] [MiB of source] [cols] [format]...
 
 #include <fmt/core.h>
 
@@ -13,6 +14,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -90,11 +92,9 @@ class Bench {
     }
   }
 
-  void Run(int rounds) {
-    for (const WeightFormat format : AllWeightFormats()) {
-      if (format != WeightFormat::kBf16) {
-        RunFormat(format, rounds);
-      }
+  void Run(const std::vector<WeightFormat>& formats, int rounds) {
+    for (const WeightFormat format : formats) {
+      RunFormat(format, rounds);
     }
   }
 
@@ -162,23 +162,29 @@ class Bench {
     std::vector<double> rates[kNumWorks];
     std::vector<double> shares[kNumWorks];
     for (int round = 0; round <= rounds; ++round) {
-      double read = 0.0;
-      for (const Work work : {kRead, kAmax, kEncode, kDecode, kMeasure}) {
+      for (const Work work : {kEncode, kDecode, kMeasure, kAmax}) {
+        const double read = Rate(kRead, format);
         const double rate = Rate(work, format);
-        read = work == kRead ? rate : read;
         if (round > 0) {  // The first warms up.
+          rates[kRead].push_back(read);
           rates[work].push_back(rate);
           shares[work].push_back(rate / read);
         }
       }
     }
-    fmt::print("{{\"format\": \"{}\", \"threads\": {}, \"rows\": {}, \"cols\": {}, \"rounds\": {}",
-               WeightFormatName(format), pool_.num_threads(), rows_, cols_, rounds);
-    for (const Work work : {kRead, kAmax, kEncode, kDecode, kMeasure}) {
-      fmt::print(", \"{}_gb_per_s\": {:.1f}", kWorkNames[work], Median(rates[work]) / kGiga);
-      if (work != kRead) {
-        fmt::print(", \"{}_share\": {:.3f}", kWorkNames[work], Median(shares[work]));
-      }
+    fmt::print(
+        "{{\"format\": \"{}\", \"threads\": {}, \"rows\": {}, \"cols\": "
+        "{}, \"rounds\": {}, "
+        "\"read_gb_per_s\": {:.1f}",
+        WeightFormatName(format), pool_.num_threads(), rows_, cols_, rounds,
+        Median(rates[kRead]) / kGiga);
+    for (const Work work : {kAmax, kEncode, kDecode, kMeasure}) {
+      const auto [least, largest] = std::ranges::minmax(shares[work]);
+      fmt::print(
+          ", \"{0}_gb_per_s\": {1:.1f}, \"{0}_share\": {2:.3f}, "
+          "\"{0}_share_min\": {3:.3f}, "
+          "\"{0}_share_max\": {4:.3f}",
+          kWorkNames[work], Median(rates[work]) / kGiga, Median(shares[work]), least, largest);
     }
     fmt::print("}}\n");
     std::fflush(stdout);
@@ -192,20 +198,43 @@ class Bench {
   std::vector<Scratch> scratch_;
 };
 
+// All quantized formats, or those that are named. None where a name is unknown.
+std::vector<WeightFormat> FormatsOf(std::span<char*> names) {
+  std::vector<WeightFormat> formats;
+  for (const WeightFormat format : AllWeightFormats()) {
+    if (names.empty() && format != WeightFormat::kBf16) {
+      formats.push_back(format);
+    }
+  }
+  for (const char* name : names) {
+    const std::optional<WeightFormat> format = ParseWeightFormat(name);
+    if (!format.has_value() || *format == WeightFormat::kBf16) {
+      return {};
+    }
+    formats.push_back(*format);
+  }
+  return formats;
+}
+
 }  // namespace
 }  // namespace octavo
 
 int main(int argc, char** argv) {
   const int threads = argc > 1 ? std::atoi(argv[1]) : 2;
-  const int rounds = argc > 2 ? std::atoi(argv[2]) : 5;
+  const int rounds = argc > 2 ? std::atoi(argv[2]) : 7;
   const int64_t source_mib = argc > 3 ? std::atoi(argv[3]) : 256;
   const int64_t cols = argc > 4 ? std::atoi(argv[4]) : 4096;
-  if (threads < 1 || rounds < 1 || source_mib < 1 || cols < 32 || cols % 32 != 0) {
-    fmt::print(stderr, "usage: formats_bench [threads] [rounds] [MiB of source] [cols]\n");
+  const std::span<char*> names(argv, static_cast<size_t>(argc));
+  const auto formats = octavo::FormatsOf(names.subspan(std::min<size_t>(names.size(), 5)));
+  if (threads < 1 || rounds < 1 || source_mib < 1 || cols < 32 || cols % 32 != 0 ||
+      formats.empty()) {
+    fmt::print(stderr,
+               "usage: formats_bench [threads] [rounds] [MiB of "
+               "source] [cols] [format]...\n");
     return 2;
   }
   const int64_t row_bytes = 2 * octavo::kBandRows * cols;
   const int64_t bands = std::max<int64_t>(source_mib * 1024 * 1024 / row_bytes, threads);
-  octavo::Bench(bands * octavo::kBandRows, cols, threads).Run(rounds);
+  octavo::Bench(bands * octavo::kBandRows, cols, threads).Run(formats, rounds);
   return 0;
 }

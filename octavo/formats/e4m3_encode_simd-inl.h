@@ -24,6 +24,7 @@ namespace octavo::simd::HWY_NAMESPACE {
 
 // A scale and what stands for the division by it.
 struct Divisor {
+  Divisor() = default;
   explicit HWY_INLINE Divisor(float s) : scale(s), reciprocal(1.0F / s) {}
 
   float scale;
@@ -77,11 +78,11 @@ HWY_INLINE void EncodeByArithmetic(const uint16_t* HWY_RESTRICT row, size_t coun
                                    const Divisor& by, uint8_t* HWY_RESTRICT codes) {
   const VF scale = hn::Set(DF(), by.scale);
   const VF reciprocal = hn::Set(DF(), by.reciprocal);
-  size_t i = 0;
-  for (; i + kLanes16 <= count; i += kLanes16) {
+  const size_t whole = count - count % kLanes16;
+  for (size_t i = 0; i < whole; i += kLanes16) {
     StoreCodes(Codes<kPowerOfTwo>(hn::LoadU(D16(), row + i), scale, reciprocal), codes + i);
   }
-  for (; i < count; ++i) {
+  for (size_t i = whole; i < count; ++i) {
     codes[i] = FloatToE4m3(ScalarQuotient<kPowerOfTwo>(Bf16ToFloat(row[i]), by));
   }
 }
@@ -93,140 +94,169 @@ HWY_INLINE void EncodeByArithmetic(const float* HWY_RESTRICT row, size_t count, 
   const DF d;
   const VF scale = hn::Set(d, by.scale);
   const VF reciprocal = hn::Set(d, by.reciprocal);
-  size_t i = 0;
-  for (; i + kLanes32 <= count; i += kLanes32) {
+  const size_t whole = count - count % kLanes32;
+  for (size_t i = 0; i < whole; i += kLanes32) {
     const VF x = hn::LoadU(d, row + i);
     const VF q = kPowerOfTwo ? hn::Mul(hn::Abs(x), reciprocal) : hn::Div(hn::Abs(x), scale);
     const V32 sign = hn::ShiftLeft<7>(hn::ShiftRight<31>(hn::BitCast(D32(), x)));
     StoreLowBytes(hn::Or(MagnitudeCodes(q), sign), codes + i);
   }
-  for (; i < count; ++i) {
+  for (size_t i = whole; i < count; ++i) {
     codes[i] = FloatToE4m3(ScalarQuotient<kPowerOfTwo>(row[i], by));
   }
 }
 
 #if HWY_TARGET == HWY_AVX3_DL
 
+using D8 = hn::ScalableTag<uint8_t>;
+using V8 = hn::Vec<D8>;
+
 // The quotient of a BF16 depends on the scale through 128 mantissas alone: for a normal code,
 //
 //   code(2^e * 1.m / (2^f * 1.s)) = code(1.m / 1.s) + 8 (e - f)
 //
 // so that a table of the 128 codes on the right, made by true divisions, replaces the arithmetic.
-// One instruction looks up in it (VBMI's VPERMI2B takes seven bits of an index, the mantissa).
+// One instruction looks up in it (VBMI's VPERMI2B takes seven bits of an index, the mantissa). All
+// is done in bytes, 64 elements a vector, by steps down from the largest e - f there is; what is
+// far below saturates to code 0.
+template <bool kPowerOfTwo>
 class CodeTable {
  public:
-  // The table of the significand of `scale`, which is normal.
-  explicit HWY_INLINE CodeTable(float scale) {
+  // Before anything else: makes the table of the significand of `scale`, which is normal.
+  HWY_INLINE void Set(float scale) {
+    const D32 d;
     const DF df;
     const uint32_t scale_bits = std::bit_cast<uint32_t>(scale);
     const VF significand =
         hn::Set(df, std::bit_cast<float>((scale_bits & 0x007FFFFFU) | 0x3F800000U));
+    // Of the code, whose exponent bias is 7 instead of 127; the last bit rounds to even.
+    const V32 bias =
+        hn::Set(d, 0x7FFFFU - ((127U - 7U) << 23) + ((8 * kMaxBinade + kSubnormalBias) << 20));
     HWY_ALIGN uint8_t table[128];
     for (uint32_t m = 0; m < 128; m += kLanes32) {
-      const V32 bits = hn::ShiftLeft<16>(hn::Iota(D32(), 0x3F80U + m));
-      const VF q = hn::Div(hn::BitCast(df, bits), significand);
-      StoreLowBytes(MagnitudeCodes(q), table + m);
+      const V32 mantissa = hn::ShiftLeft<16>(hn::Iota(d, 0x3F80U + m));
+      const V32 bits = hn::BitCast(d, hn::Div(hn::BitCast(df, mantissa), significand));
+      const V32 tie = hn::And(hn::ShiftRight<20>(bits), hn::Set(d, 1));
+      StoreLowBytes(hn::ShiftRight<20>(hn::Add(bits, hn::Add(tie, bias))), table + m);
     }
-    low_ = _mm512_load_si512(table);
-    high_ = _mm512_load_si512(table + 64);
-    offset_ = Offset(scale_bits >> 23);
+    low_ = hn::Load(D8(), table);
+    high_ = hn::Load(D8(), table + 64);
+    top_ = hn::Set(D8(), static_cast<uint8_t>(TopExponent(scale_bits >> 23)));
   }
 
-  // 8 f as above, for a scale of exponent field `exponent`.
-  static HWY_INLINE V16 Offset(uint32_t exponent) {
-    return hn::Set(D16(), static_cast<uint16_t>(8 * exponent));
-  }
+  // The exponent field of the largest BF16 that a scale of exponent field `exponent` allows.
+  static constexpr uint32_t TopExponent(uint32_t exponent) { return exponent + kMaxBinade; }
 
-  // Codes in 16-bit lanes, or false where a code is subnormal, whose rounding is another. Zeros,
-  // and quotients that round to zero, are far below and need nothing else.
-  HWY_INLINE bool Codes(V16 v, V16* codes) const { return Codes(v, offset_, codes); }
-  HWY_INLINE bool Codes(V16 v, V16 offset, V16* codes) const {
-    const D16 d;
-    const hn::RebindToSigned<D16> di;
-    const V16 base{_mm512_maskz_permutex2var_epi8(kLowBytes, low_, v.raw, high_)};
-    const V16 binade = hn::And(hn::ShiftRight<4>(v), hn::Set(d, uint16_t{0x07F8}));
-    const V16 code = hn::Sub(hn::Add(base, binade), offset);
-    // -24 is the code that 2^-10 would have here, the largest magnitude that rounds to 0.
-    const bool subnormal =
-        !hn::AllFalse(d, hn::Lt(hn::Add(code, hn::Set(d, uint16_t{24})), hn::Set(d, uint16_t{32})));
-    const auto clamped = hn::Max(hn::BitCast(di, code), hn::Zero(di));
-    const V16 sign = hn::And(hn::ShiftRight<8>(v), hn::Set(d, uint16_t{0x80}));
-    *codes = hn::Or(hn::BitCast(d, clamped), sign);
+  // The codes of two vectors of BF16, or false where one is subnormal, whose rounding is another.
+  HWY_INLINE bool Codes(V16 first, V16 second, V8* codes) const {
+    return Codes(first, second, top_, codes);
+  }
+  HWY_INLINE bool Codes(V16 first, V16 second, V8 top, V8* codes) const {
+    const D8 d;
+    const D16 d16;
+    const auto iota = hn::Iota(d, 0);
+    const V8 even = hn::Add(iota, iota);
+    const V8 lower{_mm512_permutex2var_epi8(first.raw, even.raw, second.raw)};
+    const V8 odd = hn::Add(even, hn::Set(d, uint8_t{1}));
+    const V8 upper{_mm512_permutex2var_epi8(first.raw, odd.raw, second.raw)};
+    // (upper << 1) | (lower >> 7)
+    const V8 shifted = hn::BitCast(d, hn::ShiftRight<7>(hn::BitCast(d16, lower)));
+    const V8 exponent = hn::Or(hn::Add(upper, upper), hn::And(shifted, hn::Set(d, uint8_t{1})));
+    const V8 binade = hn::Min(hn::SaturatedSub(top, exponent), hn::Set(d, uint8_t{31}));
+    const V8 binade8 = hn::BitCast(d, hn::ShiftLeft<3>(hn::BitCast(d16, binade)));
+    const V8 base{_mm512_permutex2var_epi8(low_.raw, lower.raw, high_.raw)};
+    const V8 biased = hn::SaturatedSub(base, binade8);
+    // 0 is below 2^-10, the largest magnitude that rounds to 0; from there to code 8 is subnormal.
+    const V8 above = hn::Sub(biased, hn::Set(d, uint8_t{1}));
+    const bool subnormal = !hn::AllFalse(d, hn::Lt(above, hn::Set(d, uint8_t{kSubnormalBias + 7})));
+    const V8 magnitude = hn::SaturatedSub(biased, hn::Set(d, uint8_t{kSubnormalBias}));
+    *codes = hn::Or(magnitude, hn::And(upper, hn::Set(d, uint8_t{0x80})));
     return !subnormal;
   }
 
  private:
-  static constexpr uint64_t kLowBytes = 0x5555555555555555U;
+  // The largest e - f: 448 is 1.75 * 2^8, and a quotient of significands may be less than 1, where
+  // scales end below 2^120. Powers of two end there.
+  static constexpr uint32_t kMaxBinade = kPowerOfTwo ? 8 : 9;
+  static constexpr uint8_t kSubnormalBias = 25;  // 2^-10 would have the code -24.
 
-  __m512i low_;
-  __m512i high_;
-  V16 offset_;
+  V8 low_;
+  V8 high_;
+  V8 top_;
 };
 
-// The low bytes of the 16-bit lanes of two vectors.
-HWY_INLINE void StoreCodePair(V16 first, V16 second, uint8_t* HWY_RESTRICT out) {
-  const auto iota = hn::Iota(hn::ScalableTag<uint8_t>(), 0);
-  const __m512i even_bytes = _mm512_add_epi8(iota.raw, iota.raw);
-  _mm512_storeu_si512(out, _mm512_permutex2var_epi8(first.raw, even_bytes, second.raw));
-}
-
 #endif  // HWY_TARGET == HWY_AVX3_DL
+
+// Values that are encoded again together, and of how many such a word of bits tells.
+constexpr size_t kRedone = 64;
+constexpr size_t kMostRedone = 64;
 
 // Encodes rows under one scale. Where a table is quicker and pays, it makes one.
 template <typename T, bool kPowerOfTwo>
 class RowEncoder {
  public:
-  HWY_INLINE RowEncoder(float scale, size_t num_values)
-      : by_(scale)
+  // Before anything else: there is no constructor, for there are arrays of which a part is used.
+  HWY_INLINE void Set(float scale, size_t num_values) {
+    by_ = Divisor(scale);
 #if HWY_TARGET == HWY_AVX3_DL
-        ,
-        table_(scale),
-        use_table_(sizeof(T) == 2 && num_values >= kTablePays)
+    use_table_ = sizeof(T) == 2 && num_values >= kTablePays;
+    if (use_table_) {
+      table_.Set(scale);
+    }
 #endif
-  {
     (void)num_values;
   }
 
-  HWY_INLINE void Encode(const T* HWY_RESTRICT row, size_t count,
-                         uint8_t* HWY_RESTRICT codes) const {
+  // Encodes up to kMostRedone * kRedone values. Bit i of the result says that EncodeRarely must
+  // encode values [i * kRedone, (i + 1) * kRedone) again. They are few, and a branch at each of
+  // them would be mispredicted: callers look once in many values.
+  HWY_INLINE uint64_t Encode(const T* HWY_RESTRICT row, size_t count,
+                             uint8_t* HWY_RESTRICT codes) const {
 #if HWY_TARGET == HWY_AVX3_DL
     if constexpr (sizeof(T) == 2) {
       if (use_table_) {
-        EncodeByTable(row, count, codes);
-        return;
+        return EncodeByTable(row, count, codes);
       }
     }
 #endif
+    EncodeByArithmetic<kPowerOfTwo>(row, count, by_, codes);
+    return 0;
+  }
+
+  // Any number of values. Not inlined, so that loops around Encode keep their registers.
+  HWY_NOINLINE void EncodeRarely(const T* HWY_RESTRICT row, size_t count,
+                                 uint8_t* HWY_RESTRICT codes) const {
     EncodeByArithmetic<kPowerOfTwo>(row, count, by_, codes);
   }
 
  private:
 #if HWY_TARGET == HWY_AVX3_DL
-  HWY_INLINE void EncodeByTable(const uint16_t* HWY_RESTRICT row, size_t count,
-                                uint8_t* HWY_RESTRICT codes) const {
+  HWY_INLINE uint64_t EncodeByTable(const uint16_t* HWY_RESTRICT row, size_t count,
+                                    uint8_t* HWY_RESTRICT codes) const {
+    static_assert(kRedone == 2 * kLanes16);
     const D16 d;
-    size_t i = 0;
-    for (; i + 2 * kLanes16 <= count; i += 2 * kLanes16) {
-      V16 first;
-      V16 second;
-      const bool first_done = table_.Codes(hn::LoadU(d, row + i), &first);
-      const bool second_done = table_.Codes(hn::LoadU(d, row + i + kLanes16), &second);
-      StoreCodePair(first, second, codes + i);
-      if (HWY_UNLIKELY(!(first_done && second_done))) {
-        EncodeByArithmetic<kPowerOfTwo>(row + i, 2 * kLanes16, by_, codes + i);
-      }
+    const size_t whole = count - count % kRedone;
+    uint64_t redo = 0;
+    for (size_t i = 0; i < whole; i += kRedone) {
+      V8 bytes;
+      const bool done =
+          table_.Codes(hn::LoadU(d, row + i), hn::LoadU(d, row + i + kLanes16), &bytes);
+      hn::StoreU(bytes, D8(), codes + i);
+      redo |= uint64_t{!done} << (i / kRedone);
     }
-    EncodeByArithmetic<kPowerOfTwo>(row + i, count - i, by_, codes + i);
+    if (whole < count) {
+      EncodeRarely(row + whole, count - whole, codes + whole);
+    }
+    return redo;
   }
 
-  static constexpr size_t kTablePays = 1024;
+  static constexpr size_t kTablePays = 512;
+
+  CodeTable<kPowerOfTwo> table_;
+  bool use_table_;
 #endif
 
   Divisor by_;
-#if HWY_TARGET == HWY_AVX3_DL
-  CodeTable table_;
-  bool use_table_;
-#endif
 };
 
 #endif  // HWY_TARGET != HWY_SCALAR

@@ -114,7 +114,11 @@ class MaxMagnitude {
   using Bits = std::conditional_t<sizeof(T) == 2, uint16_t, uint32_t>;
   using D = hn::ScalableTag<Bits>;
 
-  HWY_INLINE MaxMagnitude() : max_(hn::Zero(D())) {}
+  // Before anything else: there is no constructor, for there are arrays of which a part is used.
+  HWY_INLINE void Clear() {
+    max_ = hn::Zero(D());
+    tail_ = 0;
+  }
 
   // Fetches ahead what lies `ahead` elements behind the ones that it reads.
   HWY_INLINE void Add(const T* HWY_RESTRICT values, size_t count, size_t ahead = kAhead<T>) {
@@ -124,15 +128,15 @@ class MaxMagnitude {
     constexpr size_t kLanes = hn::MaxLanes(D());
     auto max = max_;
     auto max2 = max_;
-    size_t i = 0;
-    for (; i + 2 * kLanes <= count; i += 2 * kLanes) {
+    const size_t whole = count - count % (2 * kLanes);
+    for (size_t i = 0; i < whole; i += 2 * kLanes) {
       hwy::Prefetch(bits + i + ahead);
       hwy::Prefetch(bits + i + ahead + kLanes);
       max = hn::Max(max, hn::And(hn::LoadU(d, bits + i), mask));
       max2 = hn::Max(max2, hn::And(hn::LoadU(d, bits + i + kLanes), mask));
     }
     max_ = hn::Max(max, max2);
-    for (; i < count; ++i) {
+    for (size_t i = whole; i < count; ++i) {
       tail_ = std::max(tail_, static_cast<Bits>(bits[i] & kMask));
     }
   }
@@ -153,7 +157,7 @@ class MaxMagnitude {
   static constexpr auto kMask = static_cast<Bits>(static_cast<Bits>(~Bits{0}) >> 1);
 
   hn::Vec<D> max_;
-  Bits tail_ = 0;
+  Bits tail_;
 };
 
 #endif  // HWY_TARGET != HWY_SCALAR

@@ -51,11 +51,8 @@ uint32_t EncodeNvfp4(const QuantizeArgs& args) { return EncodeGroups(args); }
 
 constexpr auto kMxGroup = static_cast<size_t>(kMxGroupElems);
 constexpr auto kNvGroup = static_cast<size_t>(kNvfp4GroupElems);
-// Groups are worked on by so many vectors at a time where there is a way to do that.
-constexpr size_t kVectors = 8;
 
-// --- MXFP8
-// ----------------------------------------------------------------------------------------
+// --- MXFP8 --------------------------------------------------------------------------------------
 
 // Groups one by one, on any target. Returns bits of the largest magnitude.
 template <typename T>
@@ -64,6 +61,7 @@ HWY_INLINE uint32_t EncodeMxGroups(const T* values, size_t num_groups, uint8_t* 
   uint32_t largest = 0;
   for (size_t g = 0; g < num_groups; ++g) {
     MaxMagnitude<T> max;
+    max.Clear();
     max.Add(values + g * kMxGroup, kMxGroup);
     largest = std::max(largest, max.Fp32Bits());
     scales[g] = Mxfp8ScaleCode(std::bit_cast<float>(max.Fp32Bits()));
@@ -74,6 +72,9 @@ HWY_INLINE uint32_t EncodeMxGroups(const T* values, size_t num_groups, uint8_t* 
 }
 
 #if HWY_TARGET == HWY_AVX3_DL
+
+// Vectors that are worked on at a time.
+constexpr size_t kVectors = 8;
 
 // Takes pairs of units of `D` from x and y apart and keeps the larger of each: the result holds
 // units of x and y by turns, half as many of each within a 128-bit block.
@@ -103,7 +104,8 @@ HWY_INLINE V16 BlockMaximaOfEight(const uint16_t* HWY_RESTRICT values) {
 constexpr uint16_t kLeastTableScale = 12;
 
 // A vector is one group. Returns bits of the largest magnitude, as BF16.
-HWY_INLINE uint16_t EncodeEightMxGroups(const CodeTable& table, const uint16_t* HWY_RESTRICT values,
+HWY_INLINE uint16_t EncodeEightMxGroups(const CodeTable<true>& table,
+                                        const uint16_t* HWY_RESTRICT values,
                                         uint8_t* HWY_RESTRICT codes, uint8_t* HWY_RESTRICT scales) {
   const hn::Half<D16> d256;
   const hn::Half<hn::Half<D16> > d128;
@@ -113,25 +115,27 @@ HWY_INLINE uint16_t EncodeEightMxGroups(const CodeTable& table, const uint16_t* 
   // RCEIL of 1.m * 2^e / 448 = 1.m / 1.75 * 2^(e - 8): m beyond 96 carries into the exponent.
   const auto scale = hn::SaturatedSub(hn::ShiftRight<7>(hn::Add(amax, hn::Set(d128, uint16_t{31}))),
                                       hn::Set(d128, uint16_t{8}));
-  HWY_ALIGN uint16_t scale_codes[kVectors];
   HWY_ALIGN uint16_t amax_bits[kVectors];
-  hn::Store(scale, d128, scale_codes);
   hn::Store(amax, d128, amax_bits);
   const hn::Rebind<uint8_t, decltype(d128)> d8;
-  hn::StoreU(hn::TruncateTo(d8, scale), d8, scales);
+  const auto bytes = hn::TruncateTo(d8, scale);
+  hn::StoreU(bytes, d8, scales);
   const uint16_t largest = *std::max_element(amax_bits, amax_bits + kVectors);
   if (!hn::AllTrue(d128, hn::Gt(scale, hn::Set(d128, uint16_t{kLeastTableScale - 1})))) {
     EncodeMxGroups(values, kVectors, codes, scales);
     return largest;
   }
+  const V8 tops{
+      _mm512_castsi128_si512(hn::Add(bytes, hn::Set(d8, CodeTable<true>::TopExponent(0))).raw)};
   for (size_t j = 0; j < kVectors; j += 2) {
-    V16 pair[2];
-    bool done = true;
-    for (size_t i = 0; i < 2; ++i) {
-      const V16 v = hn::LoadU(D16(), values + (j + i) * kMxGroup);
-      done = table.Codes(v, CodeTable::Offset(scale_codes[j + i]), &pair[i]) && done;
-    }
-    StoreCodePair(pair[0], pair[1], codes + j * kMxGroup);
+    const V8 group = hn::Set(D8(), static_cast<uint8_t>(j));
+    const V8 idx =
+        hn::IfThenElse(hn::FirstN(D8(), kMxGroup), group, hn::Add(group, hn::Set(D8(), 1)));
+    const V8 top{_mm512_permutexvar_epi8(idx.raw, tops.raw)};
+    V8 pair;
+    const bool done = table.Codes(hn::LoadU(D16(), values + j * kMxGroup),
+                                  hn::LoadU(D16(), values + (j + 1) * kMxGroup), top, &pair);
+    hn::StoreU(pair, D8(), codes + j * kMxGroup);
     if (HWY_UNLIKELY(!done)) {
       EncodeMxGroups(values + j * kMxGroup, 2, codes + j * kMxGroup, scales + j);
     }
@@ -141,7 +145,8 @@ HWY_INLINE uint16_t EncodeEightMxGroups(const CodeTable& table, const uint16_t* 
 
 HWY_INLINE uint32_t EncodeMxValues(const uint16_t* values, size_t num_groups, uint8_t* codes,
                                    uint8_t* scales) {
-  const CodeTable table(1.0F);
+  CodeTable<true> table;
+  table.Set(1.0F);
   uint16_t largest = 0;
   size_t g = 0;
   for (; g + kVectors <= num_groups; g += kVectors) {
@@ -179,8 +184,7 @@ uint32_t EncodeMxfp8(const QuantizeArgs& args) {
                                           : EncodeMxfp8Of<uint16_t>(args);
 }
 
-// --- NVFP4
-// ----------------------------------------------------------------------------------------
+// --- NVFP4 --------------------------------------------------------------------------------------
 
 // What groups share: fl(S * fl(1/6)) and D of nvfp4.h.
 struct NvScale {
@@ -217,6 +221,7 @@ HWY_INLINE uint32_t EncodeNvGroups(const T* values, size_t num_groups, const NvS
   uint32_t largest = 0;
   for (size_t g = 0; g < num_groups; ++g) {
     MaxMagnitude<T> max;
+    max.Clear();
     max.Add(values + g * kNvGroup, kNvGroup);
     largest = std::max(largest, max.Fp32Bits());
     scales[g] = Nvfp4GroupScale(std::bit_cast<float>(max.Fp32Bits()), shared.group_factor);
