@@ -61,6 +61,9 @@ Result<std::vector<BenchSubject>> Subjects(const BenchFlags& flags) {
       one.policy = {};
     }
     one.policy.format = format;
+    if (format != "nvfp4") {
+      one.nvfp4_input_scale.clear();  // The other formats have none.
+    }
     ASSIGN_OR_RETURN(ServingOptions serving, ParseServing(one));
     subjects.push_back({.label = format, .serving = std::move(serving)});
   }

@@ -59,10 +59,12 @@ struct ServingFlags {
   std::string isa;  // Empty: the best of this processor.
   int threads = 0;
   std::string load_format = "auto";
+  std::string nvfp4_input_scale;  // Empty: token.
   EngineOptions engine;
 };
 // `with_model` false: the model is optional (another source may be named instead).
 void AddServingFlags(CLI::App& command, ServingFlags* flags, bool with_model);
+// --format may also be w8a16 or w4a16, which are only served: fp8 and nvfp4 at load, or as stored.
 // Errors: kInvalidArgument naming the flag, what it may be and what came.
 Result<ServingOptions> ParseServing(const ServingFlags& flags);
 

@@ -33,6 +33,8 @@ struct Source {
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<TextGenerator> generator;
   std::string model_path;
+  std::string recipe;  // Empty for a server that does not say.
+  bool is_emulated = false;
 };
 
 Result<Source> OpenUrl(const std::string& text) {
@@ -41,6 +43,8 @@ Result<Source> OpenUrl(const std::string& text) {
   ASSIGN_OR_RETURN(const ModelInfo info, GetModelInfo(client));
   Source source;
   source.model_path = info.model_path;
+  source.recipe = info.recipe;
+  source.is_emulated = info.is_emulated;
   source.generator = MakeUrlGenerator(url, {});
   return source;
 }
@@ -52,6 +56,8 @@ Result<Source> OpenModel(const ServingFlags& flags) {
   source.tokenizer = std::make_unique<Tokenizer>(std::move(tokenizer));
   ASSIGN_OR_RETURN(source.serving, StartServing(options));
   source.model_path = flags.model;
+  source.recipe = source.serving->recipe;
+  source.is_emulated = source.serving->is_emulated;
   source.generator = MakeEngineGenerator(source.serving->engine.get(), source.tokenizer.get());
   return source;
 }
@@ -69,11 +75,13 @@ Status RunEvalCommand(EvalFlags flags) {
   }
   auto bar = std::make_unique<ProgressBar>("questions");
   flags.eval.on_progress = [&](int64_t done, int64_t total) { bar->Update(done, total); };
-  const Result<EvalReport> report = RunEval(problems, *source.generator, flags.eval);
+  Result<EvalReport> report = RunEval(problems, *source.generator, flags.eval);
   bar.reset();
   if (!report) {
     return report.error();
   }
+  report->recipe = source.recipe;
+  report->is_emulated = source.is_emulated;
   PrintLine(flags.json ? EvalReportJson(*report) : EvalReportText(*report));
   return OkStatus();
 }
@@ -106,6 +114,8 @@ void AddEvalCommand(CLI::App& app, int* exit_code) {
   AddExamples(*command,
               "  octavo eval models/abacus-dense --data data/abacus-test.jsonl --num-shots 0\n"
               "  octavo eval models/abacus-dense --format fp8 --keep-last 2 --data "
+              "data/abacus-test.jsonl --num-shots 0\n"
+              "  octavo eval models/abacus-moe --format nvfp4 --nvfp4-input-scale pow2 --data "
               "data/abacus-test.jsonl --num-shots 0\n"
               "  octavo eval --url http://127.0.0.1:30000 --data data/abacus-test.jsonl "
               "--num-shots 0 --parallel 64");

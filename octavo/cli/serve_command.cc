@@ -1,3 +1,4 @@
+#include <cstdlib>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -16,6 +17,8 @@
 namespace octavo {
 namespace {
 
+constexpr const char* kOnlineInputScaleVariable = "SGLANG_NVFP4_ONLINE_INPUT_SCALE";
+
 struct ServeFlags {
   ServingFlags serving;
   std::string weight_version = "0";
@@ -33,7 +36,19 @@ Result<std::optional<Tokenizer>> LoadTokenizer(const std::string& model_dir) {
   return std::optional<Tokenizer>(std::move(tokenizer));
 }
 
+// A switch of SGLang's launcher: whoever sets it expects the online scale, and is told its name
+// here.
+void WarnOfForeignSwitch() {
+  if (std::getenv(kOnlineInputScaleVariable) != nullptr) {
+    LOG(WARNING,
+        "{} is not read: --nvfp4-input-scale batch is that scale, token (the default) one "
+        "for each token",
+        kOnlineInputScaleVariable);
+  }
+}
+
 Status RunServeCommand(const ServeFlags& flags) {
+  WarnOfForeignSwitch();
   ASSIGN_OR_RETURN(ServingOptions options, ParseServing(flags.serving));
   options.weight_version = flags.weight_version;
   RETURN_IF_ERROR(CheckAddressIsFree(flags.server.host, flags.server.port));

@@ -62,8 +62,11 @@ void AddServingFlags(CLI::App& command, ServingFlags* flags, bool with_model) {
   command
       .add_option("--kv-cache-dtype", engine.kv_cache_dtype,
                   "auto (bf16), bf16 or fp8_e4m3: half the memory, and other bits")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, DType>{
-          {"auto", DType::kBf16}, {"bf16", DType::kBf16}, {"fp8_e4m3", DType::kF8E4m3}}))
+      ->transform(
+          CLI::CheckedTransformer(std::map<std::string, DType>{{"auto", DType::kBf16},
+                                                               {"bf16", DType::kBf16},
+                                                               {"fp8_e4m3", DType::kF8E4m3}})
+              .description("auto|bf16|fp8_e4m3"))
       ->group(group);
   command
       .add_flag("--enable-return-routed-experts", engine.return_routed_experts,

@@ -211,7 +211,11 @@ Status GenerateStream(HttpClient& client, const GenerateCall& call,
 Result<ModelInfo> GetModelInfo(HttpClient& client) {
   ASSIGN_OR_RETURN(const std::string text, GetText(client, "/get_model_info"));
   ASSIGN_OR_RETURN(const Json json, ParseObject(text, "reply of /get_model_info"));
-  return ModelInfo{StringOr(json, "model_path"), StringOr(json, "weight_version")};
+  const Json* emulated = Member(json, "emulated");
+  return ModelInfo{.model_path = StringOr(json, "model_path"),
+                   .weight_version = StringOr(json, "weight_version"),
+                   .recipe = StringOr(json, "recipe"),
+                   .is_emulated = emulated != nullptr && *emulated == true};
 }
 
 Result<std::optional<int64_t>> GetVocabSize(HttpClient& client) {

@@ -78,6 +78,8 @@ Status GenerateStream(HttpClient& client, const GenerateCall& call,
 struct ModelInfo {
   std::string model_path;
   std::string weight_version;
+  std::string recipe;  // Of Octavo; empty for servers that do not send it.
+  bool is_emulated = false;
 };
 // GET /get_model_info, the name that every server of the dialect answers.
 Result<ModelInfo> GetModelInfo(HttpClient& client);

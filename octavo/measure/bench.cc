@@ -246,6 +246,8 @@ class Bench {
   void AddRow(const BenchRun& run, int64_t batch, const Samples& samples, const Samples& first) {
     BenchRow& row = report_.rows.emplace_back();
     row.format = run.label();
+    row.recipe = run.serving().recipe;
+    row.is_emulated = run.serving().is_emulated;
     row.batch = batch;
     row.input_len = options_.input_len;
     row.output_len = options_.output_len;

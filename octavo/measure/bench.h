@@ -39,7 +39,9 @@ struct BenchMachine {
 };
 
 struct BenchRow {
-  std::string format;  // The label: "bf16", "fp8".
+  std::string format;        // The label: "bf16", "fp8".
+  std::string recipe = {};   // Serving::recipe.
+  bool is_emulated = false;  // Serving::is_emulated.
   int64_t batch = 0;
   int64_t input_len = 0;
   int64_t output_len = 0;

@@ -47,6 +47,8 @@ Json RangeJson(const Spread& spread) { return {spread.min, spread.max}; }
 
 Json RowJson(const BenchRow& row, bool with_ratios) {
   Json json = {{"format", row.format},
+               {"recipe", row.recipe},
+               {"emulated", row.is_emulated},
                {"batch", row.batch},
                {"input_len", row.input_len},
                {"output_len", row.output_len},
@@ -109,6 +111,14 @@ std::string BenchReportText(const BenchReport& report) {
     text += with_ratios ? fmt::format(" {:>20} {:>20}\n", RatioText(row.prefill_ratio),
                                       RatioText(row.decode_ratio))
                         : "\n";
+  }
+  for (size_t i = 0; i < report.rows.size(); ++i) {
+    const BenchRow& row = report.rows[i];
+    const auto first = std::ranges::find(report.rows, row.format, &BenchRow::format);
+    if (!row.recipe.empty() && first - report.rows.begin() == static_cast<ptrdiff_t>(i)) {
+      text += fmt::format("\n{}: {}{}", row.format, row.recipe,
+                          row.is_emulated ? ", emulated on this hardware" : "");
+    }
   }
   for (const std::string& verdict : BenchVerdicts(report)) {
     text += "\n" + verdict;

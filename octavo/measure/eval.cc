@@ -164,11 +164,15 @@ std::string ChatStop(std::string_view model_path) {
 }
 
 std::string EvalReportText(const EvalReport& report) {
-  return fmt::format(
+  std::string text = fmt::format(
       "Accuracy: {:.3f}\nInvalid: {:.3f}\nLatency: {:.3f} s\n"
       "Output throughput: {:.3f} token/s\nStandard error: {:.3f} (n = {})\n",
       report.accuracy, report.invalid, report.latency_s, report.output_tok_per_s,
       report.standard_error, report.questions);
+  if (!report.recipe.empty()) {
+    text += fmt::format("Recipe: {}{}\n", report.recipe, report.is_emulated ? " (emulated)" : "");
+  }
+  return text;
 }
 
 std::string EvalReportJson(const EvalReport& report) {
@@ -180,6 +184,8 @@ std::string EvalReportJson(const EvalReport& report) {
                                        {"standard_error", report.standard_error},
                                        {"output_tokens", report.output_tokens},
                                        {"replies_digest", report.replies_digest},
+                                       {"recipe", report.recipe},
+                                       {"emulated", report.is_emulated},
                                        {"num_shots", report.num_shots},
                                        {"parallel", report.parallel}};
   return json.dump();

@@ -51,6 +51,8 @@ struct EvalReport {
   // XXH3-128 over the canonical XXH3-128 values of the replies' texts, in the order of the
   // questions: equal for two runs whose replies are equal, byte for byte.
   std::string replies_digest;
+  std::string recipe;  // The caller's: which arithmetic replied; empty when that is not known.
+  bool is_emulated = false;
   std::vector<EvalAnswer> answers;  // In the order of the questions.
 };
 
@@ -64,7 +66,8 @@ Result<EvalReport> RunEval(std::span<const Problem> problems, TextGenerator& gen
 std::string ChatStop(std::string_view model_path);
 
 // The lines "Accuracy: 0.123", "Invalid: 0.000", "Latency: 1.234 s",
-// "Output throughput: 123.456 token/s" and "Standard error: 0.012 (n = 100)".
+// "Output throughput: 123.456 token/s", "Standard error: 0.012 (n = 100)" and, when the recipe is
+// known, "Recipe: serving-1/mxfp8 (emulated)".
 std::string EvalReportText(const EvalReport& report);
 // {"accuracy","invalid","questions","latency_s","output_tok_per_s","standard_error",...}.
 std::string EvalReportJson(const EvalReport& report);

@@ -80,6 +80,7 @@ void Application::Generate(const HttpRequest& request, const WriterPtr& writer) 
     RenderOptions render = MakeRenderOptions(item, *parsed);
     render.tokenizer = tokenizer_;
     render.recipe = serving_->recipe;
+    render.is_emulated = serving_->is_emulated;
     render.incremental = options_.incremental_streaming_output;
     session_options.sequences.push_back(std::move(render));
     session_options.rids.push_back(item.request.rid);

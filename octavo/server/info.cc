@@ -131,6 +131,7 @@ std::string ModelInfoJson(const InfoContext& info) {
   json.Field("has_image_understanding", false).Field("has_audio_understanding", false);
   json.Field("model_type", serving.config.model_type);
   json.Key("architectures").BeginArray().Value(serving.config.architecture).EndArray();
+  json.Field("recipe", serving.recipe).Field("emulated", serving.is_emulated);
   json.EndObject();
   return json.Take();
 }
@@ -166,6 +167,7 @@ std::string ServerInfoJson(const InfoContext& info) {
   json.Field("weight_version", stats.weight_version);
   json.Field("vocab_size", serving.spec.vocab_size);
   json.Field("backend", serving.backend_name).Field("recipe", serving.recipe);
+  json.Field("emulated", serving.is_emulated);
   json.Field("num_threads", serving.num_threads);
   json.Field("weight_format", FormatOf(serving)).Field("policy_hash", serving.table.Hash());
   json.Field("weight_bytes", serving.weight_bytes).Field("load_seconds", serving.load_seconds);

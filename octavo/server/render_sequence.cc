@@ -237,6 +237,7 @@ void SequenceRenderer::WriteMeta(JsonWriter& json) const {
   json.Field("dp_rank", 0);
   json.Field("queue_time", last_.queue_seconds);
   json.Field("seed", last_.seed).Field("recipe", options_.recipe);
+  json.Field("emulated", options_.is_emulated);
   if (finished()) {
     json.Field("e2e_latency", last_.e2e_seconds);
   }

@@ -19,7 +19,8 @@ namespace octavo {
 
 struct RenderOptions {
   const Tokenizer* tokenizer = nullptr;  // Null: every text is "".
-  std::string recipe = {};               // Backend recipe, reported for replay.
+  std::string recipe = {};               // Serving::recipe, reported for replay.
+  bool is_emulated = false;              // Serving::is_emulated.
   std::vector<std::string> stop = {};
   bool no_stop_trim = false;
   bool skip_special_tokens = true;
