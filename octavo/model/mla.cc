@@ -92,14 +92,19 @@ Status MlaAttention::MultiplyHeads(const LayerStep& step, const HeadsArgs& args)
   for (size_t h = 0; h < matrices_.size(); ++h) {
     matrices_[h] = &step.weights.derived[args.first + h];
   }
-  // Heads are the groups: one call streams all their matrices. The result comes head by head.
-  const Activations by_head = Columns(by_head_.Rows(args.y.rows), 0, args.y.cols);
+  // Heads are the groups: one call streams all their matrices. The result comes head by head, which
+  // for one token is the order that is wanted.
+  const Activations by_head =
+      tokens == 1 ? args.y : Columns(by_head_.Rows(args.y.rows), 0, args.y.cols);
   const GroupedPart parts[] = {{.weights = matrices_, .y = by_head}};
   RETURN_IF_ERROR(
       step.backend.GroupedLinear({.x = args.x,
                                   .source_rows = std::span(token_major_).first(num_rows),
                                   .offsets = offsets_,
                                   .parts = parts}));
+  if (tokens == 1) {
+    return OkStatus();
+  }
   return step.backend.GatherRows(
       {.x = by_head, .rows = std::span(head_major_).first(num_rows), .y = args.y});
 }
