@@ -161,6 +161,16 @@ PrecisionTable TableAsStored(const ModelSpec& spec, const StoredModules& modules
   return table;
 }
 
+// A foreign table that was read is SGLang's own view, but for compressed-tensors, of which it is
+// the library's.
+EngineWeight WeightOfSglang(const std::string& config, bool is_read) {
+  if (HasOwnTable(config) || !is_read) {
+    return EngineWeight::kFirst;
+  }
+  return ReadDeclared(config).method == "compressed-tensors" ? EngineWeight::kOther
+                                                             : EngineWeight::kNone;
+}
+
 // What needs the model and its table.
 void AuditTable(const Checkpoint& checkpoint, const Checkpoint* source,
                 const StoredModules& modules, ThreadPool* pool, AuditReport& report) {
@@ -189,7 +199,7 @@ void AuditTable(const Checkpoint& checkpoint, const Checkpoint* source,
   if (is_read) {
     CheckList(checkpoint, *spec, *table, report);
   }
-  CheckEngines(checkpoint, *spec, HasOwnTable(config) || !is_read, report);
+  CheckEngines(checkpoint, *spec, WeightOfSglang(config, is_read), report);
   CheckExactList(checkpoint, *table, unknown, report);
   CheckWeights(checkpoint, *table, modules, MissingMtpWeights(checkpoint, *spec, modules), pool,
                report);

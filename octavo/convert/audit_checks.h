@@ -49,10 +49,15 @@ void CheckWeights(const Checkpoint& checkpoint, const PrecisionTable& table,
                   const StoredModules& modules, const std::set<std::string>& may_miss,
                   ThreadPool* pool, AuditReport& report);
 
+// What it means when an engine would build something else than is stored.
+enum class EngineWeight {
+  kNone,   // It is not asked: the table is its own view, so that CheckWeights says the same.
+  kFirst,  // An error: lists are written for it.
+  kOther,  // A warning.
+};
+
 // What SGLang, vLLM and transformers would build of the configuration, against what is stored.
-// `with_sglang`: false when the table was read from a foreign list as SGLang reads it, so that
-// CheckWeights says the same.
-void CheckEngines(const Checkpoint& checkpoint, const ModelSpec& spec, bool with_sglang,
+void CheckEngines(const Checkpoint& checkpoint, const ModelSpec& spec, EngineWeight sglang,
                   AuditReport& report);
 
 // Every weight made again from `source` and compared with what is stored. `is_own`: the checkpoint

@@ -22,21 +22,22 @@ namespace {
 struct Consumer {
   std::string_view name;
   ForeignEngine engine;
-  bool is_strict;  // Its differences are errors.
+  EngineWeight weight;
 };
 
 }  // namespace
 
-void CheckEngines(const Checkpoint& checkpoint, const ModelSpec& spec, bool with_sglang,
+void CheckEngines(const Checkpoint& checkpoint, const ModelSpec& spec, EngineWeight sglang,
                   AuditReport& report) {
   std::vector<StoredDType> stored;
   for (const StoredTensor& tensor : checkpoint.tensors()) {
     stored.push_back({tensor.name, tensor.view.dtype, tensor.view.shape});
   }
-  for (const Consumer& consumer : {Consumer{"SGLang", ForeignEngine::kSglang, true},
-                                   Consumer{"vLLM", ForeignEngine::kVllm, false},
-                                   Consumer{"transformers", ForeignEngine::kTransformers, false}}) {
-    if (consumer.is_strict && !with_sglang) {
+  for (const Consumer& consumer :
+       {Consumer{"SGLang", ForeignEngine::kSglang, sglang},
+        Consumer{"vLLM", ForeignEngine::kVllm, EngineWeight::kOther},
+        Consumer{"transformers", ForeignEngine::kTransformers, EngineWeight::kOther}}) {
+    if (consumer.weight == EngineWeight::kNone) {
       continue;
     }
     const auto plan = PlanAs({.spec = &spec,
@@ -52,7 +53,8 @@ void CheckEngines(const Checkpoint& checkpoint, const ModelSpec& spec, bool with
           difference.code == "scale-missing" || difference.code == "weight-missing";
       if (difference.severity == "error" && !is_missing) {
         report.findings.push_back(MakeFinding(
-            consumer.is_strict ? "engine-differs" : "engine-differs-other", difference.tensor,
+            consumer.weight == EngineWeight::kFirst ? "engine-differs" : "engine-differs-other",
+            difference.tensor,
             fmt::format("{}: {} ({})", consumer.name, difference.message, difference.code)));
       }
     }

@@ -67,11 +67,12 @@ void CheckIndexAgainstShards(const std::string& dir, AuditReport& report) {
 void CheckIndexFile(const Checkpoint& checkpoint, AuditReport& report) {
   const std::string path = checkpoint.dir() + "/" + std::string(kShardIndexFile);
   const auto text = ReadTextFile(path);
-  if (!text) {
+  if (!text && checkpoint.shard_files().size() > 1) {
     report.findings.push_back(
         MakeFinding("index-missing", kShardIndexFile,
-                    fmt::format("{}: expected an index, found none", checkpoint.dir())));
-  } else {
+                    fmt::format("{}: expected an index for {} files, found none", checkpoint.dir(),
+                                checkpoint.shard_files().size())));
+  } else if (text) {
     const auto index = ParseShardIndex(*text);
     const bool matches = index.has_value() && index->total_bytes == report.bytes;
     if (!matches) {

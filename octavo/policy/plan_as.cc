@@ -318,11 +318,16 @@ Result<Dialect> DialectOf(ForeignEngine engine, const QuantizationFields& fields
     if (known.engine == engine && known.quant_method == method) {
       const bool is_mixed =
           known.dialect == Dialect::kSglangModelOpt && fields.quant_algo == "MIXED_PRECISION";
+      if (engine == ForeignEngine::kVllm && fields.quant_algo == "MIXED_PRECISION") {
+        break;
+      }
       return is_mixed ? Dialect::kSglangModelOptMixed : known.dialect;
     }
   }
-  return Unsupported("quant_method {}: how {} reads it is not known here",
-                     method.empty() ? "(none)" : method, EngineName(engine));
+  const std::string algo =
+      fields.quant_algo.empty() ? "" : fmt::format(" with quant_algo {}", fields.quant_algo);
+  return Unsupported("quant_method {}{}: how {} reads it is not known here",
+                     method.empty() ? "(none)" : method, algo, EngineName(engine));
 }
 
 Result<PlanAsReport> PlanAs(const PlanAsInput& input) {
