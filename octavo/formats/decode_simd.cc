@@ -36,7 +36,8 @@
 HWY_BEFORE_NAMESPACE();
 namespace octavo::simd::HWY_NAMESPACE {
 
-#if HWY_TARGET == HWY_SCALAR
+// Vectors hold half a chunk at least (below); narrower targets take the scalar code.
+#if HWY_TARGET == HWY_SCALAR || HWY_MAX_BYTES < 32
 
 void DecodeMatrix(const DequantizeArgs& args) { scalar::Dequantize(args); }
 QuantizationError MeasureMatrix(const MeasureArgs& args) { return scalar::Measure(args); }
@@ -374,7 +375,7 @@ QuantizationError MeasureMatrix(const MeasureArgs& args) {
   return args.format == WeightFormat::kNvfp4 ? MeasureOf<true>(args) : MeasureOf<false>(args);
 }
 
-#endif  // HWY_TARGET == HWY_SCALAR
+#endif  // HWY_TARGET == HWY_SCALAR || HWY_MAX_BYTES < 32
 
 }  // namespace octavo::simd::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
