@@ -12,9 +12,11 @@
 #include <new>
 #include <utility>
 
+#include "octavo/engine/engine.h"
 #include "octavo/engine/engine_core.h"
 #include "octavo/engine/request.h"
 #include "octavo/engine/test_support.h"
+#include "octavo/kernels/ops.h"
 
 namespace {
 
@@ -96,6 +98,69 @@ TEST_P(DecodeSteps, AllocateNothing) {
   }
   harness.Steps(10);  // All prompts are in, and every buffer has been used.
   EXPECT_EQ(CountSteps(harness.core(), 150), 0);  // Four or five page borders each.
+}
+
+// A pool for half of what the sequences come to: each step border may retract and resume.
+TEST_P(DecodeSteps, AllocateNothingWhenTheyRetractAndResume) {
+  HarnessOptions options;
+  options.cpu = GetParam();
+  options.num_threads = 2;
+  options.engine.max_total_tokens = 24 * kPageTokens;
+  Harness harness(options);
+  for (uint64_t seed = 0; seed < 8; ++seed) {
+    harness.Add(Decoding(seed));
+  }
+  harness.Steps(10);
+  EXPECT_EQ(CountSteps(harness.core(), 180), 0);
+  EXPECT_GT(harness.core().scheduler().num_retractions(), 3);
+}
+
+// Samples of one prompt that all come back at once: cached pages, a copied tail, waiting.
+TEST_P(DecodeSteps, AllocateNothingWhenAGroupResumes) {
+  HarnessOptions options;
+  options.cpu = GetParam();
+  options.num_threads = 2;
+  options.moe = true;
+  options.engine.return_routed_experts = true;
+  Harness harness(options);
+  for (uint64_t seed = 0; seed < 8; ++seed) {
+    Request request = Decoding(seed);
+    request.input_ids = RandomIds(1, 100);
+    request.return_routed_experts = true;
+    harness.Add(std::move(request));
+  }
+  harness.Steps(10);
+  const int64_t computed = harness.core().totals().computed_tokens;
+  harness.core().Pause(PauseMode::kRetract);
+  harness.core().Continue();
+  EXPECT_EQ(CountSteps(harness.core(), 20), 0);
+  EXPECT_LT(harness.core().totals().computed_tokens - computed, 8 * 60);  // Not 8 prompts anew.
+  // Once more with everything to compute again: one prefill, and seven that wait for it.
+  harness.core().Swap({.weights = harness.NewWeights({}),
+                       .version = "v1",
+                       .in_flight = InFlight::kRetract,
+                       .done = nullptr});
+  harness.Steps(1);  // Reports the swap.
+  EXPECT_EQ(CountSteps(harness.core(), 20), 0);
+}
+
+// Every kind of draw and of logprob without lists.
+TEST_P(DecodeSteps, AllocateNothingHoweverTheyDraw) {
+  HarnessOptions options;
+  options.cpu = GetParam();
+  Harness harness(options);
+  for (uint64_t seed = 0; seed < 24; ++seed) {
+    Request request = Decoding(2 * seed);
+    request.return_logprob = seed % 2 == 0;
+    request.sampling.temperature = seed % 3 == 0 ? 0.0F : 0.7F;
+    request.sampling.top_p = seed % 4 == 1 ? 0.6F : 1.0F;
+    request.sampling.min_p = seed % 5 == 2 ? 0.1F : 0.0F;
+    request.sampling.top_k = seed % 6 == 3 ? 40 : -1;
+    request.sampling.min_new_tokens = seed % 7 == 4 ? 100 : 0;
+    harness.Add(std::move(request));
+  }
+  harness.Steps(10);
+  EXPECT_EQ(CountSteps(harness.core(), 40), 0);
 }
 
 TEST_P(DecodeSteps, TheCounterSeesAnOutputBeingDelivered) {

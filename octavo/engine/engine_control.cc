@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <ratio>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -133,6 +134,23 @@ void EngineCore::KeepInPlace() {
   }
 }
 
+// Makes room for one more span in every output that has begun, so that the step that samples its
+// next token allocates nothing.
+void EngineCore::ExpectNewVersion() {
+  for (const SequenceList* list : {&scheduler_.running(), &scheduler_.queue()}) {
+    for (const std::unique_ptr<Sequence>& sequence : *list) {
+      if (sequence->started) {
+        sequence->output.versions.reserve(sequence->output.versions.size() + 1);
+      }
+    }
+  }
+}
+
+void EngineCore::SetWeightVersion(std::string version) {
+  ExpectNewVersion();
+  weight_version_ = std::move(version);
+}
+
 void EngineCore::ApplySwap(SwapRequest swap) {
   MadeSwap made;
   made.pause_began = stepping_ ? last_step_end_ : EngineClock::now();
@@ -152,6 +170,7 @@ void EngineCore::ApplySwap(SwapRequest swap) {
       made.report.retracted = scheduler_.num_started_in_queue();
       break;
   }
+  ExpectNewVersion();
   cache_.BumpGeneration();
   std::swap(weights_, swap.weights);
   weight_version_ = swap.version;

@@ -80,7 +80,7 @@ class EngineCore {
   void Continue();
   void Flush(EngineClock::time_point deadline, std::function<void(Status)> done);
   void Swap(SwapRequest swap);
-  void SetWeightVersion(std::string version) { weight_version_ = std::move(version); }
+  void SetWeightVersion(std::string version);
   void Drain(std::function<void()> done);
   // Ends everything: requests are aborted, waiting flushes refused, waiting swaps made.
   void Shutdown();
@@ -129,6 +129,7 @@ class EngineCore {
   int64_t AbortIf(Predicate predicate);
   void RetractAll();
   void KeepInPlace();
+  void ExpectNewVersion();
   bool TryFlush();
   bool CanSwap(const SwapRequest& swap) const;
   void ApplySwap(SwapRequest swap);

@@ -79,6 +79,7 @@ void ReserveOutput(Sequence* sequence, int64_t expert_row_size) {
   sequence->tokens.reserve(static_cast<size_t>(sequence->max_tokens()));
   const auto num_new = static_cast<size_t>(sequence->max_tokens() - sequence->prompt_len);
   sequence->output.new_ids.reserve(num_new);
+  sequence->output.versions.reserve(1);
   if (sequence->request.return_logprob) {
     sequence->output.new_logprobs.reserve(num_new);
   }

@@ -48,6 +48,7 @@ class RecordingSink final : public RequestSink {
     join(collected_.all.input_logprobs, output.input_logprobs);
     join(collected_.all.input_top_logprobs, output.input_top_logprobs);
     join(collected_.all.input_ids_logprobs, output.input_ids_logprobs);
+    join(collected_.all.routed_experts, output.routed_experts);
     ++collected_.num_snapshots;
     collected_.num_final += output.finish.type != FinishType::kNone ? 1 : 0;
     collected_.all = std::move(output);
@@ -78,8 +79,7 @@ class RecordingSink final : public RequestSink {
   Collected collected_;
 };
 
-// A Qwen3 of two layers whose sizes are multiples of nothing in particular.
-inline ModelSpec TinySpec() {
+inline HfConfig TinyConfig() {
   HfConfig config;
   config.architecture = "Qwen3ForCausalLM";
   config.model_type = "qwen3";
@@ -95,9 +95,30 @@ inline ModelSpec TinySpec() {
   config.rope_theta = 10000.0;
   config.tie_word_embeddings = false;
   config.dtype = "bfloat16";
+  return config;
+}
+
+inline ModelSpec SpecOf(const HfConfig& config) {
   Result<ModelSpec> spec = MakeModelSpec(config);
   EXPECT_TRUE(spec.has_value()) << spec.error().message();
   return *spec;
+}
+
+// A Qwen3 of two layers whose sizes are multiples of nothing in particular.
+inline ModelSpec TinySpec() { return SpecOf(TinyConfig()); }
+
+// A Qwen3-MoE of three layers, the second without experts.
+inline ModelSpec TinyMoeSpec() {
+  HfConfig config = TinyConfig();
+  config.architecture = "Qwen3MoeForCausalLM";
+  config.model_type = "qwen3_moe";
+  config.num_layers = 3;
+  config.moe.num_experts = 6;
+  config.moe.num_experts_per_tok = 2;
+  config.moe.moe_intermediate_size = 48;
+  config.moe.norm_topk_prob = true;
+  config.moe.mlp_only_layers = {1};
+  return SpecOf(config);
 }
 
 struct TinyWeightOptions {
@@ -190,6 +211,7 @@ struct HarnessOptions {
                           .prefix_cache = true};
   TinyWeightOptions weights;
   std::vector<int32_t> eos_token_ids = {2};
+  bool moe = false;  // TinyMoeSpec instead of TinySpec.
   bool cpu = false;  // The vector backend instead of the reference.
   int num_threads = 1;
 };
@@ -197,7 +219,8 @@ struct HarnessOptions {
 // An EngineCore on the tiny model, driven by hand.
 class Harness {
  public:
-  explicit Harness(const HarnessOptions& options = {}) : options_(options), spec_(TinySpec()) {
+  explicit Harness(const HarnessOptions& options = {})
+      : options_(options), spec_(options.moe ? TinyMoeSpec() : TinySpec()) {
     SetLogLevel(LogLevel::kError);
     std::unique_ptr<Backend> backend = MakeBackend();
     std::unique_ptr<ModelWeights> weights = TinyWeights(spec_, *backend, options.weights);
