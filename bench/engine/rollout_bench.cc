@@ -1,7 +1,7 @@
 // The whole engine on random weights of a folder under bench/shapes. One JSON object a line.
 //
 //   rollout_bench logprobs SHAPE FORMAT [pairs] [threads]
-//       output logprobs against none, in pairs of equal batches
+//       output logprobs against none: decode steps, forward pass and sampling, in pairs
 //   rollout_bench groups SHAPE FORMAT [groups] [size] [threads]
 //       distinct prompts, then groups of samples of one prompt: output tokens a second
 
@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <future>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -27,8 +28,15 @@
 #include "octavo/base/random.h"
 #include "octavo/base/status.h"
 #include "octavo/engine/engine.h"
+#include "octavo/engine/logits_pass.h"
+#include "octavo/engine/page_pool.h"
 #include "octavo/engine/request.h"
+#include "octavo/engine/sequence.h"
 #include "octavo/formats/format.h"
+#include "octavo/kernels/backend.h"
+#include "octavo/kernels/ops.h"
+#include "octavo/model/model.h"
+#include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/precision_table.h"
 #include "octavo/sync/serving.h"
 
@@ -99,7 +107,6 @@ struct BatchArgs {
   int64_t num_prompts = 0;  // Requests i and i + num_prompts share theirs.
   int64_t prompt_len = 0;
   int64_t num_new = 0;
-  bool return_logprob = false;
   uint64_t seed = 0;  // Of the prompts.
 };
 
@@ -119,7 +126,6 @@ double RunBatch(Engine& engine, const BatchArgs& args) {
     request.sampling.max_new_tokens = args.num_new;
     request.sampling.ignore_eos = true;
     request.sampling.seed = i;
-    request.return_logprob = args.return_logprob;
     request.sink = sink;
     Must(engine.Submit(std::move(request)));
   }
@@ -146,59 +152,121 @@ std::unique_ptr<Serving> StartShape(const std::string& shape, std::string_view f
   return Must(StartServing(options));
 }
 
-// Mean and upper 95% bound of the mean, by Student's t for many pairs.
-struct Bound {
-  double mean = 0.0;
-  double upper = 0.0;
+// Of the median: robust where other programs run beside. The bound is an order statistic: its rank
+// is that of the normal approximation of the binomial.
+struct Cost {
+  double median = 0.0;
+  double upper_95 = 0.0;
 };
-Bound UpperBound(std::span<const double> values) {
-  const auto count = static_cast<double>(values.size());
-  double sum = 0.0;
-  double sum_sq = 0.0;
-  for (const double value : values) {
-    sum += value;
-    sum_sq += value * value;
-  }
-  const double mean = sum / count;
-  const double variance = std::max(sum_sq / count - mean * mean, 0.0) * count / (count - 1.0);
-  // One-sided 95% quantile of Student's t: 1.73 for 20 pairs, less for more.
-  return {.mean = mean, .upper = mean + 1.73 * std::sqrt(variance / count)};
+Cost CostOf(std::vector<double> ratios) {
+  std::ranges::sort(ratios);
+  const auto count = static_cast<double>(ratios.size());
+  const double rank = count / 2.0 + 1.645 * std::sqrt(count) / 2.0;
+  return {.median = ratios[ratios.size() / 2],
+          .upper_95 = ratios[std::min(ratios.size() - 1, static_cast<size_t>(std::ceil(rank)))]};
 }
 
-// Pairs of equal batches, with and without logprobs, in alternating order; prompts come from the
-// prefix cache, so that what is timed is decoding.
+// Decode steps of a batch at one position, over and over: forward pass, logits, sampling at
+// temperature 1, with and without logprobs.
+class DecodeSteps {
+ public:
+  DecodeSteps(const ModelSpec& spec, const ModelWeights& weights, Backend& backend, int64_t batch)
+      : weights_(weights),
+        model_(Must(MakeModel(spec, &backend,
+                              {.max_tokens = batch, .max_logit_rows = batch, .max_context = 128}))),
+        pool_(batch * kPagesPerSequence),
+        sequences_(static_cast<size_t>(batch)),
+        pass_(model_.get(), batch, {}) {
+    Must(pool_.AllocateMemory(spec, backend));
+    for (size_t i = 0; i < sequences_.size(); ++i) {
+      Sequence& sequence = sequences_[i];
+      sequence.seed = i;
+      sequence.tokens = {1};
+      sequence.prompt_len = 1;
+      for (int64_t page = 0; page < kPagesPerSequence; ++page) {
+        sequence.pages.push_back(pool_.Allocate());
+      }
+      token_ids_.push_back(static_cast<int32_t>(i));
+      positions_.push_back(static_cast<int32_t>(kPosition));
+      segments_.push_back({.first_row = static_cast<int64_t>(i),
+                           .num_rows = 1,
+                           .first_position = kPosition,
+                           .page_table = sequence.pages});
+      tasks_.push_back({.sequence = &sequence,
+                        .row = static_cast<int32_t>(i),
+                        .position = kPosition + 1,
+                        .sample = true});
+    }
+  }
+
+  // Seconds.
+  double Step(bool return_logprob) {
+    for (Sequence& sequence : sequences_) {
+      sequence.request.return_logprob = return_logprob;
+    }
+    logprobs_.clear();
+    const double start = Now();
+    Must(model_->Forward({.token_ids = token_ids_, .positions = positions_, .segments = segments_},
+                         weights_, pool_.layers()));
+    Must(pass_.Run(tasks_, weights_, [&](const RowTask& /*task*/, RowResult& result) {
+      if (return_logprob) {
+        logprobs_.push_back(result.chosen);
+      }
+    }));
+    return Now() - start;
+  }
+
+ private:
+  static constexpr int64_t kPagesPerSequence = 4;
+  static constexpr int64_t kPosition = 100;
+
+  const ModelWeights& weights_;
+  std::unique_ptr<Model> model_;
+  PagePool pool_;
+  std::vector<Sequence> sequences_;
+  LogitsPass pass_;
+  std::vector<int32_t> token_ids_;
+  std::vector<int32_t> positions_;
+  std::vector<Segment> segments_;
+  std::vector<RowTask> tasks_;
+  std::vector<TokenLogprob> logprobs_;
+};
+
 void BenchLogprobs(const std::string& shape, std::string_view format, int num_pairs,
                    int num_threads) {
   const std::unique_ptr<Serving> serving = StartShape(shape, format, num_threads);
-  for (const int64_t batch : {1, 16, 64}) {
-    BatchArgs args = {.num_requests = batch,
-                      .num_prompts = batch,
-                      .prompt_len = 33,
-                      .num_new = batch == 1 ? 32 : 16,
-                      .seed = static_cast<uint64_t>(batch)};
-    RunBatch(*serving->engine, args);
-    std::vector<double> ratios;
-    double seconds = 0.0;
-    for (int pair = 0; pair < num_pairs; ++pair) {
-      double without = 0.0;
-      double with = 0.0;
-      for (const bool second : {false, true}) {
-        args.return_logprob = (pair % 2 == 0) == second;
-        (args.return_logprob ? with : without) = RunBatch(*serving->engine, args);
+  const auto measure = [&](const ModelWeights& live, Backend& backend) {
+    for (const int64_t batch : {1, 16, 64}) {
+      DecodeSteps steps(serving->spec, live, backend, batch);
+      steps.Step(false);
+      steps.Step(true);
+      std::vector<double> ratios;
+      std::vector<double> seconds;
+      for (int pair = 0; pair < num_pairs; ++pair) {
+        double times[2] = {};  // Without, with; which comes first alternates.
+        for (const int turn : {0, 1}) {
+          const bool with = (pair % 2 == 0) == (turn == 0);
+          times[with ? 1 : 0] = steps.Step(with);
+        }
+        ratios.push_back(times[1] / times[0] - 1.0);
+        seconds.push_back(times[0]);
       }
-      ratios.push_back(with / without - 1.0);
-      seconds += without;
+      const Cost cost = CostOf(ratios);
+      fmt::print(
+          "{{\"bench\":\"logprobs\",\"shape\":\"{}\",\"format\":\"{}\",\"backend\":\"{}\","
+          "\"batch\":{},\"pairs\":{},\"ms_per_step\":{:.2f},\"cost_median\":{:.4f},"
+          "\"cost_upper_95\":{:.4f}}}\n",
+          shape, format, serving->backend_name, batch, num_pairs, Median(seconds) * 1e3,
+          cost.median, cost.upper_95);
+      std::fflush(stdout);
     }
-    const Bound bound = UpperBound(ratios);
-    fmt::print(
-        "{{\"bench\":\"logprobs\",\"shape\":\"{}\",\"format\":\"{}\",\"backend\":\"{}\","
-        "\"batch\":{},\"pairs\":{},\"ms_per_step\":{:.2f},\"cost_mean\":{:.4f},"
-        "\"cost_median\":{:.4f},\"cost_upper_95\":{:.4f}}}\n",
-        shape, format, serving->backend_name, batch, num_pairs,
-        seconds * 1e3 / num_pairs / static_cast<double>(args.num_new), bound.mean, Median(ratios),
-        bound.upper);
-    std::fflush(stdout);
-  }
+  };
+  std::promise<void> finished;
+  serving->engine->RunBetweenSteps([&](const ModelWeights& live, Backend& backend) {
+    measure(live, backend);
+    finished.set_value();
+  });
+  finished.get_future().wait();
 }
 
 void BenchGroups(const std::string& shape, std::string_view format, int64_t num_groups,
