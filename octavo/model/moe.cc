@@ -7,12 +7,12 @@
 #include <cstdint>
 #include <numeric>
 #include <span>
-#include <string>
 #include <vector>
 
 #include "octavo/base/check.h"
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
+#include "octavo/formats/bf16.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/kernels/matrix.h"
 #include "octavo/kernels/ops.h"
@@ -78,6 +78,7 @@ Result<MoeBlock> MoeBlock::Make(const ModelSpec& spec, const Backend& backend,
   made.offsets_.resize(num_experts + 1);
   made.sorted_rows_.resize(num_slots);
   std::iota(made.sorted_rows_.begin(), made.sorted_rows_.end(), 0);
+  made.bias_.resize(num_experts);
   made.gate_weights_.resize(num_experts);
   made.up_weights_.resize(num_experts);
   made.down_weights_.resize(num_experts);
@@ -94,6 +95,15 @@ std::span<const PackedMatrix* const> MoeBlock::Experts(const LayerStep& step,
   return *experts;
 }
 
+// A checkpoint has it in F32, or in BF16 as all its other weights.
+std::span<const float> MoeBlock::Bias(const PackedMatrix& stored) {
+  if (stored.vector_dtype == DType::kF32) {
+    return stored.codes.As<float>();
+  }
+  std::ranges::transform(stored.codes.As<uint16_t>(), bias_.begin(), Bf16ToFloat);
+  return bias_;
+}
+
 Status MoeBlock::Route(const LayerStep& step, const MoeRows& rows) {
   const int64_t tokens = step.num_tokens();
   const auto slots = static_cast<size_t>(tokens * spec_.top_k);
@@ -102,8 +112,7 @@ Status MoeBlock::Route(const LayerStep& step, const MoeRows& rows) {
   RETURN_IF_ERROR(step.Linear(step.normed, {.weight = rows.router}, logits));
   std::span<const float> bias;
   if (const PackedMatrix* stored = step.Weight(rows.router_bias); stored != nullptr) {
-    CHECK(stored->vector_dtype == DType::kF32);
-    bias = stored->codes.As<float>();
+    bias = Bias(*stored);
   }
   RETURN_IF_ERROR(
       step.backend.Route({.logits = logits,

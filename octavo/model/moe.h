@@ -55,6 +55,8 @@ class MoeBlock {
 
  private:
   Status Route(const LayerStep& step, const MoeRows& rows);
+  // In FP32, [experts].
+  std::span<const float> Bias(const PackedMatrix& stored);
   Status RunExperts(const LayerStep& step, const MoeRows& rows);
   void Record(const LayerStep& step);
   // Weights of `rows`, one an expert, in experts_.
@@ -78,6 +80,7 @@ class MoeBlock {
   std::vector<const PackedMatrix*> gate_weights_;  // Of the layer that runs, [experts].
   std::vector<const PackedMatrix*> up_weights_;
   std::vector<const PackedMatrix*> down_weights_;
+  std::vector<float> bias_;      // Of the layer that runs, when it is stored in BF16.
   std::vector<int32_t> routed_;  // [max_tokens, num_layers, top_k]; 0 where a layer is dense.
 };
 
