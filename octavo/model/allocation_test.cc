@@ -16,7 +16,6 @@
 #include <numeric>
 #include <span>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "octavo/base/buffer.h"
@@ -69,13 +68,14 @@ namespace {
 constexpr int64_t kMaxTokens = 100;
 
 // Allocations of the first pass over `tokens` tokens, with the logits of the last one.
-int64_t CountPass(const ModelSpec& spec, bool fp8, int64_t tokens) {
+int64_t CountPass(const ModelSpec& spec, TestFormat format, int64_t tokens) {
   Result<std::unique_ptr<Backend>> backend = MakeCpuBackend(BestIsa(), 2);
   EXPECT_TRUE(backend.has_value()) << backend.error().message();
   ModelWeights weights;
+  weights.matrices.reserve(spec.weights.size());
   for (size_t i = 0; i < spec.weights.size(); ++i) {
     const WeightSpec& row = spec.weights[i];
-    weights.matrices.push_back(PackWeight(row, RandomValues(row, i), fp8, **backend));
+    weights.matrices.push_back(PackWeight(row, RandomValues(row, i), format, **backend));
   }
   EXPECT_TRUE(DeriveWeights(spec, **backend, &weights).ok());
   const KvShape shape = KvShapeOf(spec);
@@ -120,10 +120,10 @@ TEST(ModelAllocations, AreAllMadeWhenAModelIsBuilt) {
   ASSERT_GT(num_allocations - before, 0) << "the counter does not count";
   for (const char* architecture :
        {"Qwen3ForCausalLM", "Qwen3MoeForCausalLM", "DeepseekV3ForCausalLM", "LlamaForCausalLM"}) {
-    for (const bool fp8 : {false, true}) {
+    for (const TestFormat format : {kTestBf16, kTestFp8}) {
       const ModelSpec spec = RandomSpec(architecture);
-      EXPECT_EQ(CountPass(spec, fp8, kMaxTokens), 0) << architecture;
-      EXPECT_EQ(CountPass(spec, fp8, 1), 0) << architecture;
+      EXPECT_EQ(CountPass(spec, format, kMaxTokens), 0) << architecture;
+      EXPECT_EQ(CountPass(spec, format, 1), 0) << architecture;
     }
   }
 }

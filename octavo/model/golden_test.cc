@@ -86,7 +86,7 @@ TEST_P(Golden, Bf16ServingStaysWithinItsBound) {
 }
 
 TEST_P(Golden, Fp8ServingOfAllLinearLayersStaysWithinItsBound) {
-  ModelRunner runner = Runner(MakeReferenceBackend(Recipe::kServing, 2), {.fp8 = true});
+  ModelRunner runner = Runner(MakeReferenceBackend(Recipe::kServing, 2), {.format = kTestFp8});
   const Mismatch mismatch = Compare(runner, Prompts());
   Record(mismatch);
   EXPECT_LE(mismatch.kl_mean, 3e-4);
@@ -97,11 +97,11 @@ TEST_P(Golden, Fp8ServingOfAllLinearLayersStaysWithinItsBound) {
 // are compared in kernels.
 TEST_P(Golden, CpuBackendGivesTheBitsOfTheServingRecipe) {
   const std::vector<int32_t> ids = Prompts()[0].ids;
-  for (const bool fp8 : {false, true}) {
+  for (const TestFormat format : {kTestBf16, kTestFp8}) {
     Result<std::unique_ptr<Backend>> cpu = MakeCpuBackend(BestIsa(), 2);
     ASSERT_TRUE(cpu.has_value()) << cpu.error().message();
-    ModelRunner fast = Runner(std::move(*cpu), {.fp8 = fp8});
-    ModelRunner oracle = Runner(MakeReferenceBackend(Recipe::kServing, 2), {.fp8 = fp8});
+    ModelRunner fast = Runner(std::move(*cpu), {.format = format});
+    ModelRunner oracle = Runner(MakeReferenceBackend(Recipe::kServing, 2), {.format = format});
     const std::vector<float> actual = fast.Run(ids);
     const std::vector<float> expected = oracle.Run(ids);
     ASSERT_EQ(std::memcmp(actual.data(), expected.data(), expected.size() * sizeof(float)), 0);
@@ -114,7 +114,7 @@ INSTANTIATE_TEST_SUITE_P(Abacus, Golden, testing::Values("dense", "moe", "mla"),
 // 149 positions; of ten blocks tried, one hid below rounding: layer 3's first of up_proj, KL 4e-6.)
 TEST(GoldenBound, BreaksWithOneBlockTimesOneAndAHalf) {
   ModelRunner runner(MakeReferenceBackend(Recipe::kServing, 2), "models/abacus-dense",
-                     {.fp8 = false, .damaged_weight = "model.layers.3.self_attn.o_proj.weight"});
+                     {.damaged_weight = "model.layers.3.self_attn.o_proj.weight"});
   const Mismatch mismatch = Compare(runner, LoadGolden("tests/data/model/dense.safetensors"));
   EXPECT_GT(mismatch.kl_mean, 1e-5);
   EXPECT_GT(mismatch.dlogprob_mean, 0.001);

@@ -19,7 +19,9 @@
 
 #include "octavo/base/random.h"
 #include "octavo/base/status.h"
+#include "octavo/formats/format.h"
 #include "octavo/kernels/backend.h"
+#include "octavo/kernels/matrix.h"
 #include "octavo/model/model_for_test.h"
 #include "octavo/model/spec/model_spec.h"
 
@@ -68,20 +70,17 @@ void ExpectSame(const Outcome& actual, const Outcome& expected, const std::strin
 }
 
 struct Variant {
+  const char* name;
   const char* architecture;
-  bool fp8;
+  TestFormat format;
 };
 
-std::string VariantName(const testing::TestParamInfo<Variant>& info) {
-  std::string name = info.param.architecture;
-  name.erase(name.find("ForCausalLM"));
-  return name + (info.param.fp8 ? "Fp8" : "Bf16");
-}
+std::string VariantName(const testing::TestParamInfo<Variant>& info) { return info.param.name; }
 
 class ModelInvariance : public testing::TestWithParam<Variant> {
  protected:
   static ModelRunner Runner() {
-    return {Cpu(), RandomSpec(GetParam().architecture), 1, GetParam().fp8};
+    return {Cpu(), RandomSpec(GetParam().architecture), 1, GetParam().format};
   }
 
   static Outcome InChunks(ModelRunner& runner, std::span<const int32_t> ids, size_t chunk) {
@@ -96,7 +95,7 @@ class ModelInvariance : public testing::TestWithParam<Variant> {
   }
 };
 
-TEST_P(ModelInvariance, AnyChunksGiveTheBitsOfThePassOverAll) {
+TEST_P(ModelInvariance, HoldsInAnyChunks) {
   ModelRunner runner = Runner();
   const std::vector<int32_t> ids = RandomIds(7, 131);  // Five pages, the last one of 3 tokens.
   const Outcome whole = InChunks(runner, ids, ids.size());
@@ -107,7 +106,7 @@ TEST_P(ModelInvariance, AnyChunksGiveTheBitsOfThePassOverAll) {
 }
 
 // Steps of several sequences: one decodes, others prefill, in an order that changes.
-TEST_P(ModelInvariance, InCompanyAsAlone) {
+TEST_P(ModelInvariance, HoldsInCompany) {
   ModelRunner runner = Runner();
   const std::array<std::vector<int32_t>, 4> ids = {RandomIds(1, 70), RandomIds(2, 33),
                                                    RandomIds(3, 64), RandomIds(4, 9)};
@@ -143,7 +142,7 @@ TEST_P(ModelInvariance, InCompanyAsAlone) {
   }
 }
 
-TEST_P(ModelInvariance, ABadTokenHarmsNoOtherSequence) {
+TEST_P(ModelInvariance, HoldsBesideABadToken) {
   ModelRunner runner = Runner();
   const std::vector<int32_t> good = RandomIds(5, 40);
 
@@ -156,7 +155,7 @@ TEST_P(ModelInvariance, ABadTokenHarmsNoOtherSequence) {
   std::ranges::replace(clean, kBad, kBad + 1);
   const Outcome clean_alone = InChunks(runner, clean, clean.size());
   values[static_cast<size_t>(kBad * table.shape.back())] = 0x7FC0;  // NaN
-  runner.weights().matrices.front() = PackWeight(table, values, false, runner.backend());
+  runner.weights().matrices.front() = PackWeight(table, values, kTestBf16, runner.backend());
 
   runner.ClearCache();
   const std::vector<int32_t> bad = {1, kBad, 2};
@@ -168,24 +167,74 @@ TEST_P(ModelInvariance, ABadTokenHarmsNoOtherSequence) {
   ExpectSame(beside, clean_alone, "beside a NaN");
 }
 
-TEST_P(ModelInvariance, AnotherPrefixIsTheSameModel) {
+TEST_P(ModelInvariance, HoldsAgainstTheReference) {
+  const std::vector<int32_t> ids = RandomIds(8, 35);
+  ModelRunner runner = Runner();
+  ModelRunner oracle(MakeReferenceBackend(Recipe::kServing, 1), RandomSpec(GetParam().architecture),
+                     1, GetParam().format);
+  ExpectSame(InChunks(runner, ids, ids.size()), InChunks(oracle, ids, ids.size()), "reference");
+}
+
+TEST_P(ModelInvariance, HoldsUnderAnotherPrefix) {
   const std::vector<int32_t> ids = RandomIds(6, 40);
   ModelRunner runner = Runner();
   const Outcome expected = InChunks(runner, ids, ids.size());
   for (const char* prefix : {"", "language_model.model.", "model.language_model."}) {
-    ModelRunner other(Cpu(), RandomSpec(GetParam().architecture, prefix), 1, GetParam().fp8);
+    ModelRunner other(Cpu(), RandomSpec(GetParam().architecture, prefix), 1, GetParam().format);
     ExpectSame(InChunks(other, ids, ids.size()), expected, prefix);
   }
 }
 
+constexpr char kDense[] = "Qwen3ForCausalLM";
+constexpr char kMoe[] = "Qwen3MoeForCausalLM";
+constexpr char kMla[] = "DeepseekV3ForCausalLM";
+using enum InputForm;
+
+INSTANTIATE_TEST_SUITE_P(Architectures, ModelInvariance,
+                         testing::Values(Variant{"Qwen3", kDense, kTestBf16},
+                                         Variant{"Qwen3Fp8", kDense, kTestFp8},
+                                         Variant{"Qwen3Moe", kMoe, kTestBf16},
+                                         Variant{"Qwen3MoeFp8", kMoe, kTestFp8},
+                                         Variant{"DeepseekV3", kMla, kTestBf16},
+                                         Variant{"DeepseekV3Fp8", kMla, kTestFp8},
+                                         Variant{"Llama", "LlamaForCausalLM", kTestBf16},
+                                         Variant{"Qwen2", "Qwen2ForCausalLM", kTestBf16}),
+                         VariantName);
+
 INSTANTIATE_TEST_SUITE_P(
-    All, ModelInvariance,
-    testing::Values(Variant{"Qwen3ForCausalLM", false}, Variant{"Qwen3ForCausalLM", true},
-                    Variant{"Qwen3MoeForCausalLM", false}, Variant{"Qwen3MoeForCausalLM", true},
-                    Variant{"DeepseekV3ForCausalLM", false}, Variant{"DeepseekV3ForCausalLM", true},
-                    Variant{"LlamaForCausalLM", false}, Variant{"LlamaForCausalLM", true},
-                    Variant{"Qwen2ForCausalLM", false}, Variant{"Qwen2ForCausalLM", true}),
+    Formats, ModelInvariance,
+    testing::Values(Variant{"DenseFp8Ue8m0", kDense, {WeightFormat::kFp8Ue8m0, kFp8Group}},
+                    Variant{"MoeFp8Channel", kMoe, {WeightFormat::kFp8Channel, kFp8Token}},
+                    Variant{"MoeFp8Tensor", kMoe, {WeightFormat::kFp8Tensor, kFp8Token}},
+                    Variant{"MlaFp8TensorStatic", kMla, {WeightFormat::kFp8Tensor, kFp8Static}},
+                    Variant{"DenseMxfp8", kDense, {WeightFormat::kMxfp8, kMxfp8}},
+                    Variant{"MoeMxfp8", kMoe, {WeightFormat::kMxfp8, kMxfp8}},
+                    Variant{"MlaMxfp8", kMla, {WeightFormat::kMxfp8, kMxfp8}},
+                    Variant{"MlaMxfp8WeightOnly", kMla, {WeightFormat::kMxfp8, kBf16}},
+                    Variant{"DenseNvfp4", kDense, {WeightFormat::kNvfp4, kNvfp4Token}},
+                    Variant{"MoeNvfp4", kMoe, {WeightFormat::kNvfp4, kNvfp4Token}},
+                    Variant{"MlaNvfp4", kMla, {WeightFormat::kNvfp4, kNvfp4Token}},
+                    Variant{"MoeNvfp4Pow2", kMoe, {WeightFormat::kNvfp4, kNvfp4Pow2}},
+                    Variant{"MoeNvfp4Static", kMoe, {WeightFormat::kNvfp4, kNvfp4Static}},
+                    Variant{"MoeNvfp4WeightOnly", kMoe, {WeightFormat::kNvfp4, kBf16}}),
     VariantName);
+
+// The negative control: the scale of a step's inputs comes from all its tokens, so that a request
+// changes with its company.
+TEST(Nvfp4BatchScale, MakesTokensDependOnTheirStep) {
+  for (const char* architecture : {kDense, kMoe, kMla}) {
+    ModelRunner runner(Cpu(), RandomSpec(architecture), 1, {WeightFormat::kNvfp4, kNvfp4Batch});
+    const std::vector<int32_t> ids = RandomIds(7, 40);
+    const std::vector<float> whole = runner.Run(ids);
+    runner.ClearCache();
+    const std::vector<float> again = runner.Run(ids);
+    EXPECT_EQ(std::memcmp(again.data(), whole.data(), whole.size() * sizeof(float)), 0);
+    runner.ClearCache();
+    const std::vector<float> first = runner.Run(std::span(ids).first(10));
+    EXPECT_NE(std::memcmp(first.data(), whole.data(), first.size() * sizeof(float)), 0)
+        << architecture;
+  }
+}
 
 }  // namespace
 }  // namespace octavo

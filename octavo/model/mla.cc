@@ -8,10 +8,9 @@
 #include <utility>
 #include <vector>
 
-#include "octavo/base/check.h"
 #include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
 #include "octavo/kernels/backend.h"
-#include "octavo/kernels/matrix.h"
 #include "octavo/kernels/ops.h"
 #include "octavo/model/activation_buffer.h"
 #include "octavo/model/layer_step.h"

@@ -15,11 +15,13 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "octavo/base/buffer.h"
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
+#include "octavo/checkpoint/hf_config.h"
 #include "octavo/formats/bf16.h"
 #include "octavo/formats/format.h"
 #include "octavo/formats/quantize.h"
@@ -27,7 +29,6 @@
 #include "octavo/kernels/matrix.h"
 #include "octavo/kernels/ops.h"
 #include "octavo/model/activation_buffer.h"
-#include "octavo/model/layer_step.h"
 #include "octavo/model/model.h"
 #include "octavo/model/model_for_test.h"
 #include "octavo/model/rope_table.h"
@@ -251,8 +252,7 @@ Difference Compare(Backend& backend, const ModelSpec& spec) {
   ModelWeights weights;
   for (size_t i = 0; i < spec.weights.size(); ++i) {
     const WeightSpec& row = spec.weights[i];
-    weights.matrices.push_back(
-        PackWeight(row, RandomValues(row, 100000 + i), /*fp8=*/false, backend));
+    weights.matrices.push_back(PackWeight(row, RandomValues(row, 100000 + i), kTestBf16, backend));
   }
   EXPECT_TRUE(DeriveWeights(spec, backend, &weights).ok());
   MlaAttention attention = MlaAttention::Make(spec, backend, limits).value();
@@ -264,6 +264,7 @@ Difference Compare(Backend& backend, const ModelSpec& spec) {
   const KvLayer kv = {
       .pages = pages.data(), .page_bytes = page_bytes, .num_pages = 2, .shape = shape};
   std::vector<int32_t> positions;
+  positions.reserve(kTokens);
   for (int32_t t = 0; t < kTokens; ++t) {
     positions.push_back(t);
   }
@@ -355,43 +356,6 @@ TEST(MlaAttention, DiffersWhenAnOptionIsTurned) {
 
 // --- Derived weights ----------------------------------------------------------------------------
 
-// kv_b_proj of a spec in `format`, canonical; memory with it.
-struct StoredMatrix {
-  std::vector<uint8_t> codes;
-  std::vector<float> scales;  // Words, for alignment.
-  CanonicalMatrix canonical;
-};
-
-StoredMatrix Stored(WeightFormat format, std::span<const uint16_t> values, int64_t rows,
-                    int64_t cols) {
-  StoredMatrix stored;
-  stored.canonical = {.format = format, .rows = rows, .cols = cols, .codes = {}, .scales = {}};
-  if (format == WeightFormat::kBf16) {
-    stored.codes.resize(values.size_bytes());
-    std::ranges::copy(std::as_bytes(values),
-                      std::as_writable_bytes(std::span(stored.codes)).begin());
-  } else {
-    const ConstTensorView view = {.dtype = DType::kBf16,
-                                  .shape = {rows, cols},
-                                  .data = reinterpret_cast<const std::byte*>(values.data())};
-    const auto scale_bytes = static_cast<size_t>(ScaleBytes(format, rows, cols));
-    stored.codes.resize(static_cast<size_t>(CodeBytes(format, rows, cols)));
-    stored.scales.resize((scale_bytes + 3) / 4);
-    const auto scales = std::as_writable_bytes(std::span(stored.scales)).first(scale_bytes);
-    const float amax = Amax(view);
-    stored.canonical.tensor_scale = TensorScale(format, amax);
-    EXPECT_TRUE(Quantize({.format = format,
-                          .values = view,
-                          .amax = amax,
-                          .codes = stored.codes,
-                          .scales = scales})
-                    .ok());
-    stored.canonical.scales = scales;
-  }
-  stored.canonical.codes = std::as_bytes(std::span(stored.codes));
-  return stored;
-}
-
 // In FP32, by the codec.
 std::vector<float> Decoded(const StoredMatrix& stored, std::span<const uint16_t> values) {
   const CanonicalMatrix& matrix = stored.canonical;
@@ -432,7 +396,7 @@ void ExpectDerived(const ModelSpec& spec, const Backend& backend, WeightFormat f
       continue;  // MTP layers are never looked at.
     }
     const std::vector<uint16_t> values = RandomValues(row, i);
-    const StoredMatrix stored = Stored(format, values, row.shape[0], row.shape[1]);
+    const StoredMatrix stored = StoreMatrix({.format = format}, values, row.shape[0], row.shape[1]);
     ASSERT_TRUE(backend.Pack(stored.canonical, &weights.matrices.back()).ok());
     if (row.layer == 0) {
       expected = Decoded(stored, values);

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstddef>
@@ -25,6 +26,7 @@
 #include "octavo/formats/bf16.h"
 #include "octavo/formats/format.h"
 #include "octavo/formats/fp8_block.h"
+#include "octavo/formats/quantize.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/kernels/matrix.h"
 #include "octavo/kernels/ops.h"
@@ -33,9 +35,17 @@
 
 namespace octavo {
 
+// The format and input form of every linear layer.
+struct TestFormat {
+  WeightFormat format = WeightFormat::kBf16;
+  InputForm input = InputForm::kBf16;
+};
+inline constexpr TestFormat kTestBf16;
+inline constexpr TestFormat kTestFp8 = {WeightFormat::kFp8, InputForm::kFp8Group};
+
 // How a checkpoint is changed before its weights are packed and its model is built.
 struct WeightOptions {
-  bool fp8 = false;                                // Every linear layer in FP8 blocks.
+  TestFormat format = {};
   std::string damaged_weight = {};                 // Its first 128x128 block is multiplied by 1.5.
   void (*change_spec)(ModelSpec& spec) = nullptr;  // Not the weight table.
 };
@@ -49,41 +59,69 @@ inline void ScaleFirstBlock(int64_t cols, std::vector<uint16_t>* values) {
   }
 }
 
-// One row of the table from BF16 values; a router's bias is kept in F32, as loading does.
-inline PackedMatrix PackWeight(const WeightSpec& row, std::span<const uint16_t> values, bool fp8,
-                               const Backend& backend) {
+// A matrix in canonical form, with its memory.
+struct StoredMatrix {
+  std::vector<uint8_t> codes;
+  std::vector<float> scales;  // Words, for alignment.
   CanonicalMatrix canonical;
-  canonical.cols = row.shape.back();
-  canonical.rows = NumElements(row.shape) / canonical.cols;
+};
+
+inline StoredMatrix StoreMatrix(TestFormat format, std::span<const uint16_t> values, int64_t rows,
+                                int64_t cols) {
+  StoredMatrix stored;
+  stored.canonical = {.format = format.format,
+                      .rows = rows,
+                      .cols = cols,
+                      .codes = {},
+                      .scales = {},
+                      .input = format.input,
+                      .input_scale = 0.0125F};  // Static forms: inputs are of order 1.
+  if (format.format == WeightFormat::kBf16) {
+    stored.codes.resize(values.size_bytes());
+    std::ranges::copy(std::as_bytes(values),
+                      std::as_writable_bytes(std::span(stored.codes)).begin());
+  } else {
+    const ConstTensorView view = {.dtype = DType::kBf16,
+                                  .shape = {rows, cols},
+                                  .data = reinterpret_cast<const std::byte*>(values.data())};
+    const auto scale_bytes = static_cast<size_t>(ScaleBytes(format.format, rows, cols));
+    stored.codes.resize(static_cast<size_t>(CodeBytes(format.format, rows, cols)));
+    stored.scales.resize((scale_bytes + sizeof(float) - 1) / sizeof(float));
+    const auto scales = std::as_writable_bytes(std::span(stored.scales)).first(scale_bytes);
+    const float amax = Amax(view);
+    stored.canonical.tensor_scale = TensorScale(format.format, amax);
+    const Status quantized = Quantize({.format = format.format,
+                                       .values = view,
+                                       .amax = amax,
+                                       .codes = stored.codes,
+                                       .scales = scales});
+    EXPECT_TRUE(quantized.ok()) << quantized.message();
+    stored.canonical.scales = scales;
+  }
+  stored.canonical.codes = std::as_bytes(std::span(stored.codes));
+  return stored;
+}
+
+// One row of the table from BF16 values, linear layers in `format`; a router's bias is kept in F32,
+// as loading does.
+inline PackedMatrix PackWeight(const WeightSpec& row, std::span<const uint16_t> values,
+                               TestFormat format, const Backend& backend) {
+  const int64_t cols = row.shape.back();
+  const int64_t rows = NumElements(row.shape) / cols;
   PackedMatrix packed;
   if (row.role == Role::kRouterBias) {
-    packed.rows = canonical.rows;
-    packed.cols = canonical.cols;
+    packed.rows = rows;
+    packed.cols = cols;
     packed.vector_dtype = DType::kF32;
-    packed.codes = Buffer::AllocateHost(canonical.cols * int64_t{sizeof(float)}).value();
+    packed.codes = Buffer::AllocateHost(cols * int64_t{sizeof(float)}).value();
     for (size_t i = 0; i < values.size(); ++i) {
       packed.codes.As<float>()[i] = Bf16ToFloat(values[i]);
     }
     return packed;
   }
-  std::vector<uint8_t> codes;
-  std::vector<float> scales;
-  canonical.codes = std::as_bytes(values);
-  if (fp8 && IsLinearRole(row.role)) {
-    codes.resize(values.size());
-    scales.resize(static_cast<size_t>(NumFp8Blocks(canonical.rows) * NumFp8Blocks(canonical.cols)));
-    EXPECT_TRUE(EncodeFp8Block({.rows = canonical.rows,
-                                .cols = canonical.cols,
-                                .values = values,
-                                .codes = codes,
-                                .scales = scales})
-                    .ok());
-    canonical.format = WeightFormat::kFp8;
-    canonical.codes = std::as_bytes(std::span(codes));
-    canonical.scales = std::as_bytes(std::span(scales));
-    canonical.input = InputForm::kFp8Group;
-  }
-  const Status status = backend.Pack(canonical, &packed);
+  const StoredMatrix stored =
+      StoreMatrix(IsLinearRole(row.role) ? format : kTestBf16, values, rows, cols);
+  const Status status = backend.Pack(stored.canonical, &packed);
   EXPECT_TRUE(status.ok()) << row.name << ": " << status.message();
   return packed;
 }
@@ -132,12 +170,12 @@ inline std::vector<uint16_t> RandomValues(const WeightSpec& row, uint64_t seed) 
 inline ModelSpec RandomSpec(const std::string& architecture, const std::string& prefix = "model.") {
   HfConfig config;
   config.architecture = architecture;
-  config.hidden_size = 72;
+  config.hidden_size = 96;
   config.num_layers = 2;
   config.num_heads = 4;
   config.num_kv_heads = 2;
   config.head_dim = 24;
-  config.intermediate_size = 136;
+  config.intermediate_size = 160;
   config.vocab_size = 101;
   config.max_position_embeddings = 1024;
   config.rms_norm_eps = 1e-6;
@@ -145,22 +183,22 @@ inline ModelSpec RandomSpec(const std::string& architecture, const std::string& 
   if (architecture == "Qwen3MoeForCausalLM") {
     config.moe.num_experts = 7;
     config.moe.num_experts_per_tok = 3;
-    config.moe.moe_intermediate_size = 44;
+    config.moe.moe_intermediate_size = 32;
     config.moe.norm_topk_prob = true;
   }
   if (architecture == "DeepseekV3ForCausalLM") {
     config.num_layers = 3;
     config.num_mtp_layers = 1;
     config.num_kv_heads = config.num_heads;
-    config.mla = {.q_lora_rank = 52,
+    config.mla = {.q_lora_rank = 64,
                   .kv_lora_rank = 64,
                   .qk_nope_head_dim = 20,
                   .qk_rope_head_dim = 12,
-                  .v_head_dim = 28,
+                  .v_head_dim = 24,
                   .rope_interleave = {}};
     config.moe.num_experts = 8;
     config.moe.num_experts_per_tok = 3;
-    config.moe.moe_intermediate_size = 44;
+    config.moe.moe_intermediate_size = 32;
     config.moe.first_k_dense_replace = 1;
     config.moe.n_group = 4;
     config.moe.topk_group = 2;
@@ -201,18 +239,19 @@ class ModelRunner {
       if (row.name == options.damaged_weight) {
         ScaleFirstBlock(row.shape.back(), &values);
       }
-      weights_.matrices.push_back(PackWeight(row, values, options.fp8, *backend_));
+      weights_.matrices.push_back(PackWeight(row, values, options.format, *backend_));
     }
     Build();
   }
 
   // Random weights, the same for the same seed.
-  ModelRunner(std::unique_ptr<Backend> backend, const ModelSpec& spec, uint64_t seed, bool fp8)
+  ModelRunner(std::unique_ptr<Backend> backend, const ModelSpec& spec, uint64_t seed,
+              TestFormat format)
       : backend_(std::move(backend)), spec_(spec) {
     for (size_t i = 0; i < spec_.weights.size(); ++i) {
       const WeightSpec& row = spec_.weights[i];
       weights_.matrices.push_back(
-          PackWeight(row, RandomValues(row, seed * 100000 + i), fp8, *backend_));
+          PackWeight(row, RandomValues(row, seed * 100000 + i), format, *backend_));
     }
     Build();
   }
