@@ -9,7 +9,6 @@
 #include <span>
 #include <vector>
 
-#include "octavo/base/check.h"
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
 #include "octavo/formats/bf16.h"
