@@ -8,17 +8,21 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "octavo/base/file.h"
@@ -28,7 +32,9 @@
 #include "octavo/convert/conformance_kit_rules.h"
 #include "octavo/convert/transform.h"
 #include "octavo/formats/bf16.h"
+#include "octavo/formats/e2m1.h"
 #include "octavo/formats/e4m3.h"
+#include "octavo/formats/e8m0.h"
 #include "octavo/formats/format.h"
 #include "octavo/formats/quantize.h"
 #include "octavo/model/spec/model_spec.h"
@@ -162,6 +168,67 @@ TEST_P(ConformanceKit, ScalarAndVectorQuantizersAgreeWithIt) {
           << name << " scalar " << scalar;
     }
   }
+}
+
+// [bits of an FP32, code], both in hexadecimal, as elements.json holds them.
+void ForEachElement(const nlohmann::json& list, const std::function<void(float, int)>& visit) {
+  ASSERT_FALSE(list.empty());
+  for (const nlohmann::json& entry : list) {
+    const auto input = entry[0].get<std::string>();
+    const auto code = entry[1].get<std::string>();
+    visit(std::bit_cast<float>(static_cast<uint32_t>(std::stoul(input, nullptr, 16))),
+          std::stoi(code, nullptr, 16));
+  }
+}
+
+TEST(ConformanceElements, AreWhatTheCodecsGive) {
+  const auto text = ReadTextFile(std::string(kKit) + "/elements.json");
+  ASSERT_TRUE(text.has_value()) << text.error().message();
+  const nlohmann::json elements = nlohmann::json::parse(*text);
+  ForEachElement(elements.at("e4m3"),
+                 [](float x, int code) { EXPECT_EQ(FloatToE4m3(x), code) << x; });
+  ForEachElement(elements.at("e2m1"),
+                 [](float x, int code) { EXPECT_EQ(FloatToE2m1(x), code) << x; });
+  ForEachElement(elements.at("e8m0_round_up"),
+                 [](float x, int code) { EXPECT_EQ(FloatToE8m0RoundUp(x), code) << x; });
+  EXPECT_EQ(elements.size(), 4U);  // And "about": no list is left out.
+}
+
+// docs/formats.md, where the bytes of other quantizers part from ours.
+TEST(ConformanceRules, GiveThePublishedBytesOfOthers) {
+  const ElementRule nan = {.overflow = OverflowRule::kNan};
+  const std::vector<std::pair<float, int>> not_saturating = {{448.0F, 0x7e},
+                                                             {464.0F, 0x7e},
+                                                             {464.0001F, 0x7f},
+                                                             {480.0F, 0x7f},
+                                                             {-0.0F, 0x80},
+                                                             {0x1p-10F, 0x00},
+                                                             {0x1p-10F * (1.0F + 0x1p-23F), 0x01},
+                                                             {0x1.8p-9F, 0x02}};
+  for (const auto& [x, code] : not_saturating) {
+    EXPECT_EQ(EncodeE4m3(x, nan), code) << x;
+  }
+  const std::array amaxes = {448.0F, 1.75F, 1.7578125F, 1.0F, 0.875F, 3.5F};
+  const std::array up = {127, 119, 120, 119, 118, 120};
+  const std::array floor = {127, 119, 119, 119, 118, 120};
+  const std::array even = {128, 120, 120, 119, 119, 121};
+  for (size_t i = 0; i < amaxes.size(); ++i) {
+    EXPECT_EQ(MxByte(amaxes[i], MxScale::kRoundUp, 0), up[i]) << amaxes[i];
+    EXPECT_EQ(MxByte(amaxes[i], MxScale::kFloor, 0), floor[i]) << amaxes[i];
+    EXPECT_EQ(MxByte(amaxes[i], MxScale::kEven, 0), even[i]) << amaxes[i];
+  }
+  const auto fp8 = [](uint16_t amax_bits, uint16_t x, Fp8Floor least, Fp8Element element) {
+    const float amax = Bf16ToFloat(amax_bits);
+    const float scale = Fp8ScaleOf(amax, Fp8Scale::kDivide, least);
+    return EncodeE4m3(Fp8Quotient(Bf16ToFloat(x), scale, amax, least, element), {});
+  };
+  EXPECT_EQ(fp8(0x3dcc, 0x3b19, Fp8Floor::k1e10, Fp8Element::kDivide), 0x52);
+  EXPECT_EQ(fp8(0x3dcc, 0x3b19, Fp8Floor::k1e10, Fp8Element::kReciprocal), 0x53);
+  EXPECT_EQ(fp8(0x3d93, 0xbb33, Fp8Floor::k1e12, Fp8Element::kDivide), 0xd9);
+  EXPECT_EQ(fp8(0x3d93, 0xbb33, Fp8Floor::k1e12, Fp8Element::kBf16), 0xd8);
+  const NvGlobals globals = NvGlobalsOf(1.015625F, NvGlobal::kReciprocalOfS, NvZeroSet::kOne);
+  EXPECT_EQ(NvGroupByte(4.6491623e-05F, globals, {}), 0x0b);
+  EXPECT_EQ(NvGroupByte(4.6491623e-05F, globals, {.group = NvGroup::kSixthTimesS}), 0x0a);
 }
 
 TEST(ConformanceRules, OursAreTheFunctionsOfTheFormats) {

@@ -263,33 +263,76 @@ const OwnedTensor& PartOf(const PrecisionRow& row, const std::vector<OwnedTensor
   return tensors[static_cast<size_t>(spec - specs.begin())];
 }
 
+// Holds stored tensors against the scalar quantizer's bytes of `values` (BF16 or F32).
+void ExpectQuantized(const PrecisionRow& row, const Result<std::vector<OwnedTensor>>& stored,
+                     const ConstTensorView& values) {
+  ASSERT_TRUE(stored.has_value()) << stored.error().message();
+  SCOPED_TRACE(WeightFormatName(row.format));
+  const int64_t rows = row.shape[0];
+  const int64_t cols = row.shape[1];
+  const float amax = AmaxScalar(values);
+  std::vector<uint8_t> codes(static_cast<size_t>(CodeBytes(row.format, rows, cols)));
+  std::vector<float> scales(static_cast<size_t>(ScaleBytes(row.format, rows, cols) + 3) / 4);
+  const std::span<std::byte> scale_bytes =
+      std::as_writable_bytes(std::span(scales))
+          .first(static_cast<size_t>(ScaleBytes(row.format, rows, cols)));
+  ASSERT_TRUE(QuantizeScalar({row.format, values, amax, codes, scale_bytes}).ok());
+  EXPECT_EQ(HashHex(HashBytes((*stored)[0].bytes.bytes())),
+            HashHex(HashBytes(std::as_bytes(std::span(codes)))))
+      << rows;
+  if (!scale_bytes.empty()) {
+    const OwnedTensor& part = PartOf(row, *stored, StoredPart::kScales);
+    EXPECT_EQ(HashHex(HashBytes(part.bytes.bytes())), HashHex(HashBytes(scale_bytes))) << rows;
+  }
+  if (SharesScale(row.format)) {
+    EXPECT_EQ(PartOf(row, *stored, StoredPart::kTensorScale).bytes.As<float>()[0],
+              TensorScale(row.format, amax));
+  }
+}
+
 TEST(TransformWeight, GivesTheBytesOfTheQuantizerForEveryFormat) {
   for (const WeightFormat format : QuantizedFormats()) {
     for (const auto& [rows, cols] : kShapes) {
       const PrecisionRow row = Row(format, {rows, cols});
       const std::vector<uint16_t> values = ToBf16(RandomFloats(rows * cols, 10));
       const ConstTensorView source = View(DType::kBf16, row.shape, values);
-      const auto result = TransformWeight(row, source, {});
-      ASSERT_TRUE(result.has_value()) << result.error().message();
-      const float amax = Amax(source);
-      std::vector<uint8_t> codes(static_cast<size_t>(CodeBytes(format, rows, cols)));
-      std::vector<float> scales(static_cast<size_t>(ScaleBytes(format, rows, cols) + 3) / 4);
-      const std::span<std::byte> scale_bytes =
-          std::as_writable_bytes(std::span(scales))
-              .first(static_cast<size_t>(ScaleBytes(format, rows, cols)));
-      ASSERT_TRUE(QuantizeScalar({format, source, amax, codes, scale_bytes}).ok());
-      EXPECT_EQ(HashHex(HashBytes((*result)[0].bytes.bytes())),
-                HashHex(HashBytes(std::as_bytes(std::span(codes)))))
-          << WeightFormatName(format) << ' ' << rows;
-      if (!scale_bytes.empty()) {
-        const OwnedTensor& part = PartOf(row, *result, StoredPart::kScales);
-        EXPECT_EQ(HashHex(HashBytes(part.bytes.bytes())), HashHex(HashBytes(scale_bytes)))
-            << WeightFormatName(format) << ' ' << rows;
-      }
-      if (SharesScale(format)) {
-        EXPECT_EQ(PartOf(row, *result, StoredPart::kTensorScale).bytes.As<float>()[0],
-                  TensorScale(format, amax));
-      }
+      ExpectQuantized(row, TransformWeight(row, source, {}), source);
+    }
+  }
+}
+
+// Every finite F16 in one matrix: its exact FP32 when direct, else the BF16 nearest to it.
+TEST(TransformWeight, GivesTheBytesOfTheQuantizerForEveryF16) {
+  std::vector<uint16_t> f16;
+  std::vector<float> widened;
+  for (uint32_t bits = 0; bits < 65536; ++bits) {
+    if ((bits & 0x7C00U) != 0x7C00U) {
+      f16.push_back(static_cast<uint16_t>(bits));
+      widened.push_back(F16ToFloat(static_cast<uint16_t>(bits)));
+    }
+  }
+  const Shape shape = {62, 1024};
+  ASSERT_EQ(static_cast<int64_t>(f16.size()), NumElements(shape));
+  const std::vector<uint16_t> rounded = ToBf16(widened);
+  for (const WeightFormat format : QuantizedFormats()) {
+    const PrecisionRow row = Row(format, shape);
+    const ConstTensorView source = View(DType::kF16, shape, f16);
+    ExpectQuantized(row, TransformWeight(row, source, {}), View(DType::kBf16, shape, rounded));
+    ExpectQuantized(row, TransformWeight(row, source, {.direct = true}),
+                    View(DType::kF32, shape, widened));
+  }
+}
+
+TEST(TransformWeight, GivesTheBytesOfTheQuantizerForF32) {
+  for (const WeightFormat format : QuantizedFormats()) {
+    for (const auto& [rows, cols] : kShapes) {
+      const PrecisionRow row = Row(format, {rows, cols});
+      const std::vector<float> values = RandomFloats(rows * cols, 14);
+      const std::vector<uint16_t> rounded = ToBf16(values);
+      const ConstTensorView source = View(DType::kF32, row.shape, values);
+      ExpectQuantized(row, TransformWeight(row, source, {}),
+                      View(DType::kBf16, row.shape, rounded));
+      ExpectQuantized(row, TransformWeight(row, source, {.direct = true}), source);
     }
   }
 }

@@ -7,6 +7,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstddef>
@@ -139,6 +140,37 @@ TEST(Nvfp4, GroupUnderAnOutlierUnderflowsToScaleZero) {
   EXPECT_EQ(error.num_saturated, 2);
 }
 
+// FP64 holds a product of two FP32 exactly, and rounds a quotient of two so finely that rounding it
+// again gives the nearest FP32: the formulas of nvfp4.h once more, for every group under every
+// binade of tensors.
+TEST(Nvfp4, ScalesAreTheirFormulasForEveryBf16Amax) {
+  const auto divide = [](double x, double y) { return double{static_cast<float>(x / y)}; };
+  const auto multiply = [](double x, double y) { return double{static_cast<float>(x * y)}; };
+  const double sixth = divide(1.0, 6.0);
+  const auto max = double{std::numeric_limits<float>::max()};
+  for (uint32_t bits = 1; bits < 0x7F80; ++bits) {
+    const float amax = Bf16ToFloat(static_cast<uint16_t>(bits));
+    const double large = std::min(2688.0 / double{amax}, max);
+    const double scale = divide(1.0, divide(large, 1.0));
+    ASSERT_EQ(double{TensorScale(WeightFormat::kNvfp4, amax)}, scale) << bits;
+    if (bits % 131 != 0) {
+      continue;
+    }
+    const double factor = multiply(divide(large, 1.0), sixth);
+    for (uint32_t group_bits = 0; group_bits <= bits; ++group_bits) {
+      const float group_amax = Bf16ToFloat(static_cast<uint16_t>(group_bits));
+      const double wanted = std::min(multiply(double{group_amax}, factor), 448.0);
+      const uint8_t code = Nvfp4GroupScale(group_amax, Nvfp4GroupFactor(amax));
+      ASSERT_EQ(code, FloatToE4m3(static_cast<float>(wanted))) << bits << ' ' << group_bits;
+      const double product = multiply(double{E4m3ToFloat(code)}, scale);
+      const double multiplier = product == 0.0 ? max : std::min(1.0 / product, max);
+      ASSERT_EQ(Nvfp4Multiplier(E4m3ToFloat(code), static_cast<float>(scale)),
+                static_cast<float>(multiplier))
+          << bits << ' ' << group_bits;
+    }
+  }
+}
+
 TEST(Nvfp4, TensorScaleIsFiniteAndPositiveForEveryAmax) {
   EXPECT_EQ(TensorScale(WeightFormat::kNvfp4, 0.0F), 1.0F);
   for (uint32_t bits = 0; bits < 0x7F80; ++bits) {
@@ -192,13 +224,24 @@ TEST(Quantize, LargestBf16StaysFiniteUnderExactScales) {
   });
 }
 
-// Power-of-two scales: decoded values are BF16, and encoding them again decodes to the same.
+// Power-of-two scales: decoded values are BF16 without rounding, and encoding them again decodes to
+// the same.
 TEST(Quantize, ValuesUnderPowersOfTwoSurviveASecondEncoding) {
   for (const WeightFormat format : {WeightFormat::kFp8Ue8m0, WeightFormat::kMxfp8}) {
     const Bf16Matrix matrix = RandomBf16(130, 160, 121, 4);
     TestCodes first = Encode(Quantize, format, matrix);
     Bf16Matrix once = matrix;
     Bf16Matrix twice = matrix;
+    F32Matrix exact = Widened(matrix);
+    ASSERT_TRUE(Dequantize({.format = format,
+                            .rows = 130,
+                            .cols = 160,
+                            .codes = first.codes,
+                            .scales = first.scales(),
+                            .values = {DType::kF32,
+                                       {130, 160},
+                                       reinterpret_cast<std::byte*>(exact.values.data())}})
+                    .ok());
     const auto decode = [&](TestCodes* in, Bf16Matrix* out) {
       return Dequantize(
           {.format = format,
@@ -209,6 +252,7 @@ TEST(Quantize, ValuesUnderPowersOfTwoSurviveASecondEncoding) {
            .values = {DType::kBf16, {130, 160}, reinterpret_cast<std::byte*>(out->values.data())}});
     };
     ASSERT_TRUE(decode(&first, &once).ok());
+    EXPECT_EQ(Widened(once).values, exact.values);
     TestCodes second = Encode(Quantize, format, once);
     ASSERT_TRUE(decode(&second, &twice).ok());
     EXPECT_EQ(twice.values, once.values);
