@@ -12,6 +12,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <numeric>
 #include <span>
@@ -83,6 +84,7 @@ int64_t CountPass(const ModelSpec& spec, TestFormat format, int64_t tokens) {
   const int64_t num_pages = (kMaxTokens + kPageTokens - 1) / kPageTokens;
   Buffer pages = Buffer::AllocateHost(spec.num_layers * num_pages * page_bytes).value();
   std::vector<KvLayer> kv;
+  kv.reserve(static_cast<size_t>(spec.num_layers));
   for (int64_t layer = 0; layer < spec.num_layers; ++layer) {
     kv.push_back({.pages = pages.data() + layer * num_pages * page_bytes,
                   .page_bytes = page_bytes,
