@@ -232,27 +232,40 @@ void AttentionOp::ScoreKeys(const AttentionArgs& args, WorkerScratch* scratch) c
   ForEachPage(args.kv, block, [&](const PageUse& use) {
     first_values = first_values == nullptr ? use.head + layout.ValuesAt() : first_values;
     const int64_t prefetch_bytes = (use.next == nullptr ? first_values : use.next) - use.head;
+    const std::byte* queries =
+        scratch->queries.data() + use.first_row * depth * kernel.a_elem_bytes;
+    float* scores =
+        scratch->scores.floats() + use.first_row * scores_stride_ + use.page_idx * kPageTokens;
     const auto* keys = reinterpret_cast<const uint16_t*>(use.head);
     if (layout.is_fp8) {
-      auto* decoded = reinterpret_cast<uint16_t*>(scratch->page.data());
       const auto* codes = reinterpret_cast<const uint8_t*>(use.head);
-      path_.kv.decode_keys({.codes = codes,
-                            .scales = codes + layout.KeyScalesAt(),
-                            .num_panels = kPageTokens / kPanelCols,
-                            .panel_elems = layout.KeyPanelElems(),
-                            .pairs = decoded,
-                            .prefetch_bytes = prefetch_bytes});
-      keys = decoded;
+      const KvDecodeArgs decode{.codes = codes,
+                                .scales = codes + layout.KeyScalesAt(),
+                                .num_panels = kPageTokens / kPanelCols,
+                                .panel_elems = layout.KeyPanelElems(),
+                                .pairs = reinterpret_cast<uint16_t*>(scratch->page.data()),
+                                .prefetch_bytes = prefetch_bytes};
+      if (IsFused(use.num_rows)) {
+        path_.kv.score_keys({.a = queries,
+                             .a_stride = depth,
+                             .num_rows = use.num_rows,
+                             .b = decode,
+                             .c = scores,
+                             .c_stride = scores_stride_,
+                             .from_zero = true});
+        return;
+      }
+      path_.kv.decode_keys(decode);
+      keys = decode.pairs;
     }
-    kernel.matmul({.a = scratch->queries.data() + use.first_row * depth * kernel.a_elem_bytes,
+    kernel.matmul({.a = queries,
                    .a_stride = depth,
                    .num_rows = use.num_rows,
                    .b = keys,
                    .panel_stride = layout.KeyPanelElems(),
                    .num_panels = kPageTokens / kPanelCols,
                    .num_tiles = depth / kTileDepth,
-                   .c = scratch->scores.floats() + use.first_row * scores_stride_ +
-                        use.page_idx * kPageTokens,
+                   .c = scores,
                    .c_stride = scores_stride_,
                    .from_zero = true,
                    .prefetch_bytes = layout.is_fp8 ? 0 : prefetch_bytes});
@@ -271,27 +284,39 @@ void AttentionOp::WeighPage(const KvLayout& layout, const PageUse& use,
   const MatMulKernel& kernel = path_.matmul;
   const int64_t prefetch_bytes = use.next == nullptr ? 0 : use.next - use.head;
   const std::byte* values = use.head + layout.ValuesAt();
-  if (layout.is_fp8) {
-    const auto* codes = reinterpret_cast<const uint8_t*>(values);
-    path_.kv.decode_values(
-        {.codes = codes,
-         .scales = reinterpret_cast<const uint8_t*>(use.head + layout.ValueScalesAt()),
-         .num_panels = layout.NumValuePanels(),
-         .panel_elems = kTileElems,
-         .pairs = reinterpret_cast<uint16_t*>(scratch->page.data()),
-         .prefetch_bytes = prefetch_bytes});
-    values = scratch->page.data();
-  }
+  const std::byte* weights = scratch->scores.data() + use.first_row * scores_stride_ * kFloat +
+                             use.page_idx * kPageTokens * kernel.a_elem_bytes;
+  const int64_t weights_stride = scores_stride_ * kFloat / kernel.a_elem_bytes;
   const int64_t stride = layout.OutputStride();
   float* sums = scratch->outputs.floats() + use.first_row * stride;
+  if (layout.is_fp8) {
+    const KvDecodeArgs decode{
+        .codes = reinterpret_cast<const uint8_t*>(values),
+        .scales = reinterpret_cast<const uint8_t*>(use.head + layout.ValueScalesAt()),
+        .num_panels = layout.NumValuePanels(),
+        .panel_elems = kTileElems,
+        .pairs = reinterpret_cast<uint16_t*>(scratch->page.data()),
+        .prefetch_bytes = prefetch_bytes};
+    if (IsFused(use.num_rows)) {
+      path_.kv.weigh_values({.a = weights,
+                             .a_stride = weights_stride,
+                             .num_rows = use.num_rows,
+                             .b = decode,
+                             .c = sums,
+                             .c_stride = stride,
+                             .from_zero = use.page_idx == 0});
+      return;
+    }
+    path_.kv.decode_values(decode);
+    values = scratch->page.data();
+  }
   // A kernel of whole row steps would add to the rows of other pieces behind these: their last step
   // goes through a place of its own.
   const int64_t rows_after = scratch->block.num_rows - use.first_row - use.num_rows;
   const int64_t tail_rows = rows_after > 0 ? use.num_rows % kernel.row_step : 0;
   const auto weigh = [&](int64_t first, int64_t num_rows, float* c) {
-    kernel.matmul({.a = scratch->scores.data() + (use.first_row + first) * scores_stride_ * kFloat +
-                        use.page_idx * kPageTokens * kernel.a_elem_bytes,
-                   .a_stride = scores_stride_ * kFloat / kernel.a_elem_bytes,
+    kernel.matmul({.a = weights + first * scores_stride_ * kFloat,
+                   .a_stride = weights_stride,
                    .num_rows = num_rows,
                    .b = reinterpret_cast<const uint16_t*>(values),
                    .panel_stride = kTileElems,

@@ -81,6 +81,10 @@ class AttentionOp {
                  Block* block) const;
   template <typename Use>
   void ForEachPage(const KvLayer& kv, const Block& block, Use use) const;
+  // Whether so few rows of FP8 are decoded on the way.
+  bool IsFused(int64_t num_rows) const {
+    return path_.matmul.a_elem_bytes == 4 && num_rows <= path_.kv.max_fused_rows;
+  }
   void RunBlock(const AttentionArgs& args, WorkerScratch* scratch) const;
   void ScoreKeys(const AttentionArgs& args, WorkerScratch* scratch) const;
   void WeighValues(const AttentionArgs& args, WorkerScratch* scratch) const;

@@ -178,11 +178,29 @@ struct KvDecodeArgs {
   int64_t prefetch_bytes = 0;  // As MatMulArgs has it.
 };
 
+// Few rows of FP32 A elements times the FP8 panels of a page, decoded on the way: MatMulArgs with
+// KvDecodeArgs for b.
+struct KvMatMulArgs {
+  const std::byte* a = nullptr;
+  int64_t a_stride = 0;  // In elements.
+  int64_t num_rows = 0;  // At most max_fused_rows.
+  KvDecodeArgs b;        // pairs is not used.
+  float* c = nullptr;    // [rows, 16 * panels].
+  int64_t c_stride = 0;
+  bool from_zero = false;
+};
+
 struct KvKernels {
   // codes[i] = E4M3(x[i] * factor), which is at most 448.
   void (*encode_e4m3)(const uint16_t* x, int64_t n, float factor, uint8_t* codes);
+  // The BF16 values of token t to its places in the panels of a page (kv_layout.h).
+  void (*store_values)(const uint16_t* v, int64_t n, int64_t t, uint16_t* panels);
   void (*decode_keys)(const KvDecodeArgs& args);
   void (*decode_values)(const KvDecodeArgs& args);
+  // For up to this many rows these are faster than decoding and matmul.
+  int64_t max_fused_rows = 0;
+  void (*score_keys)(const KvMatMulArgs& args);
+  void (*weigh_values)(const KvMatMulArgs& args);
 };
 
 // The vector instructions that a table needs.

@@ -60,6 +60,23 @@ void EncodeE4m3(const uint16_t* x, int64_t n, float factor, uint8_t* codes) {
   }
 }
 
+// A token's value is one half of each pair of a row of 16 columns in every panel.
+void StoreValues(const uint16_t* v, int64_t n, int64_t t, uint16_t* panels) {
+  const DU32 d;
+  const VU32 upper = hn::Set(d, 0xFFFF0000U);
+  for (int64_t i = 0; i < n; i += kLanes) {
+    // LoadBf16 widens: the value is in the upper half.
+    const VU32 value = hn::BitCast(d, LoadBf16(v + i, n - i));
+    auto* pairs = reinterpret_cast<uint32_t*>(panels + i / kPanelCols * kTileElems +
+                                              t / 2 * (2 * kPanelCols)) +
+                  i % kPanelCols;
+    const VU32 before = hn::LoadU(d, pairs);
+    hn::StoreU(t % 2 == 1 ? hn::Or(hn::AndNot(upper, before), value)
+                          : hn::Or(hn::And(before, upper), hn::ShiftRight<16>(value)),
+               d, pairs);
+  }
+}
+
 // --- Decoding -----------------------------------------------------------------------------------
 
 using D16 = hn::Repartition<uint16_t, DU32>;
@@ -85,6 +102,13 @@ HWY_INLINE VU32 KeyAddends(const uint8_t* scales) {
   return hn::Or(addends, hn::ShiftLeft<16>(addends));
 }
 
+// The same for the pairs of tokens of V, whatever the column.
+HWY_INLINE void FillValueAddends(const uint8_t* scales, uint32_t* addends) {
+  for (int64_t pair = 0; pair < kTileDepth / 2; ++pair) {
+    addends[pair] = Addend(scales[2 * pair]) | (Addend(scales[2 * pair + 1]) << 16);
+  }
+}
+
 void DecodeKeys(const KvDecodeArgs& args) {
   const Fp8Decoder decoder;
   for (int64_t panel = 0; panel < args.num_panels; ++panel) {
@@ -108,10 +132,8 @@ void DecodeKeys(const KvDecodeArgs& args) {
 
 void DecodeValues(const KvDecodeArgs& args) {
   const Fp8Decoder decoder;
-  HWY_ALIGN uint32_t addends[kTileDepth / 2];  // Of a pair of tokens, whatever the column.
-  for (int64_t pair = 0; pair < kTileDepth / 2; ++pair) {
-    addends[pair] = Addend(args.scales[2 * pair]) | (Addend(args.scales[2 * pair + 1]) << 16);
-  }
+  HWY_ALIGN uint32_t addends[kTileDepth / 2];
+  FillValueAddends(args.scales, addends);
   for (int64_t panel = 0; panel < args.num_panels; ++panel) {
     const uint8_t* codes = args.codes + panel * kTileElems;
     uint16_t* pairs = args.pairs + panel * kTileElems;
@@ -129,8 +151,133 @@ void DecodeValues(const KvDecodeArgs& args) {
   }
 }
 
-constexpr KvKernels kKvKernels = {
-    .encode_e4m3 = EncodeE4m3, .decode_keys = DecodeKeys, .decode_values = DecodeValues};
+// --- Few rows, decoded on the way ---------------------------------------------------------------
+
+constexpr int64_t kMaxFusedRows = kLanes == 16 ? 4 : 2;
+
+// The MatMul order, for kRows rows with one panel of args.b.panel_elems codes. Scale(k, v) is that
+// of depth k of a tile.
+template <int kRows, typename Scale>
+HWY_INLINE void FusedPanel(const KvMatMulArgs& args, int64_t panel, const Fp8Decoder& decoder,
+                           const Scale& scale) {
+  const DF d;
+  const auto* a = reinterpret_cast<const float*>(args.a);
+  const uint8_t* codes = args.b.codes + panel * args.b.panel_elems;
+  float* c = args.c + panel * kPanelCols;
+  VF sums[kRows][kVecs];
+  for (int r = 0; r < kRows; ++r) {
+    for (int64_t v = 0; v < kVecs; ++v) {
+      sums[r][v] = args.from_zero ? hn::Zero(d) : hn::LoadU(d, c + r * args.c_stride + v * kLanes);
+    }
+  }
+  for (int64_t tile = 0; tile < args.b.panel_elems / kTileElems; ++tile) {
+    VF even[kRows][kVecs];
+    VF odd[kRows][kVecs];
+    for (int r = 0; r < kRows; ++r) {
+      for (int64_t v = 0; v < kVecs; ++v) {
+        even[r][v] = hn::Zero(d);
+        odd[r][v] = hn::Zero(d);
+      }
+    }
+    const auto multiply = [&](int64_t k, int64_t v, VU32 pairs) HWY_ATTR {
+      const VF b_even = hn::Mul(hn::BitCast(d, hn::ShiftLeft<16>(pairs)), scale(k, v));
+      const VF b_odd =
+          hn::Mul(hn::BitCast(d, hn::And(pairs, hn::Set(DU32(), 0xFFFF0000U))), scale(k + 1, v));
+      HWY_UNROLL(4)
+      for (int r = 0; r < kRows; ++r) {
+        const float* at = a + r * args.a_stride + tile * kTileDepth + k;
+        even[r][v] = hn::MulAdd(hn::Set(d, at[0]), b_even, even[r][v]);
+        odd[r][v] = hn::MulAdd(hn::Set(d, at[1]), b_odd, odd[r][v]);
+      }
+    };
+    HWY_UNROLL(8)
+    for (int64_t k = 0; k < kTileDepth; k += 4) {
+      const uint8_t* from = codes + tile * kTileElems + k * kPanelCols;
+      hwy::Prefetch(from + args.b.prefetch_bytes);
+      HWY_UNROLL(2)
+      for (int64_t v = 0; v < kVecs; ++v) {
+        const Fp8Decoder::Pairs decoded = decoder.Decode(from + v * kCodeLanes);
+        multiply(k, v, decoded.first);
+        multiply(k + 2, v, decoded.second);
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      for (int64_t v = 0; v < kVecs; ++v) {
+        sums[r][v] = hn::Add(sums[r][v], hn::Add(even[r][v], odd[r][v]));
+      }
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int64_t v = 0; v < kVecs; ++v) {
+      hn::StoreU(sums[r][v], d, c + r * args.c_stride + v * kLanes);
+    }
+  }
+}
+
+// Scale codes are never 0 where codes are not, nor 255: their exponents are those of FP32.
+template <int kRows>
+void ScoreKeyRows(const KvMatMulArgs& args) {
+  const DU32 du;
+  const Fp8Decoder decoder;
+  for (int64_t panel = 0; panel < args.b.num_panels; ++panel) {
+    VF of_keys[kVecs];
+    for (int64_t v = 0; v < kVecs; ++v) {
+      const uint8_t* scales = args.b.scales + panel * kPanelCols + v * kLanes;
+      const VU32 bytes = hn::PromoteTo(du, hn::LoadU(hn::Rebind<uint8_t, DU32>(), scales));
+      of_keys[v] = hn::BitCast(DF(), hn::ShiftLeft<23>(bytes));
+    }
+    FusedPanel<kRows>(args, panel, decoder,
+                      [&](int64_t /*k*/, int64_t v) HWY_ATTR { return of_keys[v]; });
+  }
+}
+
+template <int kRows>
+void WeighValueRows(const KvMatMulArgs& args) {
+  const Fp8Decoder decoder;
+  HWY_ALIGN uint32_t of_tokens[kTileDepth];
+  for (int64_t t = 0; t < kTileDepth; ++t) {
+    of_tokens[t] = uint32_t{args.b.scales[t]} << 23;
+  }
+  for (int64_t panel = 0; panel < args.b.num_panels; ++panel) {
+    FusedPanel<kRows>(args, panel, decoder, [&](int64_t k, int64_t /*v*/) HWY_ATTR {
+      return hn::BitCast(DF(), hn::Set(DU32(), of_tokens[k]));
+    });
+  }
+}
+
+void ScoreKeys(const KvMatMulArgs& args) {
+  switch (args.num_rows) {
+    case 1:
+      return ScoreKeyRows<1>(args);
+    case 2:
+      return ScoreKeyRows<2>(args);
+    case 3:
+      return ScoreKeyRows<3>(args);
+    default:
+      return ScoreKeyRows<4>(args);
+  }
+}
+
+void WeighValues(const KvMatMulArgs& args) {
+  switch (args.num_rows) {
+    case 1:
+      return WeighValueRows<1>(args);
+    case 2:
+      return WeighValueRows<2>(args);
+    case 3:
+      return WeighValueRows<3>(args);
+    default:
+      return WeighValueRows<4>(args);
+  }
+}
+
+constexpr KvKernels kKvKernels = {.encode_e4m3 = EncodeE4m3,
+                                  .store_values = StoreValues,
+                                  .decode_keys = DecodeKeys,
+                                  .decode_values = DecodeValues,
+                                  .max_fused_rows = kMaxFusedRows,
+                                  .score_keys = ScoreKeys,
+                                  .weigh_values = WeighValues};
 
 #endif  // OCTAVO_CPU_TARGET
 

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <span>
 
 #include "octavo/base/thread_pool.h"
 #include "octavo/formats/e4m3.h"
@@ -30,59 +31,111 @@ struct TokenHead {
   int64_t t = 0;
 };
 
-void StoreBf16(const KvLayout& layout, const TokenHead& token, bool is_finite) {
-  auto* keys = reinterpret_cast<uint16_t*>(token.head);
+// Pairs of dims of a key lie 64 bytes of BF16 apart.
+void StoreKeyBf16(const KvLayout& layout, const TokenHead& token, bool is_finite) {
+  std::byte* to = token.head + layout.KeyElem(token.t, 0) * layout.ElemBytes();
+  constexpr uint32_t kNaNs = uint32_t{kBf16NaN} << 16 | kBf16NaN;
+  for (int64_t d = 0; d < layout.head_dim; d += 2) {
+    uint32_t pair = kNaNs;
+    if (is_finite) {
+      std::memcpy(&pair, token.k + d, sizeof(pair));
+    }
+    std::memcpy(to, &pair, sizeof(pair));
+    to += 2 * kPanelCols * sizeof(uint16_t);
+  }
+}
+
+void StoreValueBf16(const KvKernels& kernels, const KvLayout& layout, const TokenHead& token,
+                    bool is_finite) {
   auto* values = reinterpret_cast<uint16_t*>(token.head + layout.ValuesAt());
-  if (!is_finite) {
-    for (int64_t d = 0; d < layout.head_dim; ++d) {
-      keys[layout.KeyElem(token.t, d)] = kBf16NaN;
-    }
-    for (int64_t d = 0; d < layout.value_dim; ++d) {
-      values[layout.ValueElem(token.t, d)] = 0;
-    }
+  if (is_finite) {
+    kernels.store_values(token.v, layout.value_dim, token.t, values);
     return;
   }
-  for (int64_t d = 0; d < layout.head_dim; d += 2) {
-    std::memcpy(keys + layout.KeyElem(token.t, d), token.k + d, 2 * sizeof(uint16_t));
-  }
   for (int64_t d = 0; d < layout.value_dim; ++d) {
-    values[layout.ValueElem(token.t, d)] = token.v[d];
+    values[layout.ValueElem(token.t, d)] = 0;
   }
 }
 
 // Elements that are encoded at a time.
 constexpr int64_t kEncodeElems = 512;
 
-void StoreFp8(const KvKernels& kernels, const KvLayout& layout, const TokenHead& token,
-              const std::array<float, 2>& amax) {
-  const bool is_finite = amax[0] < kKvF8MagnitudeEnd && amax[1] < kKvF8MagnitudeEnd;
+// Codes of x under `scale`, or `bad` for all, `use(first, codes)` at a time.
+template <typename Use>
+void Encode(const KvKernels& kernels, std::span<const uint16_t> x, uint8_t scale, bool is_finite,
+            uint8_t bad, Use use) {
   std::array<uint8_t, kEncodeElems> codes;
-  auto* keys = reinterpret_cast<uint8_t*>(token.head);
-  auto* values = reinterpret_cast<uint8_t*>(token.head + layout.ValuesAt());
-  const uint8_t key_scale = is_finite ? KvScaleCode(amax[0]) : kScaleOfOne;
-  const uint8_t value_scale = is_finite ? KvScaleCode(amax[1]) : kScaleOfOne;
-  for (int64_t first = 0; first < layout.head_dim; first += kEncodeElems) {
-    const int64_t n = std::min(kEncodeElems, layout.head_dim - first);
-    codes.fill(kE4m3NaN);
-    if (is_finite) {
-      kernels.encode_e4m3(token.k + first, n, E8m0Reciprocal(key_scale), codes.data());
-    }
-    for (int64_t i = 0; i < n; i += 2) {
-      std::memcpy(keys + layout.KeyElem(token.t, first + i), codes.data() + i, 2);
-    }
+  if (!is_finite) {
+    codes.fill(bad);
   }
-  for (int64_t first = 0; first < layout.value_dim; first += kEncodeElems) {
-    const int64_t n = std::min(kEncodeElems, layout.value_dim - first);
-    codes.fill(0);
+  const auto dim = static_cast<int64_t>(x.size());
+  for (int64_t first = 0; first < dim; first += kEncodeElems) {
+    const int64_t n = std::min(kEncodeElems, dim - first);
     if (is_finite) {
-      kernels.encode_e4m3(token.v + first, n, E8m0Reciprocal(value_scale), codes.data());
+      kernels.encode_e4m3(x.data() + first, n, E8m0Reciprocal(scale), codes.data());
     }
-    for (int64_t i = 0; i < n; ++i) {
-      values[layout.ValueElem(token.t, first + i)] = codes[static_cast<size_t>(i)];
-    }
+    use(first, std::span<const uint8_t>(codes).first(static_cast<size_t>(n)));
   }
-  token.head[layout.KeyScalesAt() + token.t] = static_cast<std::byte>(key_scale);
-  token.head[layout.ValueScalesAt() + token.t] = static_cast<std::byte>(value_scale);
+}
+
+// Pairs of dims of a key lie by turns 8 and 56 bytes apart.
+void StoreKeyFp8(const KvKernels& kernels, const KvLayout& layout, const TokenHead& token,
+                 uint8_t scale, bool is_finite) {
+  std::byte* key = token.head + layout.KeyElem(token.t, 0);
+  Encode(kernels, {token.k, static_cast<size_t>(layout.head_dim)}, scale, is_finite, kE4m3NaN,
+         [&](int64_t first, std::span<const uint8_t> codes) {
+           std::byte* to = key + first * kPanelCols;
+           for (size_t i = 0; i < codes.size(); i += 2) {
+             std::memcpy(to + i / 4 * 64 + i / 2 % 2 * 8, codes.data() + i, 2);
+           }
+         });
+  token.head[layout.KeyScalesAt() + token.t] = static_cast<std::byte>(scale);
+}
+
+// Four dims of a value are every other byte of a word of 8.
+void StoreValueFp8(const KvKernels& kernels, const KvLayout& layout, const TokenHead& token,
+                   uint8_t scale, bool is_finite) {
+  constexpr size_t kWordDims = 4;
+  std::byte* values = token.head + layout.ValuesAt();
+  const auto shift = static_cast<unsigned>(token.t % 2 * 8);
+  const uint64_t kept = ~(uint64_t{0x00FF00FF00FF00FF} << shift);
+  Encode(kernels, {token.v, static_cast<size_t>(layout.value_dim)}, scale, is_finite, 0,
+         [&](int64_t first, std::span<const uint8_t> codes) {
+           for (size_t i = 0; i < codes.size(); i += kWordDims) {
+             // By constant sizes: a copy of 1 to 4 bytes would be read back before it is whole.
+             uint32_t four = 0;
+             if (codes.size() - i >= kWordDims) {
+               std::memcpy(&four, codes.data() + i, kWordDims);
+             } else {
+               std::memcpy(&four, codes.data() + i, 2);  // value_dim is even.
+             }
+             uint64_t spread = four;
+             spread = (spread | spread << 16) & 0x0000FFFF0000FFFFU;
+             spread = (spread | spread << 8) & 0x00FF00FF00FF00FFU;
+             std::byte* to =
+                 values + layout.ValueElem(token.t & ~int64_t{1}, first + static_cast<int64_t>(i));
+             uint64_t word = 0;
+             std::memcpy(&word, to, sizeof(word));
+             word = (word & kept) | (spread << shift);
+             std::memcpy(to, &word, sizeof(word));
+           }
+         });
+  token.head[layout.ValueScalesAt() + token.t] = static_cast<std::byte>(scale);
+}
+
+void StoreTokenHead(const CpuPath& path, const KvLayout& layout, const TokenHead& token) {
+  const float key_amax = path.inputs.finite_amax(token.k, layout.head_dim);
+  const float value_amax = path.inputs.finite_amax(token.v, layout.value_dim);
+  if (!layout.is_fp8) {
+    const bool is_finite = std::isfinite(key_amax) && std::isfinite(value_amax);
+    StoreKeyBf16(layout, token, is_finite);
+    StoreValueBf16(path.kv, layout, token, is_finite);
+    return;
+  }
+  const bool is_finite = key_amax < kKvF8MagnitudeEnd && value_amax < kKvF8MagnitudeEnd;
+  StoreKeyFp8(path.kv, layout, token, is_finite ? KvScaleCode(key_amax) : kScaleOfOne, is_finite);
+  StoreValueFp8(path.kv, layout, token, is_finite ? KvScaleCode(value_amax) : kScaleOfOne,
+                is_finite);
 }
 
 }  // namespace
@@ -98,13 +151,7 @@ void StoreKv(const CpuPath& path, const KvStoreArgs& args, ThreadPool* pool) {
           .v = Bf16Row(args.v, row) + h * layout.value_dim,
           .head = args.kv.pages + page * args.kv.page_bytes + h * layout.HeadBytes(),
           .t = position % kPageTokens};
-      const std::array<float, 2> amax = {path.inputs.finite_amax(token.k, layout.head_dim),
-                                         path.inputs.finite_amax(token.v, layout.value_dim)};
-      if (layout.is_fp8) {
-        StoreFp8(path.kv, layout, token, amax);
-      } else {
-        StoreBf16(layout, token, std::isfinite(amax[0]) && std::isfinite(amax[1]));
-      }
+      StoreTokenHead(path, layout, token);
     }
   };
   const auto store_rows = [&](int64_t begin, int64_t end, int /*worker*/) {
