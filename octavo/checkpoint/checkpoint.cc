@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -199,6 +200,10 @@ Checkpoint& Checkpoint::operator=(Checkpoint&&) noexcept = default;
 Checkpoint::~Checkpoint() = default;
 
 Result<HfConfig> ReadHfConfig(const std::string& dir) {
+  std::error_code error;
+  if (!std::filesystem::exists(dir, error)) {
+    return NotFound("{}: no such folder", dir);
+  }
   Result<std::string> config = ReadTextFile(PathOf(dir, "config.json"), kConfigBytesMax);
   if (!config && config.error().code() == StatusCode::kNotFound) {
     return NotFound("{}: expected config.json, got none", dir);

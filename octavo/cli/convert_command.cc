@@ -66,7 +66,7 @@ Status RunConvertCommand(const ConvertFlags& flags) {
   }
   ASSIGN_OR_RETURN(const std::optional<PolicyOptions> policy, ParsePolicy(flags.policy));
   if (!policy.has_value()) {
-    return InvalidArgument("octavo convert: expected --format, --policy or --preset");
+    return InvalidArgument("--format: expected one, or --policy or --preset");
   }
   ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(flags.model));
   RETURN_IF_ERROR(CheckAcceptedSource(checkpoint));

@@ -15,7 +15,6 @@
 #include "octavo/policy/precision_table.h"
 #include "octavo/policy/table_json.h"
 #include "octavo/policy/table_text.h"
-#include "octavo/sync/serving.h"
 
 namespace octavo {
 namespace {
@@ -65,11 +64,30 @@ Result<ModelSpec> SpecOf(const std::string& model, const HfConfig& config) {
   return MakeModelSpec(config);
 }
 
+// By the policy, or as it is stored. A policy beside a checkpoint that stores something else is
+// what a conversion would make of it.
+Result<PrecisionTable> PlannedTable(const ModelSpec& spec, const HfConfig& config,
+                                    const std::optional<PolicyOptions>& policy) {
+  if (!policy.has_value()) {
+    return TableFromQuantizationConfig(spec, config.quantization_config);
+  }
+  ASSIGN_OR_RETURN(PrecisionTable table, CompilePolicy(spec, *policy));
+  if (!config.quantization_config.empty()) {
+    const auto stored = TableFromQuantizationConfig(spec, config.quantization_config);
+    if (!stored || stored->Hash() != table.Hash()) {
+      fmt::print(stderr,
+                 "octavo: the checkpoint stores another table: this is what `octavo convert` would "
+                 "write\n");
+    }
+  }
+  return table;
+}
+
 Status RunPlanCommand(const PlanFlags& flags) {
   ASSIGN_OR_RETURN(const std::optional<PolicyOptions> policy, ParsePolicy(flags.policy));
   ASSIGN_OR_RETURN(const HfConfig config, ReadHfConfig(flags.model));
   ASSIGN_OR_RETURN(const ModelSpec spec, SpecOf(flags.model, config));
-  ASSIGN_OR_RETURN(const PrecisionTable table, ChooseTable(spec, config, policy));
+  ASSIGN_OR_RETURN(const PrecisionTable table, PlannedTable(spec, config, policy));
   if (flags.explain.empty()) {
     PrintLine(flags.json ? TableToJson(table) : TableToText(table));
     return OkStatus();

@@ -66,6 +66,7 @@ std::string AuditText(const AuditReport& report, int max_findings) {
     text += fmt::format("{:7} {}: {}\n        cure: {}\n", finding.severity, finding.code,
                         finding.message, finding.cure);
   }
+  text.pop_back();  // Its last newline.
   return text;
 }
 

@@ -463,6 +463,11 @@ TEST_F(ConvertTest, DoesNotResumeAnotherPlanOrAChangedSource) {
   TestTensors weights = RandomWeights(TestSpec());
   WriteTestCheckpoint(in, weights, 2);
   ConvertAndDie(in, out, 30);
+  // A finished file, whether or not the child came to it.
+  MustConvert(in, folder_.Path("whole"));
+  const std::string file = TestShardName(0, 2);
+  std::filesystem::copy_file(folder_.Path("whole") + "/" + file, out + "/" + file,
+                             std::filesystem::copy_options::overwrite_existing);
   PolicyOptions other = kFp8;
   other.keep_last = 2;
   EXPECT_THAT(Convert(in, out, other, 1, true).error().message(), HasSubstr("by another plan"));
@@ -471,6 +476,16 @@ TEST_F(ConvertTest, DoesNotResumeAnotherPlanOrAChangedSource) {
   weights["model.norm.weight"] = RandomBf16({160}, 77);
   WriteTestCheckpoint(in, weights, 2);
   EXPECT_THAT(Convert(in, out, kFp8, 1, true).error().message(), HasSubstr("by another plan"));
+}
+
+TEST_F(ConvertTest, AnotherPlanMayTakeOverWhatHoldsNoFinishedFile) {
+  WriteTestCheckpoint(folder_.Path("in"), RandomWeights(TestSpec()), 2);
+  ConvertAndDie(folder_.Path("in"), folder_.Path("out"), 3);
+  PolicyOptions other = kFp8;
+  other.keep_last = 2;
+  MustConvert(folder_.Path("in"), folder_.Path("out"), other);
+  MustConvert(folder_.Path("in"), folder_.Path("fresh"), other);
+  EXPECT_EQ(FolderHashes(folder_.Path("out")), FolderHashes(folder_.Path("fresh")));
 }
 
 TEST_F(ConvertTest, DoesNotTakeAForeignFileForAFinishedOne) {

@@ -33,9 +33,10 @@ std::string StatePath(const std::string& out_dir) {
 }
 
 Status FileSystemError(const std::string& path, const std::error_code& error) {
-  return {
-      error == std::errc::no_such_file_or_directory ? StatusCode::kNotFound : StatusCode::kInternal,
-      fmt::format("{}: {}", path, error.message())};
+  const StatusCode code = error == std::errc::no_such_file_or_directory ? StatusCode::kNotFound
+                          : error == std::errc::not_a_directory ? StatusCode::kInvalidArgument
+                                                                : StatusCode::kInternal;
+  return {code, fmt::format("{}: {}", path, error.message())};
 }
 
 // The hash of the plan that an unfinished run in `out_dir` follows; empty when there is none.
@@ -101,7 +102,11 @@ Status ClaimOutFolder(const Checkpoint& checkpoint, const ConversionPlan& plan,
     return InvalidArgument("{}: expected an empty folder or none, found {}", out_dir,
                            *std::ranges::find_if_not(names, IsTemporary));
   }
-  if (!unfinished.empty() && unfinished != plan.hash) {
+  // A run that was refused or stopped before it finished a file leaves nothing worth keeping.
+  const bool holds_files = !std::ranges::all_of(names, [](const std::string& name) {
+    return IsTemporary(name) || name == kConvertStateFile;
+  });
+  if (!unfinished.empty() && unfinished != plan.hash && holds_files) {
     return InvalidArgument(
         "{}: holds an unfinished conversion by another plan ({}, this one is {}); remove it or "
         "choose another folder",

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -97,6 +98,7 @@ void AddRoleRules(const ModelSpec& spec, std::vector<CompiledRule>* rules) {
 
 std::string LayersText(const std::vector<LayerRange>& layers) {
   std::vector<std::string> parts;
+  parts.reserve(layers.size());
   for (const LayerRange& range : layers) {
     parts.push_back(range.first == range.last ? fmt::format("{}", range.first)
                                               : fmt::format("{}-{}", range.first, range.last));

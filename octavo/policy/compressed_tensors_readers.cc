@@ -8,6 +8,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <memory>
 #include <optional>
 #include <span>
@@ -24,6 +25,7 @@
 #include "octavo/policy/name_list.h"
 #include "octavo/policy/quantization_fields.h"
 #include "octavo/policy/sglang_match.h"
+#include "octavo/policy/weights_mapper.h"
 
 namespace octavo {
 namespace {

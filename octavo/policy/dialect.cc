@@ -1,6 +1,5 @@
 #include "octavo/policy/dialect.h"
 
-#include <memory>
 #include <optional>
 #include <span>
 #include <string_view>

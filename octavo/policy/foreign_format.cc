@@ -112,8 +112,10 @@ Result<WeightFormat> Fp8FormatOf(const Json& config) {
 Result<ForeignFormats> ReadFp8(const Json& config, bool is_mxfp8) {
   const ConfigValue root(config);
   // A file without these keys means the first of these values.
-  ASSIGN_OR_RETURN(const std::string codes,
-                   root.At("fmt").OneOf({"e4m3", "float8_e4m3fn"}, /*absent=*/"e4m3"));
+  if (const auto codes = root.At("fmt").OneOf({"e4m3", "float8_e4m3fn"}, /*absent=*/"e4m3");
+      !codes) {
+    return codes.error();
+  }
   ASSIGN_OR_RETURN(const std::string scheme, root.At("activation_scheme")
                                                  .OneOf({"dynamic", "static"},
                                                         /*absent=*/"dynamic"));
