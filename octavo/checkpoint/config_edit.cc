@@ -75,6 +75,9 @@ Result<std::vector<Member>> FindMembers(std::string_view text, std::string_view 
   dom::parser parser;
   dom::element root;
   dom::object object;
+  if (text.empty()) {
+    return Corrupt("{}: expected a JSON object, got an empty text", what);
+  }
   if (const auto error = parser.parse(text.data(), text.size()).get(root)) {
     return Corrupt("{}: expected a JSON object: {}", what, simdjson::error_message(error));
   }

@@ -61,6 +61,9 @@ Result<HfSection> HfSection::Parse(std::string name, std::string_view text) {
   auto impl = std::make_unique<Impl>();
   impl->parser = std::make_shared<dom::parser>();
   dom::element root;
+  if (text.empty()) {  // The parser copies what it is given: a null pointer is not for it.
+    return Corrupt("{}: expected a JSON object, got an empty text", name);
+  }
   if (const auto error = impl->parser->parse(text.data(), text.size()).get(root)) {
     return Corrupt("{}: expected a JSON object: {}", name, simdjson::error_message(error));
   }
