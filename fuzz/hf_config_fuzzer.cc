@@ -48,12 +48,14 @@ void CheckParsed(const octavo::HfConfig& config) {
   CHECK(config.head_dim % 2 == 0);
   CHECK(config.vocab_size > 0);
   CHECK(config.rms_norm_eps > 0.0);
-  CHECK(config.rope_theta > 0.0);
   int64_t elements = 0;
   CHECK(!__builtin_mul_overflow(config.num_heads * config.head_dim, config.hidden_size, &elements));
   CHECK(!__builtin_mul_overflow(config.vocab_size, config.hidden_size, &elements));
   CheckMoe(config);
-  CheckRope(config.rope_scaling);
+  if (config.not_served.empty()) {
+    CHECK(config.rope_theta > 0.0);
+    CheckRope(config.rope_scaling);
+  }
   CHECK(config.num_mtp_layers >= 0);
   CHECK(config.mla.kv_lora_rank >= 0);
   if (config.mla.kv_lora_rank > 0) {

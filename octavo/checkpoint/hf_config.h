@@ -112,7 +112,7 @@ struct HfConfig {
   // The first setting that changes the forward pass in a way that is not built (rope scaling of
   // another type or with members that are not known, sliding windows, ...), with what is expected;
   // empty: there is none. It changes no tensor, so such a model is planned, converted and audited,
-  // and is never served (CheckServedConfig).
+  // and is never served (CheckServedConfig); its rotary members mean nothing.
   std::string not_served;
   std::string config_json;  // The whole config.json as read.
 };

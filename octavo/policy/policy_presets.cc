@@ -80,6 +80,7 @@ Result<PolicyOptions> PresetPolicy(std::string_view name) {
     return ParsePolicyFile(found->text, fmt::format("preset {}", name));
   }
   std::vector<std::string> names;
+  names.reserve(kPresets.size());
   for (const PolicyPreset& preset : kPresets) {
     names.emplace_back(preset.name);
   }

@@ -3,14 +3,9 @@
 
 #include <fmt/core.h>
 
-#include <algorithm>
-#include <cstddef>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <string>
 #include <string_view>
-#include <utility>
-#include <vector>
 
 #include "octavo/base/status.h"
 #include "octavo/model/spec/model_spec.h"

@@ -4,8 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstddef>
-#include <map>
 #include <set>
 #include <span>
 #include <string>

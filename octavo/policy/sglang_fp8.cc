@@ -1,7 +1,6 @@
 #include "octavo/policy/sglang_fp8.h"
 
 #include <cstddef>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>

@@ -2,7 +2,6 @@
 // petit_nvfp4, fbgemm_fp8, blockwise_int8; and the plain substring of awq, gguf and moe_wna16.
 
 #include <memory>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -67,6 +66,7 @@ class Nvfp4OnlineReader : public DialectReader {
     const std::vector<IgnoreEntry> env =
         SglangFp8Entries({}, {.env_ignored = context.env_ignored, .mapper = {}});
     std::vector<std::string> texts;
+    texts.reserve(env.size());
     for (const IgnoreEntry& entry : env) {
       texts.push_back(entry.text);
     }
