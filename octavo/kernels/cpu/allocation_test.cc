@@ -70,7 +70,9 @@ namespace {
 // One layer's ops with everything they need, allocated before the count starts.
 class LayerOps {
  public:
-  LayerOps(Backend* backend, int64_t max_tokens) : backend_(*backend) {
+  LayerOps(Backend* backend, int64_t max_tokens)
+      : backend_(*backend), expert_out_(DType::kBf16, max_tokens * kTopK, kWidth) {
+    expert_out_.Fill(3);
     for (const WeightFormat format : AllWeightFormats()) {
       weights_.push_back(TestMatrix(format, 64, kWidth, 1).PackFor(backend_));
     }
@@ -81,13 +83,19 @@ class LayerOps {
     bias_ = TestMatrix(WeightFormat::kBf16, 1, 64, 2).PackFor(backend_);
     norm_ = TestMatrix(WeightFormat::kBf16, 1, kWidth, 2).PackFor(backend_);
     page_bytes_ = backend_.KvPageBytes({2, 64});
-    num_pages_ = max_tokens / kPageTokens + 1;
+    num_pages_ = max_tokens / kPageTokens + 2;
     pages_.resize(static_cast<size_t>(num_pages_ * page_bytes_));
     for (int32_t p = 0; p < num_pages_; ++p) {
       table_.push_back(p);
     }
     positions_.resize(static_cast<size_t>(max_tokens));
     tables_.assign(static_cast<size_t>(64), 0.5F);
+    const auto max_slots = static_cast<size_t>(max_tokens * kTopK);
+    experts_.resize(max_slots);
+    source_rows_.resize(max_slots);
+    row_of_slot_.resize(max_slots);
+    route_weights_.resize(max_slots);
+    segments_.reserve(static_cast<size_t>(max_tokens));
     stats_.resize(static_cast<size_t>(max_tokens));
   }
 
@@ -132,7 +140,67 @@ class LayerOps {
     ASSERT_TRUE(backend_.SoftmaxStats({rows(f32), stats, stats}).ok());
   }
 
+  // What else a layer of experts or of latent attention does.
+  void RunExperts(int64_t tokens, const TestActivations& x, const TestActivations& q) {
+    Activations in = q.view();
+    in.rows = tokens;
+    Activations logits = x.view();
+    logits.rows = tokens;
+    logits.cols = kExperts;
+    const auto slots = static_cast<size_t>(tokens * kTopK);
+    const std::span<int32_t> experts = std::span(experts_).first(slots);
+    const std::span<int32_t> source_rows = std::span(source_rows_).first(slots);
+    const std::span<int32_t> row_of_slot = std::span(row_of_slot_).first(slots);
+    const std::span<float> weights = std::span(route_weights_).first(slots);
+    ASSERT_TRUE(backend_
+                    .Route({.logits = logits,
+                            .scoring = RouteScoring::kSigmoid,
+                            .bias = std::span(tables_).first(kExperts),
+                            .num_groups = 4,
+                            .top_groups = 2,
+                            .top_k = kTopK,
+                            .experts = experts,
+                            .weights = weights})
+                    .ok());
+    ASSERT_TRUE(backend_.SortByExpert({experts, kTopK, source_rows, row_of_slot, offsets_}).ok());
+    Activations expert_rows = expert_out_.view();
+    expert_rows.rows = tokens * kTopK;
+    Activations y = logits;
+    y.cols = expert_rows.cols;
+    ASSERT_TRUE(backend_.Combine({expert_rows, row_of_slot, weights, kTopK, y, y}).ok());
+    ASSERT_TRUE(backend_.Copy({in, in}).ok());
+    const std::span<const int32_t> positions =
+        std::span(positions_).first(static_cast<size_t>(tokens));
+    ASSERT_TRUE(backend_.Rope({in, 2, 64, positions, tables_, tables_, 128, true}).ok());
+  }
+
+  // Samples of one prompt, a token each, over a latent cache of either type.
+  void RunSamples(int64_t tokens, const TestActivations& q) {
+    segments_.clear();
+    for (int64_t i = 0; i < tokens; ++i) {
+      segments_.push_back({i, 1, kPageTokens + i, table_});
+    }
+    for (const DType dtype : {DType::kBf16, DType::kF8E4m3}) {
+      const KvShape shape{1, 64, 32, dtype};
+      const int64_t page_bytes = backend_.KvPageBytes(shape);
+      ASSERT_LE(page_bytes, page_bytes_);
+      const KvLayer kv{pages_.data(), page_bytes, num_pages_, shape};
+      Activations in = q.view();
+      in.rows = tokens;
+      Activations k = in;
+      k.cols = 64;
+      Activations v = in;
+      v.cols = 32;
+      Activations y = in;
+      y.cols = 128;
+      ASSERT_TRUE(backend_.KvStore({k, v, segments_, kv}).ok());
+      ASSERT_TRUE(backend_.Attention({in, y, segments_, kv, 4, 0.125F}).ok());
+    }
+  }
+
   static constexpr int64_t kWidth = 320;
+  static constexpr size_t kExperts = 64;
+  static constexpr int64_t kTopK = 3;
 
  private:
   Backend& backend_;
@@ -143,6 +211,11 @@ class LayerOps {
   std::vector<std::byte> pages_;
   std::vector<int32_t> table_, positions_;
   std::vector<float> tables_, stats_;
+  std::vector<int32_t> experts_, source_rows_, row_of_slot_;
+  std::vector<int32_t> offsets_ = std::vector<int32_t>(kExperts + 1);
+  std::vector<float> route_weights_;
+  std::vector<Segment> segments_;
+  TestActivations expert_out_;
 };
 
 TEST(CpuBackendAllocations, StopAfterReserve) {
@@ -186,6 +259,8 @@ TEST(CpuBackendAllocations, StopAfterReserve) {
     const int64_t before = num_allocations.load();
     for (const int64_t tokens : {int64_t{1}, int64_t{17}, kTokens}) {
       ops.Run(tokens, x, y16, q, f32);
+      ops.RunExperts(tokens, x, q);
+      ops.RunSamples(tokens - tokens / 3, q);
     }
     EXPECT_EQ(num_allocations.load() - before, 0) << path.name;
   }
