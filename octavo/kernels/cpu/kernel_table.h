@@ -156,6 +156,11 @@ struct RowKernels {
   // p of RouteArgs from FP32 logits. p may be x.
   void (*softmax)(const float* x, int64_t n, float* p);
   void (*sigmoid)(const float* x, int64_t n, float* p);
+  // choices[i] = p[i] + bias[i], or p[i] if bias is null; returns whether all are finite.
+  bool (*choose)(const float* p, const float* bias, int64_t n, float* choices);
+  // The index of the largest x[i], none of which is NaN, the lowest of equal ones; its value goes
+  // to *largest and becomes -inf.
+  int64_t (*take_largest)(int64_t n, float* x, float* largest);
   void (*combine)(const CombineRowArgs& args);
   // s[i] = scale * s[i]; returns the largest.
   float (*scale_max)(float scale, int64_t n, float* s);

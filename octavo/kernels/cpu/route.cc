@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -17,32 +16,29 @@ namespace {
 
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
 
-// The index of the largest value, the lowest of equal ones; the value becomes -inf.
-size_t TakeLargest(std::span<float> values) {
-  const auto best = std::ranges::max_element(values);
-  *best = kLowest;
-  return static_cast<size_t>(best - values.begin());
-}
-
 // Choices outside the best groups become -inf.
-void MaskGroups(const RouteArgs& args, std::span<float> choices) {
+void MaskGroups(const CpuPath& path, const RouteArgs& args, std::span<float> choices) {
   const auto num_groups = static_cast<size_t>(args.num_groups);
   const size_t group_size = choices.size() / num_groups;
-  std::array<float, kMaxExperts> rank_storage;
-  const std::span<float> ranks = std::span(rank_storage).first(num_groups);
+  std::array<float, kMaxExperts> ranks;
+  std::array<float, kMaxExperts> group;
   for (size_t g = 0; g < num_groups; ++g) {
-    float first = choices[g * group_size];
-    float second = kLowest;
-    for (size_t i = 1; i < group_size; ++i) {
-      const float choice = choices[g * group_size + i];
-      second = std::max(second, std::min(first, choice));
-      first = std::max(first, choice);
+    std::ranges::copy(choices.subspan(g * group_size, group_size), group.begin());
+    const auto size = static_cast<int64_t>(group_size);
+    float first = 0.0F;
+    float second = 0.0F;
+    (void)path.rows.take_largest(size, group.data(), &first);
+    if (group_size > 1) {
+      (void)path.rows.take_largest(size, group.data(), &second);
     }
     ranks[g] = group_size == 1 ? first : first + second;
   }
-  std::array<bool, kMaxExperts> is_kept = {};
+  std::array<bool, kMaxExperts> is_kept;
+  std::fill_n(is_kept.begin(), num_groups, false);
   for (int64_t i = 0; i < args.top_groups; ++i) {
-    is_kept[TakeLargest(ranks)] = true;
+    float rank = 0.0F;
+    const int64_t best = path.rows.take_largest(args.num_groups, ranks.data(), &rank);
+    is_kept[static_cast<size_t>(best)] = true;
   }
   for (size_t g = 0; g < num_groups; ++g) {
     if (!is_kept[g]) {
@@ -74,11 +70,8 @@ void RouteToken(const CpuPath& path, const RouteArgs& args, int64_t token) {
   std::array<float, kMaxExperts> choice_storage;
   const std::span<float> choices =
       std::span(choice_storage).first(static_cast<size_t>(num_experts));
-  bool is_finite = true;
-  for (size_t e = 0; e < choices.size(); ++e) {
-    choices[e] = args.bias.empty() ? p[e] : p[e] + args.bias[e];
-    is_finite = is_finite && std::isfinite(choices[e]);
-  }
+  const bool is_finite = path.rows.choose(p.data(), args.bias.empty() ? nullptr : args.bias.data(),
+                                          num_experts, choices.data());
   if (!is_finite) {
     for (size_t k = 0; k < top_k; ++k) {
       experts[k] = static_cast<int32_t>(k);
@@ -87,10 +80,11 @@ void RouteToken(const CpuPath& path, const RouteArgs& args, int64_t token) {
     return;
   }
   if (args.num_groups > 1) {
-    MaskGroups(args, choices);
+    MaskGroups(path, args, choices);
   }
   for (int32_t& expert : experts) {
-    expert = static_cast<int32_t>(TakeLargest(choices));
+    float choice = 0.0F;
+    expert = static_cast<int32_t>(path.rows.take_largest(num_experts, choices.data(), &choice));
   }
   std::ranges::sort(experts);
   float sum = 0.0F;

@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "octavo/kernels/cpu/kernel_table.h"
 #include "octavo/kernels/cpu/layout.h"
@@ -119,6 +120,50 @@ void CombineRow(const CombineRowArgs& args) {
     }
     StoreBf16(sum, args.n - i, args.y + i);
   }
+}
+
+bool Choose(const float* p, const float* bias, int64_t n, float* choices) {
+  const DF d;
+  const VF infinity = hn::Inf(d);
+  auto is_finite = hn::FirstN(d, static_cast<size_t>(kLanes));
+  for (int64_t i = 0; i < n; i += kLanes) {
+    VF choice = LoadF32(p + i, n - i);
+    if (bias != nullptr) {
+      choice = hn::Add(choice, LoadF32(bias + i, n - i));
+    }
+    is_finite = hn::And(is_finite, hn::Lt(hn::Abs(choice), infinity));
+    StoreF32(choice, n - i, choices + i);
+  }
+  return hn::AllTrue(d, is_finite);
+}
+
+// Elements from n on are -inf.
+HWY_INLINE VF LoadOrLowest(const float* x, int64_t n) {
+  const DF d;
+  if (HWY_LIKELY(n >= kLanes)) {
+    return hn::LoadU(d, x);
+  }
+  const auto valid = hn::FirstN(d, static_cast<size_t>(n));
+  return hn::IfThenElse(valid, LoadF32(x, n), hn::Neg(hn::Inf(d)));
+}
+
+int64_t TakeLargest(int64_t n, float* x, float* largest) {
+  const DF d;
+  VF max = LoadOrLowest(x, n);
+  for (int64_t i = kLanes; i < n; i += kLanes) {
+    max = hn::Max(max, LoadOrLowest(x + i, n - i));
+  }
+  max = hn::MaxOfLanes(d, max);
+  *largest = hn::GetLane(max);
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const auto is_largest = hn::Eq(LoadOrLowest(x + i, n - i), max);
+    if (!hn::AllFalse(d, is_largest)) {
+      const int64_t at = i + hn::FindFirstTrue(d, is_largest);
+      x[at] = -std::numeric_limits<float>::infinity();
+      return at;
+    }
+  }
+  return 0;
 }
 
 void Sigmoid(const float* x, int64_t n, float* p) {
@@ -256,6 +301,8 @@ constexpr RowKernels kRowKernels = {.load_a32 = LoadA32,
                                     .rope_interleaved = RopeInterleaved,
                                     .softmax = Softmax,
                                     .sigmoid = Sigmoid,
+                                    .choose = Choose,
+                                    .take_largest = TakeLargest,
                                     .combine = CombineRow,
                                     .scale_max = ScaleMax,
                                     .max = Max,
