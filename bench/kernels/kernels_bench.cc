@@ -1,8 +1,10 @@
-// Kernels in the order of a Qwen3 forward pass on the Qwen3-0.6B shape with random weights: decode
-// and prefill, with shares of the read bandwidth and of the multiply-add peak that are measured in
-// the same run. One JSON object a line.
+// Kernels in the order of a Qwen3 forward pass on the shape of Qwen3-0.6B or 1.7B with random
+// weights: decode and prefill, with shares of the read bandwidth and of the multiply-add peak that
+// are measured in the same run. One JSON object a line.
 //
-//   kernels_bench [isa] [threads] [layers]
+//   kernels_bench [isa] [threads] [layers] [0.6b | 1.7b] [format | all] [case]
+//
+// `case` is a part of a case's name.
 
 #include <fmt/core.h>
 
@@ -15,6 +17,7 @@
 #include <cstring>
 #include <memory>
 #include <span>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -25,6 +28,7 @@
 #include "octavo/base/thread_pool.h"
 #include "octavo/formats/bf16.h"
 #include "octavo/formats/format.h"
+#include "octavo/formats/quantize.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/kernels/machine_peaks.h"
 #include "octavo/kernels/matrix.h"
@@ -33,14 +37,17 @@
 namespace octavo {
 namespace {
 
-constexpr int64_t kHidden = 1024;
 constexpr int64_t kHeads = 16;
 constexpr int64_t kKvHeads = 8;
 constexpr int64_t kHeadDim = 128;
-constexpr int64_t kMlp = 3072;
 constexpr int64_t kVocab = 151936;
 constexpr int64_t kMaxTokens = 512;
 constexpr int64_t kMaxContext = 4096;
+
+struct ModelShape {
+  int64_t hidden = 1024;
+  int64_t mlp = 3072;
+};
 
 double Now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -53,32 +60,54 @@ void Must(const Status& status) {
   }
 }
 
-// Values uniform in +-0.02, repeated every few thousand: kernels do not look at them.
+InputForm InputOf(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::kBf16:
+      return InputForm::kBf16;
+    case WeightFormat::kFp8:
+    case WeightFormat::kFp8Ue8m0:
+      return InputForm::kFp8Group;
+    case WeightFormat::kMxfp8:
+      return InputForm::kMxfp8;
+    case WeightFormat::kNvfp4:
+      return InputForm::kNvfp4Token;
+    default:
+      return InputForm::kFp8Token;
+  }
+}
+
+// Values of modest size, repeated every few thousand: kernels do not look at them.
 PackedMatrix RandomWeight(const Backend& backend, WeightFormat format, int64_t rows, int64_t cols) {
-  const auto num = static_cast<size_t>(rows * cols);
-  std::vector<std::byte> codes(format == WeightFormat::kBf16 ? 2 * num : num);
+  const bool is_bf16 = format == WeightFormat::kBf16;
+  std::vector<std::byte> codes(
+      static_cast<size_t>(is_bf16 ? 2 * rows * cols : CodeBytes(format, rows, cols)));
   std::vector<uint16_t> pattern(4099);
   for (size_t i = 0; i < pattern.size(); ++i) {
     const float value = 0.04F * (UniformFloat(1, i) - 0.5F);
-    pattern[i] = format == WeightFormat::kBf16 ? FloatToBf16(value)
-                                               : static_cast<uint16_t>(Philox(2, i)[0] & 0x7777U);
+    pattern[i] = is_bf16 ? FloatToBf16(value) : static_cast<uint16_t>(Philox(2, i)[0] & 0x7777U);
   }
   const size_t pattern_bytes = pattern.size() * 2;
   for (size_t at = 0; at < codes.size(); at += pattern_bytes) {
     std::memcpy(codes.data() + at, pattern.data(), std::min(pattern_bytes, codes.size() - at));
   }
-  std::vector<float> scales(
-      format == WeightFormat::kBf16 ? 0 : static_cast<size_t>((rows + 127) / 128 * (cols / 128)),
-      1e-4F);
+  const bool has_byte_scales = format == WeightFormat::kMxfp8 || format == WeightFormat::kNvfp4;
+  std::vector<std::byte> scales(
+      static_cast<size_t>(is_bf16 ? 0 : ScaleBytes(format, rows, cols)),
+      std::byte{format == WeightFormat::kMxfp8 ? uint8_t{115} : uint8_t{0x38}});
+  if (!has_byte_scales && !scales.empty()) {
+    auto* floats = reinterpret_cast<float*>(scales.data());
+    std::fill_n(floats, scales.size() / sizeof(float), 1e-4F);
+  }
   PackedMatrix packed;
-  Must(backend.Pack(
-      {.format = format,
-       .rows = rows,
-       .cols = cols,
-       .codes = codes,
-       .scales = std::as_bytes(std::span(scales)),
-       .input = format == WeightFormat::kBf16 ? InputForm::kBf16 : InputForm::kFp8Group},
-      &packed));
+  CanonicalMatrix canonical;
+  canonical.format = format;
+  canonical.rows = rows;
+  canonical.cols = cols;
+  canonical.codes = codes;
+  canonical.scales = scales;
+  canonical.tensor_scale = SharesScale(format) ? 1e-3F : 1.0F;
+  canonical.input = InputOf(format);
+  Must(backend.Pack(canonical, &packed));
   return packed;
 }
 
@@ -125,27 +154,34 @@ class Times {
 
 class Bench {
  public:
-  Bench(Backend* backend, WeightFormat format, int64_t num_layers)
-      : backend_(*backend), layers_(static_cast<size_t>(num_layers)) {
-    Must(backend_.Reserve({kMaxTokens, kMaxContext, kMlp, kHeads, kHeadDim}));
+  Bench(Backend* backend, WeightFormat format, int64_t num_layers, const ModelShape& shape)
+      : backend_(*backend), shape_(shape), layers_(static_cast<size_t>(num_layers)) {
+    const int64_t hidden = shape.hidden;
+    const int64_t mlp = shape.mlp;
+    Must(backend_.Reserve({.max_tokens = kMaxTokens,
+                           .max_context = kMaxContext,
+                           .max_width = std::max(mlp, kHeads * kHeadDim),
+                           .max_heads = kHeads,
+                           .max_head_dim = kHeadDim}));
     constexpr auto kBf16 = WeightFormat::kBf16;
     num_pages_ = 64 * kMaxContext / kPageTokens / 4;
     const int64_t page_bytes = backend_.KvPageBytes({kKvHeads, kHeadDim});
     for (Layer& layer : layers_) {
-      layer.norm1 = RandomWeight(backend_, kBf16, 1, kHidden);
-      layer.q = RandomWeight(backend_, format, kHeads * kHeadDim, kHidden);
-      layer.k = RandomWeight(backend_, format, kKvHeads * kHeadDim, kHidden);
-      layer.v = RandomWeight(backend_, format, kKvHeads * kHeadDim, kHidden);
+      layer.norm1 = RandomWeight(backend_, kBf16, 1, hidden);
+      layer.q = RandomWeight(backend_, format, kHeads * kHeadDim, hidden);
+      layer.k = RandomWeight(backend_, format, kKvHeads * kHeadDim, hidden);
+      layer.v = RandomWeight(backend_, format, kKvHeads * kHeadDim, hidden);
       layer.q_norm = RandomWeight(backend_, kBf16, 1, kHeadDim);
       layer.k_norm = RandomWeight(backend_, kBf16, 1, kHeadDim);
-      layer.o = RandomWeight(backend_, format, kHidden, kHeads * kHeadDim);
-      layer.norm2 = RandomWeight(backend_, kBf16, 1, kHidden);
-      layer.gate = RandomWeight(backend_, format, kMlp, kHidden);
-      layer.up = RandomWeight(backend_, format, kMlp, kHidden);
-      layer.down = RandomWeight(backend_, format, kHidden, kMlp);
+      layer.o = RandomWeight(backend_, format, hidden, kHeads * kHeadDim);
+      layer.norm2 = RandomWeight(backend_, kBf16, 1, hidden);
+      layer.gate = RandomWeight(backend_, format, mlp, hidden);
+      layer.up = RandomWeight(backend_, format, mlp, hidden);
+      layer.down = RandomWeight(backend_, format, hidden, mlp);
       for (const PackedMatrix* m :
            {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down}) {
         weights_.push_back(m->codes.bytes());
+        weights_.push_back(m->scales.bytes());
       }
     }
     // One layer's pages serve all layers: attention of a layer then reads them from memory again
@@ -153,7 +189,7 @@ class Bench {
     Result<Buffer> kv = Buffer::AllocateHost(num_pages_ * page_bytes);
     Must(kv.error());
     kv_ = std::move(kv).value();
-    head_ = RandomWeight(backend_, kBf16, kVocab, kHidden);
+    head_ = RandomWeight(backend_, kBf16, kVocab, hidden);
     weights_.push_back(head_.codes.bytes());
     logits_.resize(static_cast<size_t>(64 * kVocab));
     cos_.assign(static_cast<size_t>(kMaxContext * kHeadDim / 2), 0.6F);
@@ -199,7 +235,7 @@ class Bench {
         macs += static_cast<double>(m->rows * m->cols * tokens);
       }
     }
-    return 2.0 * (macs + static_cast<double>(kVocab * kHidden * logit_rows));
+    return 2.0 * (macs + static_cast<double>(kVocab * shape_.hidden * logit_rows));
   }
 
  private:
@@ -273,14 +309,15 @@ class Bench {
   }
 
   Backend& backend_;
+  ModelShape shape_;
   std::vector<Layer> layers_;
   PackedMatrix head_;
   Buffer kv_;
   int64_t num_pages_ = 0;
   std::vector<std::span<const std::byte>> weights_;
   std::vector<float> logits_, cos_, sin_;
-  Rows h_{kHidden}, a_{kHidden}, q_{kHeads * kHeadDim}, q2_{kHeads * kHeadDim};
-  Rows k_{kKvHeads * kHeadDim}, v_{kKvHeads * kHeadDim}, gate_{kMlp}, up_{kMlp};
+  Rows h_{shape_.hidden}, a_{shape_.hidden}, q_{kHeads * kHeadDim}, q2_{kHeads * kHeadDim};
+  Rows k_{kKvHeads * kHeadDim}, v_{kKvHeads * kHeadDim}, gate_{shape_.mlp}, up_{shape_.mlp};
 };
 
 struct Case {
@@ -334,12 +371,21 @@ int Main(std::span<char*> args) {
   const Isa isa = args.size() > 1 ? ParseIsa(args[1]).value_or(BestIsa()) : BestIsa();
   const int threads = args.size() > 2 ? std::atoi(args[2]) : NumUsableThreads();
   const int64_t num_layers = args.size() > 3 ? std::atoi(args[3]) : 28;
-  for (const WeightFormat format : {WeightFormat::kBf16, WeightFormat::kFp8}) {
+  const std::string_view shape_name = args.size() > 4 ? args[4] : "0.6b";
+  const ModelShape shape = shape_name == "1.7b" ? ModelShape{2048, 6144} : ModelShape{};
+  const std::string_view format_name = args.size() > 5 ? args[5] : "all";
+  const std::string_view case_name = args.size() > 6 ? args[6] : "";
+  for (const WeightFormat format : AllWeightFormats()) {
+    if (format_name != "all" && format_name != WeightFormatName(format)) {
+      continue;
+    }
     Result<std::unique_ptr<Backend>> backend = MakeCpuBackend(isa, threads);
     Must(backend.error());
-    Bench bench(backend->get(), format, num_layers);
+    Bench bench(backend->get(), format, num_layers, shape);
     for (const Case& c : kCases) {
-      RunCase(c, isa, format, backend->get(), &bench);
+      if (std::string_view(c.name).find(case_name) != std::string_view::npos) {
+        RunCase(c, isa, format, backend->get(), &bench);
+      }
     }
   }
   return 0;

@@ -9,9 +9,11 @@
 #include "octavo/base/check.h"
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
+#include "octavo/formats/e4m3.h"
 #include "octavo/formats/e8m0.h"
 #include "octavo/formats/format.h"
 #include "octavo/formats/mxfp8.h"
+#include "octavo/formats/nvfp4.h"
 #include "octavo/formats/quantize.h"
 #include "octavo/kernels/linear_input.h"
 #include "octavo/kernels/matrix.h"
@@ -129,6 +131,21 @@ Status CheckMxfp8Exponents(const CanonicalMatrix& matrix) {
     }
   }
   return OkStatus();
+}
+
+// Group scales of NVFP4 are E4M3 without sign and NaN.
+Status CheckNvfp4Scales(const CanonicalMatrix& matrix) {
+  const auto bad = std::ranges::find_if(
+      matrix.scales, [](std::byte scale) { return scale >= std::byte{kE4m3NaN}; });
+  if (bad == matrix.scales.end()) {
+    return OkStatus();
+  }
+  const auto g = static_cast<int64_t>(bad - matrix.scales.begin());
+  const int64_t groups = matrix.cols / kNvfp4GroupElems;
+  return InvalidArgument(
+      "nvfp4 weights, row {}, columns from {}: expected a group scale from 0x00 to 0x7E, got "
+      "0x{:02X}",
+      g / groups, g % groups * kNvfp4GroupElems, std::to_integer<int>(*bad));
 }
 
 }  // namespace
@@ -341,7 +358,14 @@ Status CheckCanonical(const CanonicalMatrix& matrix) {
   RETURN_IF_ERROR(CheckSpanSize("bytes of scales", matrix.scales.size(),
                                 ScaleBytes(matrix.format, matrix.rows, matrix.cols)));
   RETURN_IF_ERROR(CheckScales(matrix));
-  return matrix.format == WeightFormat::kMxfp8 ? CheckMxfp8Exponents(matrix) : OkStatus();
+  switch (matrix.format) {
+    case WeightFormat::kMxfp8:
+      return CheckMxfp8Exponents(matrix);
+    case WeightFormat::kNvfp4:
+      return CheckNvfp4Scales(matrix);
+    default:
+      return OkStatus();
+  }
 }
 
 }  // namespace octavo

@@ -32,8 +32,8 @@ struct CpuPath {
       std::memcpy(a, x, static_cast<size_t>(n) * 2);
     }
   }
-  // One row of a linear layer's input; returns its factor.
-  float QuantizeA(const InputRowArgs& args) const {
+  // One row of a linear layer's input.
+  InputRow QuantizeA(const InputRowArgs& args) const {
     return matmul.a_elem_bytes == 4 ? inputs.quantize_a32(args) : inputs.quantize_a16(args);
   }
   float ExpSumToA(float max, int64_t n, int64_t padded, float* x) const {
@@ -111,7 +111,8 @@ class LinearOp {
     Scratch decoded;          // Pairs of a group's panels over a block of depth.
     Scratch products;         // P of some rows.
     Scratch inputs;           // A elements of a chunk's rows, where they must be gathered.
-    Scratch scales;           // Their group scales and, behind those, their factors.
+    Scratch scales;           // Their group scales.
+    Scratch rows;             // Their InputRows.
     int64_t gathered_g = -1;  // What `inputs` holds.
     int64_t gathered_row = -1;
   };
@@ -138,7 +139,7 @@ class LinearOp {
   int64_t a_stride_ = 0;  // Elements from row to row of the inputs below.
   Scratch input_;         // A elements of x, quantized.
   Scratch scales_;        // FP32 [tokens, blocks].
-  Scratch factors_;       // FP32 [tokens].
+  Scratch rows_;          // InputRow [tokens].
   std::vector<WorkerScratch> workers_;
 };
 

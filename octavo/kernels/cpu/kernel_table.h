@@ -54,7 +54,9 @@ struct StreamArgs {
   // c = MatMul.
   const float* a_scales = nullptr;  // [rows, blocks].
   const float* b_scales = nullptr;  // [blocks].
-  float* c = nullptr;               // [rows, 16 * panels].
+  // kMxfp8: every element of a is 0 or of a magnitude from 2^-60 to 2^60.
+  bool a_is_moderate = false;
+  float* c = nullptr;  // [rows, 16 * panels].
   int64_t c_stride = 0;
 };
 
@@ -98,10 +100,16 @@ struct OutputRowArgs {
   void* y = nullptr;
 };
 
+struct InputRow {
+  float factor = 1.0F;
+  // kMxfp8: every x^ is 0 or of a magnitude from 2^-60 to 2^60 (StreamArgs::a_is_moderate).
+  bool is_moderate = false;
+};
+
 struct InputKernels {
-  // Returns the row's factor. The A elements are FP32 or BF16 bits.
-  float (*quantize_a32)(const InputRowArgs& args);
-  float (*quantize_a16)(const InputRowArgs& args);
+  // The A elements are FP32 or BF16 bits.
+  InputRow (*quantize_a32)(const InputRowArgs& args);
+  InputRow (*quantize_a16)(const InputRowArgs& args);
   // The largest magnitude of x; NaN when one is NaN or infinite.
   float (*finite_amax)(const uint16_t* x, int64_t n);
   void (*store_outputs)(const OutputRowArgs& args);

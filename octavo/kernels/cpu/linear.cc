@@ -55,7 +55,7 @@ Status LinearOp::EnsureInputs(int64_t tokens, int64_t width) {
   const int64_t rows = RoundUp(tokens, path_.matmul.row_step);
   RETURN_IF_ERROR(input_.Ensure(rows * InputStride(width) * path_.matmul.a_elem_bytes));
   RETURN_IF_ERROR(scales_.Ensure(rows * NumFp8Blocks(width) * kFloat));
-  return factors_.Ensure(rows * kFloat);
+  return rows_.Ensure(rows * int64_t{sizeof(InputRow)});
 }
 
 Status LinearOp::Reserve(int64_t max_tokens, int64_t max_width, int64_t max_grouped_rows) {
@@ -66,8 +66,8 @@ Status LinearOp::Reserve(int64_t max_tokens, int64_t max_width, int64_t max_grou
     RETURN_IF_ERROR(worker.products.Ensure(kScaleRows * kGroupCols * kFloat));
     RETURN_IF_ERROR(
         worker.inputs.Ensure(gathered * InputStride(max_width) * path_.matmul.a_elem_bytes));
-    RETURN_IF_ERROR(
-        worker.scales.Ensure((kChunkRows + gathered * NumFp8Blocks(max_width)) * kFloat));
+    RETURN_IF_ERROR(worker.scales.Ensure(gathered * NumFp8Blocks(max_width) * kFloat));
+    RETURN_IF_ERROR(worker.rows.Ensure(gathered * int64_t{sizeof(InputRow)}));
   }
   return EnsureInputs(max_tokens, max_width);
 }
@@ -89,23 +89,22 @@ void LinearOp::LoadInput(const Problem& problem, InputForm form, float scale) {
       pool_->ParallelFor(x.rows, range);
     }
   };
+  auto* rows = reinterpret_cast<InputRow*>(rows_.data());
   if (form == InputForm::kNvfp4Batch) {
-    float* amax = factors_.floats();
-    for_rows([&](int64_t t) { amax[t] = path_.inputs.finite_amax(Bf16Row(x, t), x.cols); });
+    for_rows([&](int64_t t) { rows[t].factor = path_.inputs.finite_amax(Bf16Row(x, t), x.cols); });
     scale = 0.0F;
     for (int64_t t = 0; t < x.rows; ++t) {
-      scale = amax[t] > scale ? amax[t] : scale;  // Not for NaN.
+      scale = rows[t].factor > scale ? rows[t].factor : scale;  // Not for NaN.
     }
   }
   for_rows([&](int64_t t) {
-    factors_.floats()[t] =
-        path_.QuantizeA({.form = form,
-                         .scale = scale,
-                         .x = Bf16Row(x, t),
-                         .cols = x.cols,
-                         .a = input_.data() + t * a_stride_ * path_.matmul.a_elem_bytes,
-                         .padded = RoundUp(x.cols, kTileDepth),
-                         .group_scales = scales_.floats() + t * num_blocks});
+    rows[t] = path_.QuantizeA({.form = form,
+                               .scale = scale,
+                               .x = Bf16Row(x, t),
+                               .cols = x.cols,
+                               .a = input_.data() + t * a_stride_ * path_.matmul.a_elem_bytes,
+                               .padded = RoundUp(x.cols, kTileDepth),
+                               .group_scales = scales_.floats() + t * num_blocks});
     if (form != InputForm::kFp8Group) {
       std::fill_n(scales_.floats() + t * num_blocks, num_blocks, 1.0F);
     }
@@ -116,31 +115,37 @@ void LinearOp::LoadInput(const Problem& problem, InputForm form, float scale) {
 void LinearOp::Gather(const Problem& problem, const Chunk& chunk, WorkerScratch* scratch) const {
   const int64_t row_bytes = a_stride_ * path_.matmul.a_elem_bytes;
   const int64_t num_blocks = NumFp8Blocks(problem.x.cols);
-  float* factors = scratch->scales.floats();
-  float* scales = factors + kChunkRows;
+  auto* rows = reinterpret_cast<InputRow*>(scratch->rows.data());
+  const auto* all_rows = reinterpret_cast<const InputRow*>(rows_.data());
+  float* scales = scratch->scales.floats();
   for (int64_t r = 0; r < chunk.num_rows; ++r) {
     const int64_t t = problem.source_rows[static_cast<size_t>(chunk.first_row + r)];
     std::byte* a = scratch->inputs.data() + r * row_bytes;
     if (problem.is_quantized_by_group) {
-      factors[r] = path_.QuantizeA({.form = problem.form,
-                                    .scale = chunk.weight->input_scale,
-                                    .x = Bf16Row(problem.x, t),
-                                    .cols = problem.x.cols,
-                                    .a = a,
-                                    .padded = RoundUp(problem.x.cols, kTileDepth)});
+      rows[r] = path_.QuantizeA({.form = problem.form,
+                                 .scale = chunk.weight->input_scale,
+                                 .x = Bf16Row(problem.x, t),
+                                 .cols = problem.x.cols,
+                                 .a = a,
+                                 .padded = RoundUp(problem.x.cols, kTileDepth)});
       continue;
     }
     std::memcpy(a, input_.data() + t * row_bytes, static_cast<size_t>(row_bytes));
     std::copy_n(scales_.floats() + t * num_blocks, num_blocks, scales + r * num_blocks);
-    factors[r] = factors_.floats()[t];
+    rows[r] = all_rows[t];
   }
 }
 
 void LinearOp::PlaceInput(const Problem& problem, Chunk* chunk, WorkerScratch* scratch) const {
-  if (problem.source_rows.empty()) {
-    chunk->a = input_.data() + chunk->first_row * a_stride_ * path_.matmul.a_elem_bytes;
-    chunk->group_scales = scales_.floats() + chunk->first_row * NumFp8Blocks(problem.x.cols);
-    chunk->factors = factors_.floats() + chunk->first_row;
+  const auto* all_rows = reinterpret_cast<const InputRow*>(rows_.data());
+  const bool is_one = chunk->num_rows == 1 && !problem.is_quantized_by_group;
+  if (problem.source_rows.empty() || is_one) {
+    const int64_t row = problem.source_rows.empty()
+                            ? chunk->first_row
+                            : problem.source_rows[static_cast<size_t>(chunk->first_row)];
+    chunk->a = input_.data() + row * a_stride_ * path_.matmul.a_elem_bytes;
+    chunk->group_scales = scales_.floats() + row * NumFp8Blocks(problem.x.cols);
+    chunk->rows = all_rows + row;
     return;
   }
   // Parts share what was gathered, unless each has its own scale.
@@ -152,8 +157,8 @@ void LinearOp::PlaceInput(const Problem& problem, Chunk* chunk, WorkerScratch* s
     scratch->gathered_row = chunk->first_row;
   }
   chunk->a = scratch->inputs.data();
-  chunk->factors = scratch->scales.floats();
-  chunk->group_scales = chunk->factors + kChunkRows;
+  chunk->group_scales = scratch->scales.floats();
+  chunk->rows = reinterpret_cast<const InputRow*>(scratch->rows.data());
 }
 
 // All rows of a group of panels, in chunks of nearly equal size.

@@ -79,7 +79,7 @@ struct LinearOp::Chunk {
   // Its input, row by row.
   const std::byte* a = nullptr;
   const float* group_scales = nullptr;
-  const float* factors = nullptr;
+  const InputRow* rows = nullptr;
 
   int64_t Depth() const { return RoundUp(weight->cols, kTileDepth); }
   int64_t NumCols() const { return num_panels * kPanelCols; }

@@ -51,19 +51,23 @@ void LinearOp::SumBf16(const Chunk& chunk, WorkerScratch* scratch) const {
 void LinearOp::StreamSum(const Chunk& chunk, WorkerScratch* scratch) const {
   const WeightFormat format = chunk.weight->format;
   const bool is_scaled = HasScaledBlocks(format);
-  path_.panels.stream(PanelCodeOf(format), {.a = chunk.a,
-                                            .a_stride = a_stride_,
-                                            .num_rows = chunk.num_rows,
-                                            .codes = chunk.Codes(),
-                                            .panel_bytes = chunk.CodeStride(),
-                                            .scales = chunk.Runs(),
-                                            .panel_scale_bytes = chunk.ScaleStride(),
-                                            .num_panels = chunk.num_panels,
-                                            .depth = chunk.Depth(),
-                                            .a_scales = is_scaled ? chunk.group_scales : nullptr,
-                                            .b_scales = is_scaled ? chunk.BlockScales() : nullptr,
-                                            .c = scratch->sums.floats(),
-                                            .c_stride = kGroupCols});
+  path_.panels.stream(
+      PanelCodeOf(format),
+      {.a = chunk.a,
+       .a_stride = a_stride_,
+       .num_rows = chunk.num_rows,
+       .codes = chunk.Codes(),
+       .panel_bytes = chunk.CodeStride(),
+       .scales = chunk.Runs(),
+       .panel_scale_bytes = chunk.ScaleStride(),
+       .num_panels = chunk.num_panels,
+       .depth = chunk.Depth(),
+       .a_scales = is_scaled ? chunk.group_scales : nullptr,
+       .b_scales = is_scaled ? chunk.BlockScales() : nullptr,
+       .a_is_moderate = std::all_of(chunk.rows, chunk.rows + chunk.num_rows,
+                                    [](const InputRow& row) { return row.is_moderate; }),
+       .c = scratch->sums.floats(),
+       .c_stride = kGroupCols});
 }
 
 const uint16_t* LinearOp::DecodePanels(const Chunk& chunk, int64_t first_tile, int64_t num_tiles,
@@ -182,7 +186,7 @@ void LinearOp::StoreSums(const Chunk& chunk, WorkerScratch* scratch) const {
   }
   for (int64_t r = 0; r < chunk.num_rows; ++r) {
     row.c = scratch->sums.floats() + r * kGroupCols;
-    row.factor = chunk.factors[r];
+    row.factor = chunk.rows[r].factor;
     if (weight.format == WeightFormat::kNvfp4) {
       row.factor = row.factor * weight.TensorScale();
     }

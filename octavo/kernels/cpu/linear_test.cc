@@ -435,10 +435,10 @@ TEST_P(LinearPaths, EveryGroupScaleDecodesExactly) {
     TestMatrix weight(format, InputForm::kBf16, 256, 64, 1);
     const size_t groups = weight.scales().size() / 256;
     for (size_t i = 0; i < weight.scales().size(); ++i) {
-      // Bytes that mxfp8 may have on values; all 256 of nvfp4, NaN too.
+      // All bytes that may stand beside values.
       const size_t row = i / groups;
       weight.scales()[i] = static_cast<std::byte>(
-          format == WeightFormat::kNvfp4 ? row : std::clamp<size_t>(row, 10, 246));
+          format == WeightFormat::kNvfp4 ? row % 0x7F : std::clamp<size_t>(row, 10, 246));
     }
     for (const int64_t rows : {1, 30}) {
       std::vector<int64_t> picked(static_cast<size_t>(rows));
@@ -532,6 +532,42 @@ TEST_P(LinearPaths, PackRefusesMxfp8ScalesThatAreNotExactInBf16) {
       x.Fill(1);
       EXPECT_TRUE(SameBits(RunLinear(reference_.get(), weight.PackFor(*reference_), x),
                            RunLinear(backend.get(), packed, x)));
+    }
+  }
+}
+
+TEST_P(LinearPaths, PackRefusesNegativeAndNanGroupScales) {
+  const auto backend = Make(1);
+  PackedMatrix packed;
+  for (const int code : {0x00, 0x7E, 0x7F, 0x80, 0xFF}) {
+    TestMatrix weight(WeightFormat::kNvfp4, 3, 64, 1);
+    weight.scales()[6] = static_cast<std::byte>(code);  // Row 1, columns 32 to 47.
+    const Status status = backend->Pack(weight.canonical(), &packed);
+    EXPECT_EQ(status.ok(), code <= 0x7E) << code;
+    if (code > 0x7E) {
+      EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+      EXPECT_THAT(status.message(), ::testing::HasSubstr("row 1, columns from 32"));
+    }
+  }
+}
+
+TEST_P(LinearPaths, Mxfp8GivesTheSameBitsAtTheEndsOfTheRange) {
+  // Inputs and weights from far below to far above what lets a scale wait for its tile's sum, and
+  // on both sides of those limits (2^-60, 2^60 and 2^-50, 2^50).
+  const auto backend = Make(2);
+  for (const int weight_exponent : {-117, -60, -51, -50, -49, -10, 49, 50, 51, 60, 119}) {
+    TestMatrix weight(WeightFormat::kMxfp8, 33, 128, 3);
+    for (size_t i = 0; i < weight.scales().size(); i += 3) {
+      weight.scales()[i] = static_cast<std::byte>(127 + weight_exponent);
+    }
+    const PackedMatrix expected = weight.PackFor(*reference_);
+    const PackedMatrix actual = weight.PackFor(*backend);
+    for (const int input_exponent : {-125, -75, -62, -61, -60, -59, -50, 0, 40, 50, 60, 61, 100}) {
+      TestActivations x(DType::kBf16, 2, 128);
+      x.Fill(4, std::ldexp(1.0F, input_exponent));
+      ASSERT_TRUE(SameBits(RunLinear(reference_.get(), expected, x, DType::kF32),
+                           RunLinear(backend.get(), actual, x, DType::kF32)))
+          << "weights around 2^" << weight_exponent << ", inputs around 2^" << input_exponent;
     }
   }
 }

@@ -123,23 +123,31 @@ void QuantizeFp8Groups(const InputRowArgs& args, A* a) {
   }
 }
 
+// Returns whether the row is moderate: codes that are not 0 are from 2^-9 to 448 < 2^9.
 template <typename A>
-void QuantizeMxfp8Groups(const InputRowArgs& args, A* a) {
+bool QuantizeMxfp8Groups(const InputRowArgs& args, A* a) {
+  constexpr int kLow = 127 - 51;
+  constexpr int kHigh = 127 + 51;
   const DF d;
+  bool is_moderate = true;
   for (int64_t k = 0; k < args.cols; k += kMxGroupElems) {
     const int64_t n = std::min(kMxGroupElems, args.cols - k);
     const float amax = FiniteAmaxOf(args.x + k, n);
     if (std::isnan(amax)) {
       const VF nan = hn::Set(d, amax);
       ForVectors(args.x + k, n, a + k, [&](VF) HWY_ATTR { return nan; });
+      is_moderate = false;
       continue;
     }
     const uint8_t code = Mxfp8ScaleCode(amax);
+    // Code 0 stands for 2^-127, which flushes to 0 with its values.
+    is_moderate = is_moderate && (code == 0 || (code >= kLow && code <= kHigh));
     const VF multiplier = hn::Set(d, E8m0Reciprocal(code));
     const VF scale = hn::Set(d, E8m0ToFloat(code));
     ForVectors(args.x + k, n, a + k,
                [&](VF x) HWY_ATTR { return hn::Mul(RoundToE4m3(hn::Mul(x, multiplier)), scale); });
   }
+  return is_moderate;
 }
 
 template <typename A>
@@ -177,21 +185,20 @@ float QuantizeWithRowFactor(const InputRowArgs& args, A* a) {
 }
 
 template <typename A>
-float QuantizeInput(const InputRowArgs& args) {
+InputRow QuantizeInput(const InputRowArgs& args) {
   A* a = reinterpret_cast<A*>(args.a);
   std::memset(a + args.cols, 0, static_cast<size_t>(args.padded - args.cols) * sizeof(A));
   switch (args.form) {
     case InputForm::kBf16:
       ForVectors(args.x, args.cols, a, [](VF x) HWY_ATTR { return x; });
-      return 1.0F;
+      return {};
     case InputForm::kFp8Group:
       QuantizeFp8Groups(args, a);
-      return 1.0F;
+      return {};
     case InputForm::kMxfp8:
-      QuantizeMxfp8Groups(args, a);
-      return 1.0F;
+      return {.factor = 1.0F, .is_moderate = QuantizeMxfp8Groups(args, a)};
     default:
-      return QuantizeWithRowFactor(args, a);
+      return {.factor = QuantizeWithRowFactor(args, a), .is_moderate = false};
   }
 }
 

@@ -43,59 +43,79 @@ struct Accumulators {
   }
 };
 
-// The chains over a tile of 32 depths are added to `sums`.
-template <PanelCode kCode, int kRows>
-HWY_INLINE void AddTile(const WeightDecoder<kCode>& decoder, const Panel& panel, int64_t depth,
-                        const StreamArgs& args, Accumulators<kRows>& sums) {
+// The chains over kTiles tiles of 32 depths are added to `sums`, tile by tile. Tiles side by side
+// are independent chains for the FMA units when there are few rows.
+template <class Decoder, int kRows, int kTiles>
+HWY_INLINE void AddTiles(const Decoder& decoder, const Panel& panel, int64_t tile,
+                         const StreamArgs& args, Accumulators<kRows>& sums) {
+  const int64_t depth = tile * kTileDepth;
   const auto* a = reinterpret_cast<const float*>(args.a) + depth;
-  Accumulators<kRows> even;
-  Accumulators<kRows> odd;
-  even.Clear();
-  odd.Clear();
-  const auto step = [&]<int kHalf>(int64_t i) HWY_ATTR {
+  Accumulators<kRows> even[kTiles];
+  Accumulators<kRows> odd[kTiles];
+  typename Decoder::Scales scales[kTiles];
+  HWY_UNROLL(4)
+  for (int t = 0; t < kTiles; ++t) {
+    even[t].Clear();
+    odd[t].Clear();
+    scales[t] = decoder.LoadScales(panel, tile + t);
+  }
+  const auto step = [&]<int kHalf>(int t, int64_t i) HWY_ATTR {
     HWY_UNROLL(2)
     for (int v = 0; v < kColVecs; ++v) {
       VF w[4];
-      decoder.template Load<kHalf>(panel, depth + i, v, w);
+      decoder.template Load<kHalf>(panel, scales[t], depth + i, v, w);
       HWY_UNROLL(8)
       for (int r = 0; r < kRows; ++r) {
         const float* a_row = a + r * args.a_stride + i;
-        even.at[r][v] = hn::MulAdd(hn::Set(DF(), a_row[0]), w[0], even.at[r][v]);
-        odd.at[r][v] = hn::MulAdd(hn::Set(DF(), a_row[1]), w[1], odd.at[r][v]);
-        even.at[r][v] = hn::MulAdd(hn::Set(DF(), a_row[2]), w[2], even.at[r][v]);
-        odd.at[r][v] = hn::MulAdd(hn::Set(DF(), a_row[3]), w[3], odd.at[r][v]);
+        even[t].at[r][v] = hn::MulAdd(hn::Set(DF(), a_row[0]), w[0], even[t].at[r][v]);
+        odd[t].at[r][v] = hn::MulAdd(hn::Set(DF(), a_row[1]), w[1], odd[t].at[r][v]);
+        even[t].at[r][v] = hn::MulAdd(hn::Set(DF(), a_row[2]), w[2], even[t].at[r][v]);
+        odd[t].at[r][v] = hn::MulAdd(hn::Set(DF(), a_row[3]), w[3], odd[t].at[r][v]);
       }
     }
   };
   HWY_UNROLL(4)
   for (int64_t i = 0; i < kTileDepth; i += 8) {
-    step.template operator()<0>(i);
-    step.template operator()<4>(i + 4);
+    HWY_UNROLL(4)
+    for (int t = 0; t < kTiles; ++t) {
+      step.template operator()<0>(t, t * kTileDepth + i);
+      step.template operator()<4>(t, t * kTileDepth + i + 4);
+    }
   }
-  for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kColVecs; ++v) {
-      sums.at[r][v] = hn::Add(sums.at[r][v], hn::Add(even.at[r][v], odd.at[r][v]));
+  for (int t = 0; t < kTiles; ++t) {
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < kColVecs; ++v) {
+        sums.at[r][v] = decoder.AddTile(scales[t], v, hn::Add(even[t].at[r][v], odd[t].at[r][v]),
+                                        sums.at[r][v]);
+      }
     }
   }
 }
 
+// Tiles that are taken together, for these rows.
+constexpr int TilesAtOnce(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
+
 // kRows rows with one panel over the whole depth; all sums stay in registers. kScaled: per 128
 // depths P is scaled into acc.
-template <PanelCode kCode, int kRows, bool kScaled>
+template <class Decoder, int kRows, bool kScaled>
 void StreamPanel(const StreamArgs& args, const Panel& panel, float* HWY_RESTRICT c) {
-  WeightDecoder<kCode> decoder;
+  const Decoder decoder;
   Accumulators<kRows> sums;
   Accumulators<kRows> acc;
   sums.Clear();
   acc.Clear();
   constexpr int64_t kBlockTiles = kFp8BlockDim / kTileDepth;
+  constexpr int kTiles = TilesAtOnce(kRows);
   const int64_t num_tiles = args.depth / kTileDepth;
   const int64_t num_blocks = (num_tiles + kBlockTiles - 1) / kBlockTiles;
   for (int64_t block = 0; block < num_blocks; ++block) {
     const int64_t end = std::min((block + 1) * kBlockTiles, num_tiles);
-    for (int64_t tile = block * kBlockTiles; tile < end; ++tile) {
-      decoder.SetTile(panel, tile);
-      AddTile<kCode, kRows>(decoder, panel, tile * kTileDepth, args, sums);
+    int64_t tile = block * kBlockTiles;
+    for (; tile + kTiles <= end; tile += kTiles) {
+      AddTiles<Decoder, kRows, kTiles>(decoder, panel, tile, args, sums);
+    }
+    for (; kTiles > 1 && tile < end; ++tile) {
+      AddTiles<Decoder, kRows, 1>(decoder, panel, tile, args, sums);
     }
     if constexpr (kScaled) {
       for (int r = 0; r < kRows; ++r) {
@@ -118,9 +138,15 @@ void StreamPanel(const StreamArgs& args, const Panel& panel, float* HWY_RESTRICT
 template <PanelCode kCode, int kRows, bool kScaled>
 void StreamPanels(const StreamArgs& args) {
   for (int64_t p = 0; p < args.num_panels; ++p) {
-    StreamPanel<kCode, kRows, kScaled>(
-        args, {args.codes + p * args.panel_bytes, args.scales + p * args.panel_scale_bytes},
-        args.c + p * kPanelCols);
+    const Panel panel{args.codes + p * args.panel_bytes, args.scales + p * args.panel_scale_bytes};
+    float* c = args.c + p * kPanelCols;
+    if constexpr (kCode == PanelCode::kMxfp8) {
+      if (args.a_is_moderate && SumScaledMxfp8::AllowsScales(panel, args.depth / kTileDepth)) {
+        StreamPanel<SumScaledMxfp8, kRows, kScaled>(args, panel, c);
+        continue;
+      }
+    }
+    StreamPanel<WeightDecoder<kCode>, kRows, kScaled>(args, panel, c);
   }
 }
 
@@ -184,14 +210,14 @@ void Stream(PanelCode code, const StreamArgs& args) {
 template <PanelCode kCode>
 void DecodePanel(const DecodeArgs& args) {
   const Panel panel{args.codes, args.scales};
-  WeightDecoder<kCode> decoder;
+  const WeightDecoder<kCode> decoder;
   auto* to = reinterpret_cast<uint32_t*>(args.pairs);
   for (int64_t tile = args.first_tile; tile < args.first_tile + args.num_tiles; ++tile) {
-    decoder.SetTile(panel, tile);
+    const auto scales = decoder.LoadScales(panel, tile);
     const auto step = [&]<int kHalf>(int64_t k) HWY_ATTR {
       for (int v = 0; v < kColVecs; ++v) {
         VF w[4];
-        decoder.template Load<kHalf>(panel, k, v, w);
+        decoder.template Load<kHalf>(panel, scales, k, v, w);
         for (int pair = 0; pair < 2; ++pair) {
           // The lower halves are zeros: the values are exact in BF16.
           const VU32 even = hn::BitCast(DU32(), w[2 * pair]);
