@@ -6,7 +6,6 @@
 #include <iterator>
 #include <mutex>
 #include <span>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -22,6 +21,7 @@
 #include "octavo/kernels/backend.h"
 #include "octavo/kernels/matrix.h"
 #include "octavo/model/model.h"
+#include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/precision_table.h"
 #include "octavo/sync/pack_row.h"
 #include "octavo/sync/weight_plan.h"
@@ -106,17 +106,57 @@ Result<std::vector<TensorDigestLine>> LinesOf(const LiveRow& live, StoredLayout 
 
 // Large weights first, dealt out in turn: a static schedule that keeps all threads busy.
 std::vector<size_t> BySize(const ModelWeights& weights) {
-  std::vector<size_t> order(weights.matrices.size());
-  for (size_t i = 0; i < order.size(); ++i) {
-    order[i] = i;
+  std::vector<std::pair<int64_t, size_t>> sizes;
+  for (size_t i = 0; i < weights.matrices.size(); ++i) {
+    sizes.emplace_back(-weights.matrices[i].codes.num_bytes(), i);
   }
-  std::ranges::stable_sort(order, [&](size_t a, size_t b) {
-    return weights.matrices[a].codes.num_bytes() > weights.matrices[b].codes.num_bytes();
-  });
+  std::ranges::sort(sizes);
+  std::vector<size_t> order;
+  order.reserve(sizes.size());
+  for (const auto& [size, row_idx] : sizes) {
+    order.push_back(row_idx);
+  }
   return order;
 }
 
+Result<PackedMatrix> CloneMatrix(const PackedMatrix& matrix) {
+  PackedMatrix copy;
+  ASSIGN_OR_RETURN(copy.codes, matrix.codes.Clone());
+  ASSIGN_OR_RETURN(copy.scales, matrix.scales.Clone());
+  copy.format = matrix.format;
+  copy.rows = matrix.rows;
+  copy.cols = matrix.cols;
+  copy.tensor_scale = matrix.tensor_scale;
+  copy.tensor_scale_divides = matrix.tensor_scale_divides;
+  copy.input = matrix.input;
+  copy.input_scale = matrix.input_scale;
+  copy.vector_dtype = matrix.vector_dtype;
+  return copy;
+}
+
 }  // namespace
+
+Status CheckDerivedWeights(const ModelSpec& spec, const ModelWeights& weights,
+                           const Backend& backend) {
+  if (weights.derived.empty()) {
+    return OkStatus();
+  }
+  ModelWeights again;  // With the matrices that derived weights are made of.
+  again.matrices.resize(weights.matrices.size());
+  for (size_t i = 0; i < spec.weights.size(); ++i) {
+    if (spec.weights[i].role == Role::kMlaKvB) {
+      ASSIGN_OR_RETURN(again.matrices[i], CloneMatrix(weights.matrices[i]));
+    }
+  }
+  RETURN_IF_ERROR(DeriveWeights(spec, backend, &again));
+  CHECK(again.derived.size() == weights.derived.size());
+  for (size_t i = 0; i < weights.derived.size(); ++i) {
+    if (!std::ranges::equal(again.derived[i].codes.bytes(), weights.derived[i].codes.bytes())) {
+      return Corrupt("derived weight {}: it is not what the live kv_b_proj gives", i);
+    }
+  }
+  return OkStatus();
+}
 
 Result<ModelDigest> DigestLiveWeights(const PrecisionTable& table, const ModelWeights& weights,
                                       const Backend& backend, ThreadPool* pool) {

@@ -6,6 +6,7 @@
 #include "octavo/convert/digest.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/model/model.h"
+#include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/precision_table.h"
 
 namespace octavo {
@@ -18,5 +19,11 @@ namespace octavo {
 // Thread-safe while nothing writes `weights`. Errors: those of Backend::Unpack.
 Result<ModelDigest> DigestLiveWeights(const PrecisionTable& table, const ModelWeights& weights,
                                       const Backend& backend, ThreadPool* pool);
+
+// The digest covers the matrices; this, what is computed from them: derived weights must be what
+// DeriveWeights makes of the live matrices, byte for byte. Thread-safe as above.
+// Errors: kCorrupt when they are not; kExhausted.
+Status CheckDerivedWeights(const ModelSpec& spec, const ModelWeights& weights,
+                           const Backend& backend);
 
 }  // namespace octavo

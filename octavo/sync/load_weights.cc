@@ -99,7 +99,7 @@ std::vector<const StoredTensor*> InTableOrder(const Checkpoint& checkpoint,
     ranked.emplace_back(target == plan.targets.end() ? plan.parts.size() : target->second.row_idx,
                         &tensor);
   }
-  std::ranges::stable_sort(ranked, {}, &std::pair<size_t, const StoredTensor*>::first);
+  std::ranges::sort(ranked);  // Tensors of one weight stay in the order of their names.
   std::vector<const StoredTensor*> tensors;
   tensors.reserve(ranked.size());
   for (const auto& [rank, tensor] : ranked) {

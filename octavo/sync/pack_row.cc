@@ -1,7 +1,6 @@
 #include "octavo/sync/pack_row.h"
 
 #include <cstddef>
-#include <cstdint>
 #include <cstring>
 #include <utility>
 #include <vector>

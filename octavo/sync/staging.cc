@@ -23,7 +23,6 @@
 #include "octavo/convert/stored_check.h"
 #include "octavo/convert/transform.h"
 #include "octavo/formats/format.h"
-#include "octavo/kernels/backend.h"
 #include "octavo/kernels/matrix.h"
 #include "octavo/model/model.h"
 #include "octavo/model/spec/model_spec.h"
@@ -433,7 +432,8 @@ Status Staging::SetInputScales() {
       const auto spec = std::ranges::find_if(
           parts, [](const StoredTensorSpec& part) { return IsInputScale(part.part); });
       const std::optional<float> given = GivenInputScale(row_idx);
-      if (!given.has_value() && ledger_[row_idx].is_packed) {
+      // MTP rows are held and never computed with.
+      if (!given.has_value() && !plan_.spec->weights[row_idx].is_mtp) {
         missing.Add(spec->name);
       }
       const float scale = given.value_or(0.0F);

@@ -412,6 +412,18 @@ TEST_F(StagingInputScales, AnUpdateCarriesThemOverWhenItBringsNone) {
   EXPECT_EQ(Hex(table_, *live), Hex(table_, *update->Take()));
 }
 
+TEST_F(StagingTest, OneFlippedByteOfADerivedWeightIsFound) {
+  const SmallModel model(Path("bf16"), kSmallMla);
+  PolicyOptions policy;
+  policy.format = WeightFormat::kFp8;
+  const auto planned = Plan(model.spec(), model.Table(policy));
+  const auto weights = std::move(*LoadWeights(model.Open(), *planned->plan, *backend_));
+  ASSERT_FALSE(weights->derived.empty());
+  EXPECT_EQ(CheckDerivedWeights(model.spec(), *weights, *backend_).message(), "");
+  weights->derived.back().codes.data()[5] ^= std::byte{1};
+  EXPECT_EQ(CheckDerivedWeights(model.spec(), *weights, *backend_).code(), StatusCode::kCorrupt);
+}
+
 // --- What may be left out, and what may come in another shape ------------------------------------
 
 TEST_F(StagingTest, MtpWeightsMayBeLeftOutExactlyWhenTheyAreNotHeld) {
@@ -469,6 +481,28 @@ TEST_F(StagingTest, StackedExpertsAreTakenApart) {
   const auto stacked = LoadWeights(*Checkpoint::Open(Path("stacked")), *planned->plan, *backend_);
   ASSERT_TRUE(stacked.has_value()) << stacked.error().message();
   EXPECT_EQ(Hex(planned->table, **stacked), model.Convert(planned->table, Path("stored")));
+}
+
+// A text model inside a larger one: other names, and towers that are not served.
+TEST_F(StagingTest, ATextModelInsideALargerOneIsLoadedByItsPrefix) {
+  const SmallModel model(Path("bf16"), kSmallDense);
+  TestTensors tensors;
+  for (const auto& [name, tensor] : model.tensors()) {
+    tensors["model.language_model" + name.substr(std::string("model").size())] = tensor;
+  }
+  tensors["model.visual.blocks.0.attn.proj.weight"] = RandomBf16({8, 8}, 5);
+  const std::string config = R"({"architectures": ["LlavaForConditionalGeneration"],
+    "model_type": "llava", "text_config": )" +
+                             std::string(kSmallDense) + "}";
+  WriteTestCheckpoint(Path("wrapped"), tensors, 1, config);
+  const Checkpoint wrapped = std::move(*Checkpoint::Open(Path("wrapped")));
+  const auto spec = MakeCheckpointSpec(wrapped);
+  ASSERT_TRUE(spec.has_value()) << spec.error().message();
+  const auto planned = Plan(*spec, std::move(*CompilePolicy(*spec, Nvfp4All())));
+  const auto weights = LoadWeights(wrapped, *planned->plan, *backend_);
+  ASSERT_TRUE(weights.has_value()) << weights.error().message();
+  const auto digest = DigestLiveWeights(planned->table, **weights, *backend_, nullptr);
+  EXPECT_EQ(digest->tensors.front().name, "model.language_model.embed_tokens.weight");
 }
 
 TEST_F(StagingTest, ATiedHeadMustBeTheEmbedding) {

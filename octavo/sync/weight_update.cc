@@ -298,6 +298,7 @@ Result<ModelDigest> WeightUpdater::LiveDigest() {
   const std::lock_guard lock(impl_->live_mutex);
   const ModelWeights* live = impl_->BetweenSteps<const ModelWeights*>(
       [](const ModelWeights& weights) { return &weights; });
+  RETURN_IF_ERROR(CheckDerivedWeights(*impl_->plan->spec, *live, *impl_->backend));
   ThreadPool pool(NumUsableThreads());
   return DigestLiveWeights(*impl_->plan->table, *live, *impl_->backend, &pool);
 }

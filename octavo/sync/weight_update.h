@@ -72,6 +72,7 @@ class WeightUpdater {
                                       InFlight in_flight);
 
   // Digest of what is live now, read from the live memory while serving goes on; commits wait.
+  // Errors: kCorrupt when weights derived from the live ones are not what those give.
   Result<ModelDigest> LiveDigest();
 
  private:
