@@ -103,27 +103,38 @@ HWY_INLINE V16 BlockMaximaOfEight(const uint16_t* HWY_RESTRICT values) {
 // Scale codes below this leave no room for the subnormals of BF16, which the table does not know.
 constexpr uint16_t kLeastTableScale = 12;
 
-// A vector is one group. Returns bits of the largest magnitude, as BF16.
-HWY_INLINE uint16_t EncodeEightMxGroups(const CodeTable<true>& table,
-                                        const uint16_t* HWY_RESTRICT values,
-                                        uint8_t* HWY_RESTRICT codes, uint8_t* HWY_RESTRICT scales) {
-  const hn::Half<D16> d256;
-  const hn::Half<hn::Half<D16> > d128;
+// Of the groups that are worked on at a time, the magnitudes as BF16 bits.
+using DMx = hn::Half<hn::Half<D16> >;
+using DNv = hn::Half<D16>;
+
+// FP32 bits of the largest.
+template <typename D>
+HWY_INLINE uint32_t LargestBits(D d, hn::Vec<D> magnitudes) {
+  HWY_ALIGN uint16_t bits[hn::MaxLanes(d)];
+  hn::Store(magnitudes, d, bits);
+  return uint32_t{*std::max_element(bits, bits + hn::MaxLanes(d))} << 16;
+}
+
+// A vector is one group.
+HWY_INLINE void EncodeEightMxGroups(const CodeTable<true>& table,
+                                    const uint16_t* HWY_RESTRICT values,
+                                    uint8_t* HWY_RESTRICT codes, uint8_t* HWY_RESTRICT scales,
+                                    hn::Vec<DMx>* largest) {
+  const DNv d256;
+  const DMx d128;
   const V16 maxima = BlockMaximaOfEight(values);
   const auto half = hn::Max(hn::LowerHalf(d256, maxima), hn::UpperHalf(d256, maxima));
   const auto amax = hn::Max(hn::LowerHalf(d128, half), hn::UpperHalf(d128, half));
   // RCEIL of 1.m * 2^e / 448 = 1.m / 1.75 * 2^(e - 8): m beyond 96 carries into the exponent.
   const auto scale = hn::SaturatedSub(hn::ShiftRight<7>(hn::Add(amax, hn::Set(d128, uint16_t{31}))),
                                       hn::Set(d128, uint16_t{8}));
-  HWY_ALIGN uint16_t amax_bits[kVectors];
-  hn::Store(amax, d128, amax_bits);
+  *largest = hn::Max(*largest, amax);
   const hn::Rebind<uint8_t, decltype(d128)> d8;
   const auto bytes = hn::TruncateTo(d8, scale);
   hn::StoreU(bytes, d8, scales);
-  const uint16_t largest = *std::max_element(amax_bits, amax_bits + kVectors);
   if (!hn::AllTrue(d128, hn::Gt(scale, hn::Set(d128, uint16_t{kLeastTableScale - 1})))) {
     EncodeMxGroups(values, kVectors, codes, scales);
-    return largest;
+    return;
   }
   const V8 tops{
       _mm512_castsi128_si512(hn::Add(bytes, hn::Set(d8, CodeTable<true>::TopExponent(0))).raw)};
@@ -140,22 +151,20 @@ HWY_INLINE uint16_t EncodeEightMxGroups(const CodeTable<true>& table,
       EncodeMxGroups(values + j * kMxGroup, 2, codes + j * kMxGroup, scales + j);
     }
   }
-  return largest;
 }
 
 HWY_INLINE uint32_t EncodeMxValues(const uint16_t* values, size_t num_groups, uint8_t* codes,
                                    uint8_t* scales) {
   CodeTable<true> table;
   table.Set(1.0F);
-  uint16_t largest = 0;
-  size_t g = 0;
-  for (; g + kVectors <= num_groups; g += kVectors) {
-    largest = std::max(largest, EncodeEightMxGroups(table, values + g * kMxGroup,
-                                                    codes + g * kMxGroup, scales + g));
+  auto largest = hn::Zero(DMx());
+  const size_t whole = num_groups - num_groups % kVectors;
+  for (size_t g = 0; g < whole; g += kVectors) {
+    EncodeEightMxGroups(table, values + g * kMxGroup, codes + g * kMxGroup, scales + g, &largest);
   }
-  const uint32_t rest =
-      EncodeMxGroups(values + g * kMxGroup, num_groups - g, codes + g * kMxGroup, scales + g);
-  return std::max(uint32_t{largest} << 16, rest);
+  const uint32_t rest = EncodeMxGroups(values + whole * kMxGroup, num_groups - whole,
+                                       codes + whole * kMxGroup, scales + whole);
+  return std::max(LargestBits(DMx(), largest), rest);
 }
 
 #else
@@ -255,9 +264,9 @@ constexpr std::array<uint8_t, 64> MakeE2m1Grid() {
 }
 alignas(64) constexpr std::array<uint8_t, 64> kE2m1Grid = MakeE2m1Grid();
 
-// Of 32 BF16 with their multipliers, those of even elements being those of their odd neighbours.
-// Two codes to a byte, in the low byte of 32-bit lanes.
-HWY_INLINE V32 PackedE2m1(V16 v, VF multiplier) {
+// Of 32 BF16 with their multipliers, those of even elements being those of their odd neighbours:
+// places in the grid.
+HWY_INLINE V16 E2m1Places(V16 v, VF multiplier) {
   const D16 d;
   const D32 d32;
   const V16 magnitude = Magnitude(v);
@@ -270,32 +279,42 @@ HWY_INLINE V32 PackedE2m1(V16 v, VF multiplier) {
   // Rounded down plus rounded up: odd between two points of the grid.
   const V16 place =
       hn::Add(hn::ShiftRight<5>(y), hn::ShiftRight<5>(hn::Add(y, hn::Set(d, uint16_t{31}))));
-  const V16 idx =
-      hn::Min(hn::SaturatedSub(place, hn::Set(d, static_cast<uint16_t>(2 * kGridBegin))),
-              hn::Set(d, uint16_t{63}));
-  // The upper bytes are 0, and so is the code that they look up.
-  const V16 code{_mm512_permutexvar_epi8(idx.raw, _mm512_load_si512(kE2m1Grid.data()))};
-  const V16 sign = hn::And(hn::ShiftRight<12>(v), hn::Set(d, uint16_t{8}));
-  const V32 pair = hn::BitCast(d32, hn::Or(code, sign));
-  return hn::Or(pair, hn::ShiftRight<12>(pair));
+  return hn::Min(hn::SaturatedSub(place, hn::Set(d, static_cast<uint16_t>(2 * kGridBegin))),
+                 hn::Set(d, uint16_t{63}));
 }
 
-// Two groups a vector. Returns bits of the largest magnitude, as BF16.
-HWY_INLINE uint16_t EncodeSixteenNvGroups(const uint16_t* HWY_RESTRICT values,
-                                          const NvScale& shared, uint8_t* HWY_RESTRICT codes,
-                                          uint8_t* HWY_RESTRICT scales) {
+// 64 BF16 with their places in the grid to 32 bytes.
+HWY_INLINE void StoreE2m1(const V16 (&values)[2], const V16 (&places)[2],
+                          uint8_t* HWY_RESTRICT codes) {
+  const D8 d;
+  const D16 d16;
+  const auto iota = hn::Iota(d, 0);
+  const V8 even = hn::Add(iota, iota);
+  const V8 odd = hn::Add(even, hn::Set(d, uint8_t{1}));
+  const V8 place{_mm512_permutex2var_epi8(places[0].raw, even.raw, places[1].raw)};
+  const V8 upper{_mm512_permutex2var_epi8(values[0].raw, odd.raw, values[1].raw)};
+  const V8 magnitude{_mm512_permutexvar_epi8(place.raw, _mm512_load_si512(kE2m1Grid.data()))};
+  const V8 shifted = hn::BitCast(d, hn::ShiftRight<4>(hn::BitCast(d16, upper)));
+  const V8 code = hn::Or(magnitude, hn::And(shifted, hn::Set(d, uint8_t{8})));
+  // The code of the even element plus 16 times that of the odd one.
+  const __m512i pairs = _mm512_maddubs_epi16(code.raw, _mm512_set1_epi16(0x1001));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), _mm512_cvtepi16_epi8(pairs));
+}
+
+// Two groups a vector. Stores the scales of sixteen groups, and returns their multipliers.
+HWY_INLINE VF ScaleSixteenNvGroups(const uint16_t* HWY_RESTRICT values, const NvScale& shared,
+                                   uint8_t* HWY_RESTRICT scales, hn::Vec<DNv>* largest) {
   const DF df;
   const D32 d32;
-  const hn::Half<D16> d256;
-  const hn::Half<hn::Half<D16> > d128;
+  const DNv d256;
+  const DMx d128;
   const V16 half_groups = BlockMaximaOfEight(values);
   const V16 groups = hn::Max(half_groups, hn::SwapAdjacentBlocks(half_groups));
   const auto even = hn::LowerHalf(d128, hn::LowerHalf(d256, groups));
   const auto odd = hn::LowerHalf(d128, hn::UpperHalf(d256, groups));
   const auto in_order =
       hn::Combine(d256, hn::InterleaveUpper(d128, even, odd), hn::InterleaveLower(d128, even, odd));
-  HWY_ALIGN uint16_t amax_bits[2 * kVectors];
-  hn::Store(in_order, d256, amax_bits);
+  *largest = hn::Max(*largest, in_order);
 
   const VF amax = hn::BitCast(df, hn::ShiftLeft<16>(hn::PromoteTo(d32, in_order)));
   const VF wanted = hn::Min(hn::Mul(amax, hn::Set(df, shared.group_factor)), hn::Set(df, kE4m3Max));
@@ -303,29 +322,48 @@ HWY_INLINE uint16_t EncodeSixteenNvGroups(const uint16_t* HWY_RESTRICT values,
   StoreLowBytes(scale_codes, scales);
   const VF scale = hn::Mul(CodesToFloat(scale_codes), hn::Set(df, shared.tensor_scale));
   // 1 / 0 is infinite, and the least of the two is finite.
-  const VF multipliers =
-      hn::Min(hn::Div(hn::Set(df, 1.0F), scale), hn::Set(df, std::numeric_limits<float>::max()));
-  const V32 group_of_lane = hn::ShiftRight<3>(hn::Iota(d32, 0));
-  for (size_t j = 0; j < kVectors; ++j) {
-    const V32 idx = hn::Add(group_of_lane, hn::Set(d32, static_cast<uint32_t>(2 * j)));
-    const VF multiplier = hn::TableLookupLanes(multipliers, hn::IndicesFromVec(df, idx));
-    const V32 pairs = PackedE2m1(hn::LoadU(D16(), values + j * kLanes16), multiplier);
-    StoreLowBytes(pairs, codes + j * kLanes16 / 2);
-  }
-  return *std::max_element(amax_bits, amax_bits + 2 * kVectors);
+  return hn::Min(hn::Div(hn::Set(df, 1.0F), scale), hn::Set(df, std::numeric_limits<float>::max()));
 }
 
+HWY_INLINE void EncodeSixteenNvGroups(const uint16_t* HWY_RESTRICT values, VF multipliers,
+                                      uint8_t* HWY_RESTRICT codes) {
+  const DF df;
+  const D32 d32;
+  const V32 group_of_lane = hn::ShiftRight<3>(hn::Iota(d32, 0));
+  for (size_t j = 0; j < kVectors; j += 2) {
+    V16 pair[2];
+    V16 places[2];
+    for (size_t i = 0; i < 2; ++i) {
+      const V32 idx = hn::Add(group_of_lane, hn::Set(d32, static_cast<uint32_t>(2 * (j + i))));
+      const VF multiplier = hn::TableLookupLanes(multipliers, hn::IndicesFromVec(df, idx));
+      pair[i] = hn::LoadU(D16(), values + (j + i) * kLanes16);
+      places[i] = E2m1Places(pair[i], multiplier);
+    }
+    StoreE2m1(pair, places, codes + j * kLanes16 / 2);
+  }
+}
+
+// The next scales are computed while codes are, for both are long chains of operations.
 HWY_INLINE uint32_t EncodeNvValues(const uint16_t* values, size_t num_groups, const NvScale& shared,
                                    uint8_t* codes, uint8_t* scales) {
-  uint16_t largest = 0;
-  size_t g = 0;
-  for (; g + 2 * kVectors <= num_groups; g += 2 * kVectors) {
-    largest = std::max(largest, EncodeSixteenNvGroups(values + g * kNvGroup, shared,
-                                                      codes + g * kNvGroup / 2, scales + g));
+  constexpr size_t kGroups = 2 * kVectors;
+  auto largest = hn::Zero(DNv());
+  const size_t whole = num_groups - num_groups % kGroups;
+  VF next = hn::Zero(DF());
+  if (whole > 0) {
+    next = ScaleSixteenNvGroups(values, shared, scales, &largest);
   }
-  const uint32_t rest = EncodeNvGroups(values + g * kNvGroup, num_groups - g, shared,
-                                       codes + g * kNvGroup / 2, scales + g);
-  return std::max(uint32_t{largest} << 16, rest);
+  for (size_t g = 0; g < whole; g += kGroups) {
+    const VF multipliers = next;
+    if (g + kGroups < whole) {
+      next = ScaleSixteenNvGroups(values + (g + kGroups) * kNvGroup, shared, scales + g + kGroups,
+                                  &largest);
+    }
+    EncodeSixteenNvGroups(values + g * kNvGroup, multipliers, codes + g * kNvGroup / 2);
+  }
+  const uint32_t rest = EncodeNvGroups(values + whole * kNvGroup, num_groups - whole, shared,
+                                       codes + whole * kNvGroup / 2, scales + whole);
+  return std::max(LargestBits(DNv(), largest), rest);
 }
 
 #else
