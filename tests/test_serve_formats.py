@@ -6,6 +6,7 @@ be served with exactly the modules in BF16 that their configuration means."""
 import json
 import os
 import shutil
+import struct
 import unittest
 
 import octavo_testing
@@ -154,6 +155,61 @@ class ForeignMixedExperts(unittest.TestCase):
             self.assertEqual(done.returncode, 2, done.stderr)
             self.assertIn("model.layers.3.self_attn.q_proj.weight: quantization_config says mxfp8",
                           done.stderr)
+
+
+def edited(source, out, change):
+    """A copy of the checkpoint whose tensors are those that `change` makes of {name: tensor}."""
+    shutil.copytree(source, out)
+    names = {}
+    for path in sorted(out.glob("*.safetensors")):
+        tensors = change(read_safetensors(path))
+        write_safetensors(path, tensors)
+        names.update(dict.fromkeys(tensors, path.name))
+    index = out / "model.safetensors.index.json"
+    if index.exists():
+        index.write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    return out
+
+
+class StaticInputScales(unittest.TestCase):
+    STATIC = ["--nvfp4-input-scale", "static", *LIGHT]
+    NAMES = {"modelopt": "input_scale", "compressed-tensors": "input_global_scale"}
+
+    def check(self, layout):
+        module = "model.layers.1.mlp.experts.3.down_proj."
+        name = module + self.NAMES[layout]
+        with folder() as work:
+            run("convert", MOE, work / "ones", "--format", "nvfp4", "--layout", layout)
+            with Server(work / "ones", "--nvfp4-input-scale", "pow2", *LIGHT) as server:
+                constant = fingerprint(server)
+            with Server(work / "ones", *self.STATIC) as server:
+                self.assertEqual(fingerprint(server), constant)  # Ones are that constant.
+            # A power of two would only shift exponents; this rounds group scales anew.
+            value = struct.pack("<f", 0.01 if layout == "modelopt" else 100.0)
+            own = edited(work / "ones", work / "own", lambda tensors: {
+                key: (dtype, shape, value if key.endswith(self.NAMES[layout]) else data)
+                for key, (dtype, shape, data) in tensors.items()})
+            with Server(own, *self.STATIC) as server:
+                bits = fingerprint(server)
+                self.assertNotEqual(bits, constant)
+                digest = run_json("digest", own)["digest"]
+                self.assertEqual(live_digest(server), digest)
+                update(server, ROOT / MOE)  # BF16 brings none: they are carried over.
+                self.assertEqual(live_digest(server), digest)
+                self.assertEqual(fingerprint(server), bits)
+            without = edited(own, work / "without", lambda tensors: {
+                key: tensor for key, tensor in tensors.items() if key != name})
+            done = run("serve", without, *self.STATIC, check=False)
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertIn(name, done.stderr)
+            with Server(without, *LIGHT) as server:  # The other modes need none.
+                self.assertEqual(live_digest(server), run_json("digest", without)["digest"])
+
+    def test_of_modelopt(self):
+        self.check("modelopt")
+
+    def test_of_compressed_tensors(self):
+        self.check("compressed-tensors")
 
 
 class Arguments(unittest.TestCase):
