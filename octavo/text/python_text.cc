@@ -40,7 +40,7 @@ std::vector<std::string_view> SplitAtSpaces(std::string_view text, int64_t max_s
   while (!text.empty()) {
     size_t end = 0;
     if (max_splits >= 0 && static_cast<int64_t>(parts.size()) == max_splits) {
-      parts.push_back(PythonStrip(text, std::nullopt, {.left = false, .right = true}));
+      parts.push_back(text);
       return parts;
     }
     while (end < text.size()) {

@@ -26,7 +26,9 @@ using ExprKind = TemplateExpr::Kind;
 using NodeKind = TemplateNode::Kind;
 using Value = TemplateValue;
 
-constexpr size_t kOutputBytesMax = size_t{1} << 30;
+// Published templates take about 20 steps a message.
+constexpr size_t kTextBytesMax = size_t{256} << 20;
+constexpr int64_t kStepsMax = 4'000'000;
 
 Status WrongOperands(std::string_view op, const Value& left, const Value& right) {
   for (const Value* value : {&left, &right}) {
@@ -60,11 +62,18 @@ std::optional<int64_t> IntegerArithmetic(std::string_view op, int64_t left, int6
   return result;
 }
 
+Result<Value> Join(std::string_view left, std::string_view right) {
+  if (left.size() + right.size() > kTextBytesMax) {
+    return Unsupported("more than {} bytes of text", kTextBytesMax);
+  }
+  return Value(std::string(left).append(right));
+}
+
 Result<Value> Arithmetic(std::string_view op, const Value& left, const Value& right) {
   if (op == "~") {
-    ASSIGN_OR_RETURN(std::string text, TextOf(left));
+    ASSIGN_OR_RETURN(const std::string text, TextOf(left));
     ASSIGN_OR_RETURN(const std::string tail, TextOf(right));
-    return Value(text + tail);
+    return Join(text, tail);
   }
   if (left.integer() != nullptr && right.integer() != nullptr) {
     const std::optional<int64_t> result = IntegerArithmetic(op, *left.integer(), *right.integer());
@@ -74,7 +83,7 @@ Result<Value> Arithmetic(std::string_view op, const Value& left, const Value& ri
     return Value(*result);
   }
   if (op == "+" && left.string() != nullptr && right.string() != nullptr) {
-    return Value(*left.string() + *right.string());
+    return Join(*left.string(), *right.string());
   }
   if (op == "+" && left.list() != nullptr && right.list() != nullptr) {
     Value::List joined = *left.list();
@@ -120,7 +129,7 @@ Result<Value> Compare(std::string_view op, const Value& left, const Value& right
 // Indices of a Python slice.
 Result<std::vector<size_t>> SliceIndices(int64_t size, const std::vector<Value>& bounds) {
   for (const Value& bound : bounds) {
-    if (bound.integer() == nullptr && bound.undefined() == nullptr && !bound.is_none()) {
+    if (bound.integer() == nullptr && !bound.is_none()) {
       return InvalidArgument("a slice by {}", bound.KindName());
     }
   }
@@ -196,6 +205,12 @@ class Evaluator {
   Evaluator(Value::Dict variables, const std::optional<std::tm>& now) : now_(now) {
     scopes_.push_back(std::move(variables));
   }
+  // A namespace may hold itself.
+  ~Evaluator() {
+    for (const Value& value : namespaces_) value.namespace_fields()->clear();
+  }
+  Evaluator(const Evaluator&) = delete;
+  Evaluator& operator=(const Evaluator&) = delete;
 
   Result<std::string> Run(const std::vector<TemplateNode>& nodes) {
     ASSIGN_OR_RETURN([[maybe_unused]] const Flow flow, RunNodes(nodes));
@@ -214,14 +229,18 @@ class Evaluator {
   }
 
   Result<Flow> RunNode(const TemplateNode& node) {
+    if (++num_steps_ > kStepsMax) {
+      return Unsupported("line {}: more than {} steps", node.line, kStepsMax);
+    }
     switch (node.kind) {
       case NodeKind::kText:
         RETURN_IF_ERROR(PutOut(node.text));
         return Flow::kNext;
       case NodeKind::kOutput: {
         ASSIGN_OR_RETURN(const Value value, EvalAtLine(node.exprs[0]));
-        ASSIGN_OR_RETURN(const std::string text, TextOf(value));
-        RETURN_IF_ERROR(PutOut(text));
+        const Result<std::string> text = TextOf(value);
+        if (!text.has_value()) return AtLine(node.line, text.error());
+        RETURN_IF_ERROR(PutOut(*text));
         return Flow::kNext;
       }
       case NodeKind::kIf:
@@ -244,8 +263,8 @@ class Evaluator {
   }
 
   Status PutOut(std::string_view text) {
-    if (out_.size() + text.size() > kOutputBytesMax) {
-      return Unsupported("more than {} bytes of text", kOutputBytesMax);
+    if (out_.size() + text.size() > kTextBytesMax) {
+      return Unsupported("more than {} bytes of text", kTextBytesMax);
     }
     out_ += text;
     return Status();
@@ -299,6 +318,7 @@ class Evaluator {
     const auto number = static_cast<int64_t>(idx);
     const auto size = static_cast<int64_t>(items.size());
     Value::Dict loop;
+    loop.reserve(9);
     loop.emplace_back("index", Value(number + 1));
     loop.emplace_back("index0", Value(number));
     loop.emplace_back("revindex", Value(size - number));
@@ -327,12 +347,13 @@ class Evaluator {
       SetEntry(node.names[0], value, &scopes_.back());
       return Status();
     }
-    if (value.list() == nullptr || value.list()->size() != node.names.size()) {
+    ASSIGN_OR_RETURN(const Value::List items, ItemsOf(value));
+    if (items.size() != node.names.size()) {
       return InvalidArgument("line {}: expected {} values, got {}", node.line, node.names.size(),
-                             value.KindName());
+                             items.size());
     }
     for (size_t i = 0; i < node.names.size(); ++i) {
-      SetEntry(node.names[i], (*value.list())[i], &scopes_.back());
+      SetEntry(node.names[i], items[i], &scopes_.back());
     }
     return Status();
   }
@@ -344,13 +365,17 @@ class Evaluator {
     return Value::MakeUndefined(name);
   }
 
-  Result<Value> EvalAtLine(const TemplateExpr& expr) const {
+  Result<Value> EvalAtLine(const TemplateExpr& expr) {
     Result<Value> value = Eval(expr);
-    if (!value.has_value()) return value.error().WithContext(fmt::format("line {}", expr.line));
+    if (!value.has_value()) return AtLine(expr.line, value.error());
     return value;
   }
 
-  Result<Value> Eval(const TemplateExpr& expr) const {
+  static Status AtLine(int line, const Status& status) {
+    return status.WithContext(fmt::format("line {}", line));
+  }
+
+  Result<Value> Eval(const TemplateExpr& expr) {
     switch (expr.kind) {
       case ExprKind::kLiteral:
         return expr.literal;
@@ -379,7 +404,7 @@ class Evaluator {
   }
 
   // What takes the values of all its operands.
-  Result<Value> Apply(const TemplateExpr& expr, TemplateArguments args) const {
+  Result<Value> Apply(const TemplateExpr& expr, TemplateArguments args) {
     std::vector<Value>& values = args.values;
     switch (expr.kind) {
       case ExprKind::kList:
@@ -392,8 +417,13 @@ class Evaluator {
         return ItemOf(values[0], values[1]);
       case ExprKind::kSlice:
         return Slice(values[0], {values[1], values[2], values[3]});
-      case ExprKind::kCall:
-        return CallTemplateFunction(expr.name, args, now_);
+      case ExprKind::kCall: {
+        Result<Value> value = CallTemplateFunction(expr.name, args, now_);
+        if (value.has_value() && value->namespace_fields() != nullptr) {
+          namespaces_.push_back(*value);
+        }
+        return value;
+      }
       case ExprKind::kMethod:
         return CallTemplateMethod(expr.name, args);
       case ExprKind::kFilter:
@@ -426,6 +456,8 @@ class Evaluator {
 
   const std::optional<std::tm>& now_;
   std::vector<Value::Dict> scopes_;  // The innermost last.
+  std::vector<Value> namespaces_;    // All that were made.
+  int64_t num_steps_ = 0;
   std::string out_;
 };
 

@@ -15,8 +15,8 @@ namespace octavo {
 
 // `variables` is what the template's outermost names are. `now`: template_functions.h.
 // Errors: kInvalidArgument (values that the template cannot take, or that it raises an exception
-// for), kUnsupported (what is not built, or more than 1 GiB of text); both name the line.
-// Thread-safe.
+// for), kUnsupported (what is not built, more than 256 MiB of text or 4 million steps); both name
+// the line. Thread-safe.
 Result<std::string> RenderTemplate(const std::vector<TemplateNode>& nodes,
                                    TemplateValue::Dict variables,
                                    const std::optional<std::tm>& now);

@@ -22,8 +22,10 @@ using ExprKind = TemplateExpr::Kind;
 using NodeKind = TemplateNode::Kind;
 using TokenKind = TemplateToken::Kind;
 
-// Published templates nest less than ten deep; this keeps hostile ones off the stack.
+// Published templates nest less than ten deep and join less than twenty operands in a row; these
+// keep hostile ones off the stack, of the parser and of the evaluator.
 constexpr int kDepthMax = 64;
+constexpr int kExprDepthMax = 256;
 
 class Parser {
  public:
@@ -32,6 +34,9 @@ class Parser {
   Result<std::vector<TemplateNode>> Run() {
     ASSIGN_OR_RETURN(std::vector<TemplateNode> nodes, ParseBody({}));
     if (Now().kind != TokenKind::kEnd) return Unexpected();
+    if (too_deep_line_ > 0) {
+      return Unsupported("line {}: an expression nested this deep is not built", too_deep_line_);
+    }
     return nodes;
   }
 
@@ -79,13 +84,22 @@ class Parser {
     return tokens_[pos_++].text;
   }
 
-  TemplateExpr Make(ExprKind kind, std::vector<TemplateExpr> args, std::string name = {}) const {
+  TemplateExpr Make(ExprKind kind, std::vector<TemplateExpr> args, std::string name = {}) {
     TemplateExpr expr;
     expr.kind = kind;
     expr.line = Now().line;
     expr.name = std::move(name);
-    expr.args = std::move(args);
+    for (TemplateExpr& arg : args) AddArg(std::move(arg), &expr);
     return expr;
+  }
+  // An expression that is too deep is refused in the end; until then it must not grow.
+  void AddArg(TemplateExpr arg, TemplateExpr* expr) {
+    if (arg.depth == kExprDepthMax) {
+      too_deep_line_ = arg.line;
+      return;
+    }
+    expr->depth = std::max(expr->depth, arg.depth + 1);
+    expr->args.push_back(std::move(arg));
   }
   template <typename... Exprs>
   static std::vector<TemplateExpr> Args(Exprs... exprs) {
@@ -94,7 +108,7 @@ class Parser {
     (args.push_back(std::move(exprs)), ...);
     return args;
   }
-  TemplateExpr MakeLiteral(TemplateValue value) const {
+  TemplateExpr MakeLiteral(TemplateValue value) {
     TemplateExpr expr = Make(ExprKind::kLiteral, {});
     expr.literal = std::move(value);
     return expr;
@@ -260,10 +274,10 @@ class Parser {
     ASSIGN_OR_RETURN(TemplateExpr first, ParseExpr());
     if (!AtOperator(",")) return first;
     TemplateExpr tuple = Make(ExprKind::kList, {});
-    tuple.args.push_back(std::move(first));
+    AddArg(std::move(first), &tuple);
     while (TakeOperator(",")) {
       ASSIGN_OR_RETURN(TemplateExpr next, ParseExpr());
-      tuple.args.push_back(std::move(next));
+      AddArg(std::move(next), &tuple);
     }
     return tuple;
   }
@@ -403,11 +417,11 @@ class Parser {
       if (!items.args.empty()) RETURN_IF_ERROR(ExpectOperator(","));
       if (AtOperator(close)) break;
       ASSIGN_OR_RETURN(TemplateExpr item, ParseExpr());
-      items.args.push_back(std::move(item));
+      AddArg(std::move(item), &items);
       if (kind == ExprKind::kList) continue;
       RETURN_IF_ERROR(ExpectOperator(":"));
       ASSIGN_OR_RETURN(TemplateExpr value, ParseExpr());
-      items.args.push_back(std::move(value));
+      AddArg(std::move(value), &items);
     }
     RETURN_IF_ERROR(ExpectOperator(close));
     return items;
@@ -434,9 +448,10 @@ class Parser {
     std::vector<TemplateExpr> parts;
     parts.push_back(std::move(*expr));
     bool is_slice = false;
+    if (AtOperator("]")) return Unexpected();
     for (;;) {
       if (AtOperator(":") || AtOperator("]")) {
-        parts.push_back(MakeLiteral(TemplateValue()));
+        parts.push_back(MakeLiteral(TemplateValue::MakeNone()));
       } else {
         ASSIGN_OR_RETURN(TemplateExpr part, ParseExpr());
         parts.push_back(std::move(part));
@@ -444,12 +459,9 @@ class Parser {
       if (!TakeOperator(":")) break;
       is_slice = true;
     }
-    if (!is_slice && parts[1].kind == ExprKind::kLiteral && parts[1].literal.undefined()) {
-      return Unexpected();
-    }
     RETURN_IF_ERROR(ExpectOperator("]"));
     if (parts.size() > 4) return Unexpected();
-    if (is_slice) parts.resize(4);
+    if (is_slice && parts.size() == 3) parts.push_back(MakeLiteral(TemplateValue::MakeNone()));
     *expr = Make(is_slice ? ExprKind::kSlice : ExprKind::kItem, std::move(parts));
     return Status();
   }
@@ -489,7 +501,7 @@ class Parser {
         return Unexpected();
       }
       ASSIGN_OR_RETURN(TemplateExpr arg, ParseExpr());
-      call->args.push_back(std::move(arg));
+      AddArg(std::move(arg), call);
     }
     return ExpectOperator(")");
   }
@@ -519,6 +531,7 @@ class Parser {
   size_t pos_ = 0;
   int depth_ = 0;
   int num_loops_ = 0;
+  int too_deep_line_ = 0;  // Of an expression; 0: of none.
 };
 
 }  // namespace

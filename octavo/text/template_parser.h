@@ -23,7 +23,7 @@ struct TemplateExpr {
     kDict,         // args: key, value, key, value, ...
     kAttribute,    // args[0].name
     kItem,         // args[0][args[1]]
-    kSlice,        // args[0][args[1]:args[2]:args[3]]; an undefined literal for one left out
+    kSlice,        // args[0][args[1]:args[2]:args[3]]; none for one left out
     kCall,         // name(args)
     kMethod,       // args[0].name(args[1], ...)
     kFilter,       // args[0] | name(args[1], ...)
@@ -38,6 +38,7 @@ struct TemplateExpr {
 
   Kind kind = Kind::kLiteral;
   int line = 0;
+  int depth = 0;  // Of the tree below it; the parser bounds it.
   std::string name;
   TemplateValue literal;
   std::vector<TemplateExpr> args;

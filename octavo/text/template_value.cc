@@ -75,7 +75,7 @@ class JsonWriter {
     if (const auto* list = value.list()) {
       return WriteItems('[', ']', list->size(), [&](size_t idx) { return Write((*list)[idx]); });
     }
-    if (const auto* dict = value.dict()) {
+    if (const auto* dict = value.dict(); dict && value.namespace_fields() == nullptr) {
       return WriteItems('{', '}', dict->size(), [&](size_t idx) {
         out_ += QuotedText((*dict)[idx].first) + ": ";
         return Write((*dict)[idx].second);
@@ -91,8 +91,10 @@ class JsonWriter {
       out_ += FloatText(*real);
     } else if (const std::string* text = value.string()) {
       out_ += QuotedText(*text);
-    } else {
+    } else if (value.undefined() != nullptr) {
       return InvalidArgument("tojson: {} is undefined", value.undefined()->name);
+    } else {
+      return InvalidArgument("tojson: {} has no form in JSON", value.KindName());
     }
     return Status();
   }

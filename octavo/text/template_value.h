@@ -77,7 +77,7 @@ Result<std::string> TextOf(const TemplateValue& value);
 Result<TemplateValue> ParseTemplateJson(std::string_view json);
 
 // json.dumps(value, ensure_ascii=False, indent=indent); `indent` < 0 is None.
-// Errors: kInvalidArgument for a value that is undefined.
+// Errors: kInvalidArgument for what is undefined or a namespace.
 Result<std::string> DumpTemplateJson(const TemplateValue& value, int64_t indent);
 
 }  // namespace octavo
