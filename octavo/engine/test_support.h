@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -18,9 +19,11 @@
 
 #include "octavo/base/log.h"
 #include "octavo/base/random.h"
+#include "octavo/base/tensor.h"
 #include "octavo/engine/engine_core.h"
 #include "octavo/formats/bf16.h"
 #include "octavo/formats/fp8_block.h"
+#include "octavo/formats/quantize.h"
 #include "octavo/model/model.h"
 
 namespace octavo {
@@ -164,11 +167,13 @@ inline std::unique_ptr<ModelWeights> TinyWeights(const ModelSpec& spec, const Ba
       codes.resize(values.size());
       scales.resize(
           static_cast<size_t>(NumFp8Blocks(canonical.rows) * NumFp8Blocks(canonical.cols)));
-      const Status encoded = EncodeFp8Block({.rows = canonical.rows,
-                                             .cols = canonical.cols,
-                                             .values = values,
-                                             .codes = codes,
-                                             .scales = scales});
+      const Status encoded =
+          Quantize({.format = WeightFormat::kFp8,
+                    .values = {DType::kBf16,
+                               {canonical.rows, canonical.cols},
+                               reinterpret_cast<const std::byte*>(values.data())},
+                    .codes = codes,
+                    .scales = std::as_writable_bytes(std::span(scales))});
       EXPECT_TRUE(encoded.ok()) << encoded.message();
       canonical.format = WeightFormat::kFp8;
       canonical.codes = std::as_bytes(std::span(codes));

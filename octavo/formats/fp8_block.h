@@ -10,9 +10,7 @@
 // AReaL and verl share).
 
 #include <cstdint>
-#include <span>
 
-#include "octavo/base/status.h"
 #include "octavo/formats/e8m0.h"
 
 namespace octavo {
@@ -40,14 +38,5 @@ inline constexpr float Fp8BlockUe8m0Scale(float amax) {
   const float scale = (amax > kFp8BlockUe8m0AmaxMin ? amax : kFp8BlockUe8m0AmaxMin) / 448.0F;
   return E8m0ToFloat(FloatToE8m0RoundUp(scale));
 }
-
-struct Fp8BlockEncodeArgs {
-  int64_t rows = 0;
-  int64_t cols = 0;
-  std::span<const uint16_t> values;
-  std::span<uint8_t> codes;
-  std::span<float> scales;
-};
-[[nodiscard]] Status EncodeFp8Block(const Fp8BlockEncodeArgs& args);
 
 }  // namespace octavo
