@@ -112,6 +112,41 @@ TEST(Abort, ReachesARequestInEveryState) {
   EXPECT_EQ(harness.core().totals().aborted, 3);
 }
 
+TEST(Abort, OfWhatHasJustFinishedChangesNothing) {
+  Harness harness;
+  Request request = Sampled(1, 20, 3);
+  request.rid = "done";
+  const auto sink = harness.Add(std::move(request));
+  const auto other = harness.Add(Sampled(2, 20, 10));
+  harness.Steps(3);
+  EXPECT_EQ(sink->Get().all.finish.type, FinishType::kLength);
+  harness.core().Abort("done");
+  harness.RunAll();
+  EXPECT_EQ(sink->Get().num_final, 1);
+  EXPECT_EQ(sink->Get().all.finish.type, FinishType::kLength);
+  EXPECT_EQ(harness.core().totals().aborted, 0);
+  ExpectSame(other->Get(), Undisturbed(2, 20, 10));
+}
+
+TEST(Abort, OfOneThatWaitsForItsGroupLeavesTheOthers) {
+  HarnessOptions options;
+  options.engine.chunk_tokens = 16;
+  options.engine.max_running_requests = 16;
+  Harness harness(options);
+  std::vector<std::shared_ptr<RecordingSink>> sinks;
+  for (int i = 0; i < 4; ++i) {
+    Request request = Sampled(1, 100, 10);
+    request.rid = "sample" + std::to_string(i);
+    sinks.push_back(harness.Add(std::move(request)));
+  }
+  harness.Steps(2);
+  harness.core().Abort("sample2");
+  EXPECT_THAT(sinks[2]->Get().all.finish.message, StartsWith("Abort before prefill"));
+  harness.RunAll();
+  ExpectSame(sinks[3]->Get(), Undisturbed(1, 100, 10));
+  EXPECT_EQ(harness.core().totals().computed_tokens, 100 + 2 + 3 * 9);
+}
+
 TEST(Abort, WorksWhilePaused) {
   Harness harness;
   const auto frozen = harness.Add(Sampled(1, 20, 50));

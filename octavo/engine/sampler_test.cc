@@ -364,14 +364,12 @@ TEST(Logprobs, TopListOfManyBlocksIsThatOfASort) {
     std::iota(order.begin(), order.end(), 0);
     std::ranges::stable_sort(order, std::greater<>(),
                              [&](int32_t id) { return row[static_cast<size_t>(id)]; });
-    for (const size_t count : {1, 5, 12, 13, 100, 3001}) {
+    for (const int64_t count : {1, 5, 12, 13, 100, 3001}) {
       std::vector<int32_t> ids;
-      for (const TokenLogprob& entry :
-           TopLogprobs(RowOf(row, &scratch), static_cast<int64_t>(count), &scratch)) {
+      for (const TokenLogprob& entry : TopLogprobs(RowOf(row, &scratch), count, &scratch)) {
         ids.push_back(entry.id);
       }
-      ASSERT_EQ(ids, std::vector<int32_t>(order.begin(),
-                                          order.begin() + static_cast<std::ptrdiff_t>(count)));
+      ASSERT_EQ(ids, std::vector<int32_t>(order.begin(), order.begin() + count));
     }
   }
 }
