@@ -102,27 +102,27 @@ inline StoredMatrix StoreMatrix(TestFormat format, std::span<const uint16_t> val
   return stored;
 }
 
-// One row of the table from BF16 values, linear layers in `format`; a router's bias is kept in F32,
-// as loading does.
+// One row of the table from BF16 values, linear layers in `format`.
 inline PackedMatrix PackWeight(const WeightSpec& row, std::span<const uint16_t> values,
                                TestFormat format, const Backend& backend) {
   const int64_t cols = row.shape.back();
   const int64_t rows = NumElements(row.shape) / cols;
-  PackedMatrix packed;
-  if (row.role == Role::kRouterBias) {
-    packed.rows = rows;
-    packed.cols = cols;
-    packed.vector_dtype = DType::kF32;
-    packed.codes = Buffer::AllocateHost(cols * int64_t{sizeof(float)}).value();
-    for (size_t i = 0; i < values.size(); ++i) {
-      packed.codes.As<float>()[i] = Bf16ToFloat(values[i]);
-    }
-    return packed;
-  }
   const StoredMatrix stored =
       StoreMatrix(IsLinearRole(row.role) ? format : kTestBf16, values, rows, cols);
+  PackedMatrix packed;
   const Status status = backend.Pack(stored.canonical, &packed);
   EXPECT_TRUE(status.ok()) << row.name << ": " << status.message();
+  return packed;
+}
+
+// A router's bias that is stored in F32.
+inline PackedMatrix PackF32Vector(std::span<const uint16_t> values) {
+  PackedMatrix packed;
+  packed.rows = 1;
+  packed.cols = static_cast<int64_t>(values.size());
+  packed.vector_dtype = DType::kF32;
+  packed.codes = Buffer::AllocateHost(packed.cols * int64_t{sizeof(float)}).value();
+  std::ranges::transform(values, packed.codes.As<float>().begin(), Bf16ToFloat);
   return packed;
 }
 
@@ -239,7 +239,9 @@ class ModelRunner {
       if (row.name == options.damaged_weight) {
         ScaleFirstBlock(row.shape.back(), &values);
       }
-      weights_.matrices.push_back(PackWeight(row, values, options.format, *backend_));
+      weights_.matrices.push_back(stored->view.dtype == DType::kF32
+                                      ? PackF32Vector(values)
+                                      : PackWeight(row, values, options.format, *backend_));
     }
     Build();
   }
