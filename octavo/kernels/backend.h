@@ -37,7 +37,7 @@ class Backend {
     int64_t max_context = 0;
     int64_t max_width = 0;
     int64_t max_heads = 0;
-    int64_t max_head_dim = 0;
+    int64_t max_head_dim = 0;      // Of K and V.
     int64_t max_grouped_rows = 0;  // Of GroupedLinear: tokens * top_k.
   };
   virtual Status Reserve(const Limits& limits) = 0;

@@ -191,6 +191,10 @@ void AttentionOp::ForEachPage(const KvLayer& kv, const Block& block, Use use) co
                                           : int32_t{-1};
       };
       const int32_t page = page_of(i);
+      if (page < 0) {
+        ++i;
+        continue;
+      }
       PageUse next{.page_idx = page_idx,
                    .first_row = block.pieces[static_cast<size_t>(i)].first_row,
                    .num_rows = 0,
@@ -198,9 +202,6 @@ void AttentionOp::ForEachPage(const KvLayer& kv, const Block& block, Use use) co
                    .next = nullptr};
       for (; i < block.num_pieces && page_of(i) == page; ++i) {
         next.num_rows += block.pieces[static_cast<size_t>(i)].num_rows;
-      }
-      if (page < 0) {
-        continue;
       }
       if (pending.head != nullptr) {
         pending.next = next.head;

@@ -12,6 +12,7 @@
 #include "octavo/formats/e4m3.h"
 #include "octavo/formats/e8m0.h"
 #include "octavo/kernels/cpu/cpu_path.h"
+#include "octavo/kernels/cpu/kernel_table.h"
 #include "octavo/kernels/cpu/kv_layout.h"
 #include "octavo/kernels/cpu/layout.h"
 #include "octavo/kernels/kv_codes.h"

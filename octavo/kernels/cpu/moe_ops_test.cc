@@ -216,6 +216,60 @@ TEST_P(MoeOps, CombineEqualsTheReference) {
   }
 }
 
+TEST_P(MoeOps, ATokenIsCombinedAndRotatedAloneAsInCompany) {
+  constexpr int64_t kTokens = 257;
+  constexpr int64_t kHidden = 664;
+  constexpr int64_t kTopK = 4;
+  const auto backend = Make(2);
+  TestActivations x(DType::kBf16, kTokens * kTopK, kHidden);
+  x.Fill(1);
+  std::vector<int32_t> row_of_slot(static_cast<size_t>(kTokens * kTopK));
+  std::iota(row_of_slot.rbegin(), row_of_slot.rend(), 0);
+  std::vector<float> weights(row_of_slot.size());
+  for (size_t i = 0; i < weights.size(); ++i) {
+    weights[i] = UniformFloat(2, i);
+  }
+  std::vector<int32_t> positions(static_cast<size_t>(kTokens));
+  std::iota(positions.begin(), positions.end(), 0);
+  std::vector<float> table(static_cast<size_t>(kTokens * kHidden / 4));
+  for (size_t i = 0; i < table.size(); ++i) {
+    table[i] = UniformFloat(3, i);
+  }
+  const auto run = [&](int64_t first, int64_t num) {
+    TestActivations y(DType::kBf16, num, kHidden);
+    const auto slots = [&](auto& all) {
+      return std::span(all).subspan(static_cast<size_t>(first * kTopK),
+                                    static_cast<size_t>(num * kTopK));
+    };
+    // The rows that these slots point at, renumbered.
+    TestActivations rows(DType::kBf16, num * kTopK, kHidden);
+    std::vector<int32_t> renumbered(static_cast<size_t>(num * kTopK));
+    std::iota(renumbered.begin(), renumbered.end(), 0);
+    EXPECT_TRUE(backend->GatherRows({x.view(), slots(row_of_slot), rows.view()}).ok());
+    EXPECT_TRUE(
+        backend->Combine({rows.view(), renumbered, slots(weights), kTopK, {}, y.view()}).ok());
+    EXPECT_TRUE(backend
+                    ->Rope({.x = y.view(),
+                            .num_heads = 1,
+                            .head_dim = kHidden / 2,
+                            .positions = std::span(positions).subspan(static_cast<size_t>(first),
+                                                                      static_cast<size_t>(num)),
+                            .cos = table,
+                            .sin = table,
+                            .head_stride = kHidden,
+                            .is_interleaved = true})
+                    .ok());
+    return y;
+  };
+  const TestActivations all = run(0, kTokens);
+  for (const int64_t t : {0, 1, 100, 256}) {
+    const TestActivations alone = run(t, 1);
+    for (int64_t c = 0; c < kHidden; ++c) {
+      ASSERT_EQ(all.At(t, c), alone.At(0, c)) << "token " << t;
+    }
+  }
+}
+
 // --- Rope ---------------------------------------------------------------------------------------
 
 TEST_P(MoeOps, RopeOfStridedAndInterleavedHeadsEqualsTheReference) {
