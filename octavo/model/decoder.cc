@@ -23,6 +23,35 @@
 namespace octavo {
 namespace {
 
+// Sizes that cover every op of a model's blocks: Backend::Reserve is called with each. Rows that
+// are not tokens (slots of experts, heads of an MLA) are narrow, so they have sizes of their own.
+std::vector<Backend::Limits> BackendLimitsOf(const ModelSpec& spec, const ModelLimits& limits) {
+  const MlaSpec& mla = spec.mla;
+  const bool is_mla = mla.kv_lora_rank > 0;
+  const int64_t attention_width = spec.num_heads * (is_mla ? mla.v_head_dim : spec.head_dim);
+  const int64_t slots = limits.max_tokens * spec.moe.top_k;
+  std::vector<Backend::Limits> all = {{
+      .max_tokens = std::max(limits.max_tokens, limits.max_logit_rows),
+      .max_context = limits.max_context,
+      .max_width = std::max({spec.hidden_size, spec.intermediate_size, attention_width,
+                             spec.moe.shared_intermediate_size, mla.q_lora_rank}),
+      .max_heads = spec.num_heads,
+      .max_head_dim = KvShapeOf(spec).head_dim,
+      .max_grouped_rows = slots,
+  }};
+  if (spec.moe.num_experts > 0) {  // The experts' second projection reads slots.
+    all.push_back(
+        {.max_tokens = slots, .max_width = spec.moe.intermediate_size, .max_grouped_rows = slots});
+  }
+  if (is_mla) {  // W_UK and W_UV read heads.
+    const int64_t head_rows = limits.max_tokens * spec.num_heads;
+    all.push_back({.max_tokens = head_rows,
+                   .max_width = std::max(mla.qk_nope_head_dim, mla.kv_lora_rank),
+                   .max_grouped_rows = head_rows});
+  }
+  return all;
+}
+
 class Decoder final : public Model {
  public:
   Decoder(const ModelSpec& spec, Backend* backend, const ModelLimits& limits,
@@ -126,33 +155,6 @@ Status Decoder::Logits(std::span<const int32_t> rows, const ModelWeights& weight
 }
 
 }  // namespace
-
-std::vector<Backend::Limits> BackendLimitsOf(const ModelSpec& spec, const ModelLimits& limits) {
-  const MlaSpec& mla = spec.mla;
-  const bool is_mla = mla.kv_lora_rank > 0;
-  const int64_t attention_width = spec.num_heads * (is_mla ? mla.v_head_dim : spec.head_dim);
-  const int64_t slots = limits.max_tokens * spec.moe.top_k;
-  std::vector<Backend::Limits> all = {{
-      .max_tokens = std::max(limits.max_tokens, limits.max_logit_rows),
-      .max_context = limits.max_context,
-      .max_width = std::max({spec.hidden_size, spec.intermediate_size, attention_width,
-                             spec.moe.shared_intermediate_size, mla.q_lora_rank}),
-      .max_heads = spec.num_heads,
-      .max_head_dim = KvShapeOf(spec).head_dim,
-      .max_grouped_rows = slots,
-  }};
-  if (spec.moe.num_experts > 0) {  // The experts' second projection reads slots.
-    all.push_back(
-        {.max_tokens = slots, .max_width = spec.moe.intermediate_size, .max_grouped_rows = slots});
-  }
-  if (is_mla) {  // W_UK and W_UV read heads.
-    const int64_t head_rows = limits.max_tokens * spec.num_heads;
-    all.push_back({.max_tokens = head_rows,
-                   .max_width = std::max(mla.qk_nope_head_dim, mla.kv_lora_rank),
-                   .max_grouped_rows = head_rows});
-  }
-  return all;
-}
 
 Result<std::unique_ptr<Model>> MakeDecoder(const ModelSpec& spec, Backend* backend,
                                            const ModelLimits& limits,

@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <vector>
 
 #include "octavo/base/status.h"
 #include "octavo/kernels/backend.h"
@@ -26,10 +25,6 @@ class DecoderLayers {
   // As Model::RoutedExperts, of at least as many tokens as the last batch had.
   virtual std::span<const int32_t> RoutedExperts() const { return {}; }
 };
-
-// Sizes that cover every op of a model's blocks: Backend::Reserve is called with each. Rows that
-// are not tokens (slots of experts, heads of an MLA) are narrow, so they have sizes of their own.
-std::vector<Backend::Limits> BackendLimitsOf(const ModelSpec& spec, const ModelLimits& limits);
 
 // Reserves the backend, allocates the shared activations and finds the shared weights; `backend`
 // must outlive the model.
