@@ -112,12 +112,13 @@ def quantizer_rates(args):
     if not program.exists():
         print(f"no {program}: the quantizers' own rates are left out", flush=True)
         return []
-    done = subprocess.run([program, str(args.threads), "5", "512"], check=True, text=True,
+    done = subprocess.run([program, str(args.threads), "9", "512"], check=True, text=True,
                           stdout=subprocess.PIPE)
     rates = [json.loads(line) for line in done.stdout.splitlines()]
     for rate in rates:
-        print(f"{rate['format']:<12} encode {rate['encode_gb_per_s']:5.1f} GB/s "
-              f"({rate['encode_share']:.0%} of the read bandwidth), "
+        print(f"{rate['format']:<12} encode {rate['encode_gb_per_s']:5.1f} GB/s, "
+              f"{rate['encode_share']:.0%} of the read bandwidth "
+              f"({rate['encode_share_min']:.0%} to {rate['encode_share_max']:.0%} in 9 rounds); "
               f"measure {rate['measure_gb_per_s']:5.1f} GB/s", flush=True)
     return rates
 
@@ -152,7 +153,8 @@ def main():
         warm(source)
         results = [measure(name, source, folder, args) for name in args.formats]
     rates = quantizer_rates(args)
-    report = {"commit": commit(), "quantizers": rates, "bytes": num_bytes, "threads": args.threads, "results": results}
+    report = {"commit": commit(), "quantizers": rates, "bytes": num_bytes,
+              "threads": args.threads, "results": results}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(f"written: {args.out}")
