@@ -259,6 +259,7 @@ void Engine::Impl::Publish() {
   stats_.num_aborted_total = totals.aborted;
   stats_.num_retractions_total = scheduler.num_retractions();
   stats_.paused = core_->paused();
+  stats_.returns_routed_experts = core_->limits().has_routed_experts;
   if (stats_.weight_version != core_->weight_version()) {
     stats_.weight_version = core_->weight_version();
   }

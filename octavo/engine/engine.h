@@ -69,6 +69,7 @@ struct EngineStats {
   double gen_tokens_per_s = 0.0;  // Over the last few seconds.
   double heartbeat_age_s = 0.0;   // Since the engine thread last looked at its mailbox.
   bool paused = false;
+  bool returns_routed_experts = false;
   std::string weight_version;
 };
 

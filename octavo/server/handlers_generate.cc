@@ -29,6 +29,8 @@ RenderOptions MakeRenderOptions(const GenerateItem& item, const ParsedGenerate& 
   render.return_logprob = request.return_logprob;
   render.top_logprobs = request.top_logprobs_num > 0;
   render.ids_logprobs = !request.token_ids_logprob.empty();
+  render.routed_experts = request.return_routed_experts;
+  render.routed_experts_start_len = request.routed_experts_start_len;
   render.max_new_tokens = request.sampling.max_new_tokens;
   render.return_prompt_token_ids = call.return_prompt_token_ids;
   if (call.return_prompt_token_ids) {

@@ -79,7 +79,7 @@ void WriteSections(JsonWriter& json, const InfoContext& info, const LoadSections
   }
 }
 
-void WriteParallelism(JsonWriter& json) {
+void WriteParallelism(JsonWriter& json, const InfoContext& info) {
   for (const std::string_view key : {"tp_size", "pp_size", "dp_size", "ep_size", "moe_dp_size",
                                      "num_gpus", "nnodes", "gpu_id_step"}) {
     json.Field(key, 1);
@@ -88,7 +88,7 @@ void WriteParallelism(JsonWriter& json) {
   json.Field("load_balance_method", "round_robin");
   json.Field("disaggregation_mode", "null").Field("disaggregation_bootstrap_port", 8998);
   json.Field("encoder_only", false).Field("enable_memory_saver", false);
-  json.Field("enable_return_routed_experts", false);
+  json.Field("enable_return_routed_experts", info.stats.returns_routed_experts);
 }
 
 void WriteInternalState(JsonWriter& json, const InfoContext& info) {
@@ -154,7 +154,7 @@ std::string ServerInfoJson(const InfoContext& info) {
   } else {
     json.Value(FormatOf(serving));
   }
-  WriteParallelism(json);
+  WriteParallelism(json, info);
   json.Field("context_length", stats.context_length);
   json.Field("max_running_requests", stats.max_running_requests);
   json.Field("max_total_tokens", stats.max_total_tokens);

@@ -46,6 +46,8 @@ struct PromptItem {
   int64_t logprob_start_len = -1;
   int64_t top_logprobs_num = 0;
   std::vector<int32_t> token_ids_logprob = {};
+  bool return_routed_experts = false;
+  int64_t routed_experts_start_len = 0;
   std::string rid = {};  // Empty: drawn.
   std::string extra_key = {};
 };
@@ -66,10 +68,6 @@ Status RefuseUnbuilt(const JsonValue& body) {
     if (is_wanted) {
       return Unsupported("{}: not supported by this server", field);
     }
-  }
-  ASSIGN_OR_RETURN(const bool routed, BoolField(body, "return_routed_experts", false));
-  if (routed) {
-    return Unsupported("return_routed_experts: this model has no routed experts");
   }
   for (const std::string_view field : {"data_parallel_rank", "routed_dp_rank"}) {
     ASSIGN_OR_RETURN(const int64_t rank, IntField(body, field, 0));
@@ -330,6 +328,8 @@ Result<std::string> ReadRids(const JsonValue& body, Prompts& prompts) {
 
 Status ReadOthers(const JsonValue& body, Prompts& prompts) {
   ASSIGN_OR_RETURN(const ListField extra_key, FindListField(body, "extra_key", prompts));
+  // Whether the model and the server can return them is the engine's to say.
+  ASSIGN_OR_RETURN(const bool routed, BoolField(body, "return_routed_experts", false));
   ASSIGN_OR_RETURN(const int64_t routed_start, IntField(body, "routed_experts_start_len", 0));
   for (size_t i = 0; i < prompts.items.size(); ++i) {
     PromptItem& item = prompts.items[i];
@@ -342,6 +342,8 @@ Status ReadOthers(const JsonValue& body, Prompts& prompts) {
           "routed_experts_start_len: expected 0 to {} (the prompt's length), got {}", prompt_len,
           routed_start);
     }
+    item.return_routed_experts = routed;
+    item.routed_experts_start_len = routed_start;
   }
   return OkStatus();
 }
@@ -366,6 +368,8 @@ GenerateItem MakeItem(const PromptItem& prompt, int64_t sample_idx, bool stream,
   request.logprob_start_len = prompt.logprob_start_len;
   request.top_logprobs_num = prompt.top_logprobs_num;
   request.token_ids_logprob = prompt.token_ids_logprob;
+  request.return_routed_experts = prompt.return_routed_experts;
+  request.routed_experts_start_len = prompt.routed_experts_start_len;
   request.stream = stream;
   request.stream_interval =
       sampling.stream_interval > 0 ? sampling.stream_interval : context.stream_interval;

@@ -255,11 +255,20 @@ TEST_F(ParseGenerateTest, RefusesWhatIsNotBuiltByName) {
         "input_embeds", "bootstrap_host", "bootstrap_port", "bootstrap_room"}) {
     ExpectRefused(ParseWith(fmt::format(R"("{}":"x")", key)), kUnbuilt, key);
   }
-  for (const std::string_view key :
-       {"return_hidden_states", "return_entropy", "return_routed_experts"}) {
+  for (const std::string_view key : {"return_hidden_states", "return_entropy"}) {
     ExpectRefused(ParseWith(fmt::format(R"("{}":true)", key)), kUnbuilt, key);
     EXPECT_TRUE(ParseWith(fmt::format(R"("{}":false)", key)).has_value());
   }
+}
+
+TEST_F(ParseGenerateTest, PassesRoutedExpertsOn) {
+  const Result<ParsedGenerate> call =
+      ParseWith(R"("return_routed_experts":true,"routed_experts_start_len":2)");
+  ASSERT_TRUE(call.has_value()) << call.error().message();
+  EXPECT_TRUE(call->items[0].request.return_routed_experts);
+  EXPECT_EQ(call->items[0].request.routed_experts_start_len, 2);
+  EXPECT_FALSE(
+      ParseWith(R"("return_routed_experts":null)")->items[0].request.return_routed_experts);
 }
 
 TEST_F(ParseGenerateTest, KnowsOneRank) {

@@ -3,17 +3,20 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "octavo/engine/request.h"
+#include "octavo/server/base64.h"
 #include "octavo/server/json_writer.h"
 #include "octavo/server/stop_strings.h"
 #include "octavo/text/tokenizer.h"
@@ -94,6 +97,10 @@ void SequenceRenderer::Append(const RequestOutput& output) {
   if (options_.return_logprob) {
     AppendLogprobs(output);
     AppendInputLogprobs(output);
+  }
+  if (options_.routed_experts && output.finish.type != FinishType::kNone) {
+    static_assert(std::endian::native == std::endian::little);
+    routed_experts_ = Base64(std::as_bytes(std::span(output.routed_experts)));
   }
   last_.rid = output.rid;
   last_.finish = output.finish;
@@ -240,6 +247,10 @@ void SequenceRenderer::WriteMeta(JsonWriter& json) const {
   json.Field("emulated", options_.is_emulated);
   if (finished()) {
     json.Field("e2e_latency", last_.e2e_seconds);
+  }
+  if (finished() && options_.routed_experts) {
+    json.Field("routed_experts", routed_experts_);
+    json.Field("routed_experts_start_len", options_.routed_experts_start_len);
   }
   if (options_.return_logprob) {
     WriteLogprobs(json);

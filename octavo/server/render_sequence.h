@@ -29,6 +29,8 @@ struct RenderOptions {
   bool return_logprob = false;
   bool top_logprobs = false;
   bool ids_logprobs = false;
+  bool routed_experts = false;
+  int64_t routed_experts_start_len = 0;
   int64_t max_new_tokens = 0;
   bool return_prompt_token_ids = false;
   std::vector<int32_t> prompt_token_ids = {};  // Set when return_prompt_token_ids.
@@ -80,9 +82,10 @@ class SequenceRenderer {
   std::string input_top_;
   std::string input_ids_logprobs_;
 
-  int64_t num_logprobs_ = 0;  // Entries of output_logprobs_.
-  int64_t num_new_ = 0;       // Tokens since the last Render.
-  size_t sent_bytes_ = 0;     // Of the text, in incremental mode.
+  std::string routed_experts_;  // Base64 of little-endian int32.
+  int64_t num_logprobs_ = 0;    // Entries of output_logprobs_.
+  int64_t num_new_ = 0;         // Tokens since the last Render.
+  size_t sent_bytes_ = 0;       // Of the text, in incremental mode.
   bool inputs_sent_ = false;
   int64_t num_clamped_ = 0;
 };

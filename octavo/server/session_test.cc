@@ -84,6 +84,7 @@ class SessionTest : public testing::Test {
     RenderOptions render;
     render.tokenizer = &*tokenizer_;
     render.recipe = "serving";
+    render.is_emulated = true;
     render.max_new_tokens = 16;
     return render;
   }
@@ -162,9 +163,27 @@ TEST_F(SessionTest, AnswersOnceWithTheWholeObject) {
   EXPECT_EQ(meta.Find("weight_versions")->array()->size(), 2U);
   EXPECT_EQ(*meta.Find("seed")->integer(), 42);
   EXPECT_EQ(*meta.Find("recipe")->string(), "serving");
+  EXPECT_TRUE(*meta.Find("emulated")->boolean());
   EXPECT_NE(meta.Find("e2e_latency"), nullptr);
   EXPECT_EQ(meta.Find("output_token_logprobs"), nullptr);
   EXPECT_EQ(done_clamped_, 0);
+}
+
+TEST_F(SessionTest, ReturnsRoutedExpertsWithTheLastChunkAlone) {
+  RenderOptions render = Render();
+  render.routed_experts = true;
+  render.routed_experts_start_len = 1;
+  const auto session = Start({render}, false);
+  session->OnOutput(0, Tokens(Ids("Tom has")));
+  RequestOutput last = Last(Ids(" 3"), {.type = FinishType::kLength});
+  last.routed_experts = {1, 2, 258};
+  session->OnOutput(0, last);
+  ASSERT_TRUE(writer_->sent.has_value());
+  const JsonValue reply = Json(writer_->sent->body);
+  const JsonValue& meta = *reply.Find("meta_info");
+  // 01000000 02000000 02010000 in hexadecimal.
+  EXPECT_EQ(*meta.Find("routed_experts")->string(), "AQAAAAIAAAACAQAA");
+  EXPECT_EQ(*meta.Find("routed_experts_start_len")->integer(), 1);
 }
 
 TEST_F(SessionTest, WritesThreeElementsALogprobAndNullForTheFirstPromptPosition) {
