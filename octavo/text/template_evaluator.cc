@@ -303,6 +303,7 @@ class Evaluator {
       }
       items = std::move(selected);
     }
+    num_steps_ += static_cast<int64_t>(items.size());
     for (size_t i = 0; i < items.size(); ++i) {
       scopes_.emplace_back();
       SetEntry("loop", LoopAt(items, i), &scopes_.back());
