@@ -19,6 +19,7 @@
 
 #include "octavo/base/random.h"
 #include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
 #include "octavo/formats/format.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/kernels/matrix.h"
@@ -216,7 +217,9 @@ INSTANTIATE_TEST_SUITE_P(
                     Variant{"MlaNvfp4", kMla, {WeightFormat::kNvfp4, kNvfp4Token}},
                     Variant{"MoeNvfp4Pow2", kMoe, {WeightFormat::kNvfp4, kNvfp4Pow2}},
                     Variant{"MoeNvfp4Static", kMoe, {WeightFormat::kNvfp4, kNvfp4Static}},
-                    Variant{"MoeNvfp4WeightOnly", kMoe, {WeightFormat::kNvfp4, kBf16}}),
+                    Variant{"MoeNvfp4WeightOnly", kMoe, {WeightFormat::kNvfp4, kBf16}},
+                    Variant{"DenseFp8Cache", kDense, {.kv_dtype = DType::kF8E4m3}},
+                    Variant{"MlaFp8Cache", kMla, {.kv_dtype = DType::kF8E4m3}}),
     VariantName);
 
 // The negative control: the scale of a step's inputs comes from all its tokens, so that a request

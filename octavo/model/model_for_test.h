@@ -35,13 +35,15 @@
 
 namespace octavo {
 
-// The format and input form of every linear layer.
+// The format and input form of every linear layer, and the KV cache's.
 struct TestFormat {
   WeightFormat format = WeightFormat::kBf16;
   InputForm input = InputForm::kBf16;
+  DType kv_dtype = DType::kBf16;
 };
 inline constexpr TestFormat kTestBf16;
-inline constexpr TestFormat kTestFp8 = {WeightFormat::kFp8, InputForm::kFp8Group};
+inline constexpr TestFormat kTestFp8 = {.format = WeightFormat::kFp8,
+                                        .input = InputForm::kFp8Group};
 
 // How a checkpoint is changed before its weights are packed and its model is built.
 struct WeightOptions {
@@ -219,7 +221,7 @@ class ModelRunner {
   // The weights of a BF16 checkpoint folder.
   ModelRunner(std::unique_ptr<Backend> backend, const std::string& folder,
               const WeightOptions& options)
-      : backend_(std::move(backend)) {
+      : backend_(std::move(backend)), kv_dtype_(options.format.kv_dtype) {
     Result<Checkpoint> checkpoint = Checkpoint::Open(folder);
     EXPECT_TRUE(checkpoint.has_value()) << checkpoint.error().message();
     Result<ModelSpec> spec = MakeCheckpointSpec(*checkpoint);
@@ -249,7 +251,7 @@ class ModelRunner {
   // Random weights, the same for the same seed.
   ModelRunner(std::unique_ptr<Backend> backend, const ModelSpec& spec, uint64_t seed,
               TestFormat format)
-      : backend_(std::move(backend)), spec_(spec) {
+      : backend_(std::move(backend)), kv_dtype_(format.kv_dtype), spec_(spec) {
     for (size_t i = 0; i < spec_.weights.size(); ++i) {
       const WeightSpec& row = spec_.weights[i];
       weights_.matrices.push_back(
@@ -266,7 +268,7 @@ class ModelRunner {
   // Forgets every cached token.
   void ClearCache() {
     const int64_t pages_each = kMaxTokens / kPageTokens;
-    const KvShape shape = KvShapeOf(spec_);
+    const KvShape shape = KvShapeOf(spec_, kv_dtype_);
     const int64_t page_bytes = backend_->KvPageBytes(shape);
     memory_.clear();
     kv_.clear();
@@ -339,6 +341,7 @@ class ModelRunner {
   }
 
   std::unique_ptr<Backend> backend_;
+  DType kv_dtype_ = DType::kBf16;
   ModelSpec spec_;
   ModelWeights weights_;
   std::unique_ptr<Model> model_;
