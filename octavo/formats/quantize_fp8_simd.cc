@@ -92,12 +92,13 @@ HWY_INLINE void ScanRow(const T* HWY_RESTRICT row, size_t cols, MaxMagnitude<T>*
   }
 }
 
-// Up to kPiece columns. Meanwhile fetches this strip's next rows into the first-level cache, and
-// half as many values from `behind` on.
-template <typename T, bool kPowerOfTwo>
+// Up to kPiece columns, each block of them or all under one scale. Meanwhile fetches the values
+// some way ahead into the first-level cache, and half as many values from `behind` on.
+template <bool kOneScale, typename T, bool kPowerOfTwo>
 HWY_INLINE void EncodeRow(const T* HWY_RESTRICT row, size_t cols, const T* behind,
                           const RowEncoder<T, kPowerOfTwo>* encoders, uint8_t* HWY_RESTRICT codes) {
   constexpr size_t kLine = 64 / sizeof(T);
+  const auto encoder_of = [&](size_t k) HWY_ATTR { return encoders + (kOneScale ? 0 : k / kDim); };
   const size_t whole = cols - cols % kDim;
   uint64_t redo = 0;
   for (size_t k = 0; k < whole; k += kDim) {
@@ -107,15 +108,14 @@ HWY_INLINE void EncodeRow(const T* HWY_RESTRICT row, size_t cols, const T* behin
     for (size_t i = 0; i < kDim / 2; i += kLine) {
       hwy::Prefetch(behind + k / 2 + i);
     }
-    redo |= encoders[k / kDim].Encode(row + k, kDim, codes + k) << (k / kRedone);
+    redo |= encoder_of(k)->Encode(row + k, kDim, codes + k) << (k / kRedone);
   }
   if (whole < cols) {
-    redo |= encoders[whole / kDim].Encode(row + whole, cols % kDim, codes + whole)
-            << (whole / kRedone);
+    redo |= encoder_of(whole)->Encode(row + whole, cols % kDim, codes + whole) << (whole / kRedone);
   }
   for (; HWY_UNLIKELY(redo != 0); redo &= redo - 1) {
     const size_t k = static_cast<size_t>(std::countr_zero(redo)) * kRedone;
-    encoders[k / kDim].EncodeRarely(row + k, kRedone, codes + k);
+    encoder_of(k)->EncodeRarely(row + k, kRedone, codes + k);
   }
 }
 
@@ -147,8 +147,8 @@ HWY_INLINE uint32_t EncodeStrip(const Strip<T>& strip, float* scales) {
     const T* behind = strip.next + n / 2 * strip.stride + n % 2 * (strip.cols / 2);
     for (size_t k = 0; k < strip.cols; k += kPiece) {
       const size_t begin = n * strip.stride + k;
-      EncodeRow(strip.values + begin, std::min(kPiece, strip.cols - k), behind + k / 2,
-                encoders + k / kDim, strip.codes + begin);
+      EncodeRow<false>(strip.values + begin, std::min(kPiece, strip.cols - k), behind + k / 2,
+                       encoders + k / kDim, strip.codes + begin);
     }
   }
   return largest;
@@ -179,16 +179,10 @@ uint32_t EncodeBlocks(const QuantizeArgs& args) {
   return largest;
 }
 
-// Up to kPiece values under one scale.
+// Where a row under one scale fetches behind what it fetches ahead: the other half of the next
+// piece.
 template <typename T>
-HWY_INLINE void EncodePiece(const RowEncoder<T, false>& encoder, const T* HWY_RESTRICT values,
-                            size_t count, uint8_t* HWY_RESTRICT codes) {
-  uint64_t redo = encoder.Encode(values, count, codes);
-  for (; HWY_UNLIKELY(redo != 0); redo &= redo - 1) {
-    const size_t k = static_cast<size_t>(std::countr_zero(redo)) * kRedone;
-    encoder.EncodeRarely(values + k, kRedone, codes + k);
-  }
-}
+constexpr size_t kBehind = kPiece + kAhead<T>;
 
 template <typename T>
 uint32_t EncodeChannels(const QuantizeArgs& args) {
@@ -209,8 +203,9 @@ uint32_t EncodeChannels(const QuantizeArgs& args) {
     scales[n] = Fp8ChannelScale(std::bit_cast<float>(max.Fp32Bits()));
     encoder.Set(scales[n], cols);
     for (size_t k = 0; k < cols; k += kPiece) {
-      EncodePiece(encoder, values + n * cols + k, std::min(kPiece, cols - k),
-                  &args.codes[n * cols + k]);
+      const T* piece = values + n * cols + k;
+      EncodeRow<true>(piece, std::min(kPiece, cols - k), piece + kBehind<T>, &encoder,
+                      &args.codes[n * cols + k]);
     }
   }
   return largest;
@@ -228,7 +223,7 @@ uint32_t EncodeTensor(const QuantizeArgs& args) {
   for (size_t i = 0; i < count; i += kPiece) {
     const size_t piece = std::min(kPiece, count - i);
     max.Add(values + i, piece);
-    EncodePiece(encoder, values + i, piece, &args.codes[i]);
+    EncodeRow<true>(values + i, piece, values + i + kBehind<T>, &encoder, &args.codes[i]);
   }
   return max.Fp32Bits();
 }
