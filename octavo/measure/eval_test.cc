@@ -230,6 +230,10 @@ TEST(EvalReportText, HasTheLinesOfTheBenchmark) {
             "Accuracy: 0.979\nInvalid: 0.001\nLatency: 12.346 s\n"
             "Output throughput: 5432.100 token/s\nStandard error: 0.004 (n = 1319)\n");
   EXPECT_THAT(EvalReportJson(report), HasSubstr(R"("questions":1319,"latency_s":12.34567)"));
+  report.recipe = "serving-1/mxfp8";
+  report.is_emulated = true;
+  EXPECT_THAT(EvalReportText(report), HasSubstr("\nRecipe: serving-1/mxfp8 (emulated)\n"));
+  EXPECT_THAT(EvalReportJson(report), HasSubstr(R"("recipe":"serving-1/mxfp8","emulated":true)"));
 }
 
 TEST(ProgressLine, FillsWithTheShareDone) {
