@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -44,9 +45,9 @@ std::vector<float> ThroughCache(const std::vector<float>& values, float key, DTy
   const Segment segment{0, 1, 0, table};
   EXPECT_TRUE(backend->KvStore({k.view(), v.view(), {&segment, 1}, kv}).ok());
   EXPECT_TRUE(backend->Attention({q.view(), y.view(), {&segment, 1}, kv, 1, 1.0F}).ok());
-  std::vector<float> result;
+  std::vector<float> result(values.size());
   for (int64_t d = 0; d < dim; ++d) {
-    result.push_back(y.At(0, d));
+    result[static_cast<size_t>(d)] = y.At(0, d);
   }
   return result;
 }
@@ -123,9 +124,9 @@ TEST(ReferenceRope, OfInterleavedPairsPutsThemHalfAHeadApart) {
                           .head_stride = 6,
                           .is_interleaved = true})
                   .ok());
-  std::vector<float> y;
+  std::array<float, 12> y = {};
   for (int64_t c = 0; c < 12; ++c) {
-    y.push_back(x.At(0, c));
+    y[static_cast<size_t>(c)] = x.At(0, c);
   }
   EXPECT_THAT(y, ElementsAre(-2, 3, 1, 4, 5, 6, -8, 9, 7, 10, 11, 12));
 }
