@@ -54,9 +54,20 @@ class Mistakes(unittest.TestCase):
             (broken / "config.json").write_text("{")
             self.refused("plan", broken, says="config.json")
 
-    def test_architectures_that_are_not_served(self):
-        self.refused("serve", "models/abacus-mla", "--port", "0",
-                     says="serving DeepseekV3ForCausalLM is not built")
+    def test_settings_that_are_not_served_can_be_converted(self):
+        with folder() as path:
+            shutil.copytree(ROOT / DENSE, path / "model")
+            config = json.loads((path / "model" / "config.json").read_text())
+            config["rope_scaling"] = {"rope_type": "yarn", "factor": 4.0, "attn_factor": 1.0}
+            config.pop("rope_parameters", None)
+            config["rope_theta"] = 10000.0
+            (path / "model" / "config.json").write_text(json.dumps(config))
+            self.refused("serve", path / "model", "--port", "0",
+                         says="rope_scaling: attn_factor: expected no such member of a yarn rope")
+            run("plan", path / "model", "--format", "fp8")
+            run("convert", path / "model", path / "fp8", "--format", "fp8")
+            run("audit", path / "fp8", "--against", path / "model")
+            self.refused("serve", path / "fp8", "--port", "0", says="attn_factor")
 
     def test_a_busy_port_is_one_clear_line(self):
         with socket.socket() as taken:
