@@ -5,7 +5,6 @@
 // miles, megatron_to_hf/processors/.
 
 #include <algorithm>
-#include <array>
 #include <cctype>
 #include <memory>
 #include <span>
