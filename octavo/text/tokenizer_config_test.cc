@@ -10,6 +10,7 @@
 
 #include <filesystem>
 #include <string>
+#include <utility>
 
 #include "octavo/base/file.h"
 #include "octavo/base/status.h"
