@@ -148,7 +148,12 @@ CASES = {
         True,
         True,
     ),
-    "llama-tied": ("Llama", {**GQA, **rope(5e5, **LLAMA3), "tie_word_embeddings": True}, True, False),
+    "llama-tied": (
+        "Llama",
+        {**GQA, **rope(5e5, **LLAMA3), "tie_word_embeddings": True},
+        True,
+        False,
+    ),
     "llama-bias": ("Llama", {**GQA, **rope(1e3, **LLAMA3), "attention_bias": True}, False, False),
     "qwen2": ("Qwen2", {**GQA, **rope(1e6)}, True, False),
     "qwen2-tied": ("Qwen2", {**GQA, **rope(1e4), "tie_word_embeddings": True}, False, False),
