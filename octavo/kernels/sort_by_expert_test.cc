@@ -12,7 +12,6 @@
 #include <vector>
 
 #include "octavo/base/random.h"
-#include "octavo/kernels/ops.h"
 
 namespace octavo {
 namespace {
@@ -49,7 +48,7 @@ TEST(SortByExpert, OfNoTokensGivesEmptyGroups) {
 }
 
 TEST(SortByExpert, IsAStableSortWithItsInverse) {
-  for (const size_t num_experts : {1, 2, 7, 128}) {
+  for (const size_t num_experts : {size_t{1}, size_t{2}, size_t{7}, size_t{128}}) {
     for (const int64_t top_k : {1, 3, 8}) {
       for (const int64_t tokens : {1, 5, 100}) {
         std::vector<int32_t> experts(static_cast<size_t>(tokens * top_k));
