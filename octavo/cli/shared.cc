@@ -3,7 +3,6 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <utility>
 
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
@@ -16,49 +15,47 @@
 
 namespace octavo {
 
-void AddServingFlags(CLI::App& command, ServingFlags* flags, bool with_model) {
-  CLI::Option* model = command.add_option("MODEL", flags->model, "Model folder in HF layout");
-  model->required(with_model);
-  AddPolicyFlags(command, &flags->policy);
-  CLI::Option* format = command.get_option("--format");
-  format->description(format->get_description() +
-                      "; or with activations in BF16: w8a16 (fp8 at load, any 8-bit format as "
-                      "stored), w4a16 (nvfp4)");
-  const std::string group = "Engine";
+namespace {
+
+constexpr const char* kEngineGroup = "Engine";
+
+void AddComputeFlags(CLI::App& command, ServingFlags* flags) {
   command
       .add_option("--isa", flags->isa,
                   "CPU path: amx, avx512, avx2 or scalar; all give the same bits")
-      ->group(group);
+      ->group(kEngineGroup);
   command.add_option("--threads", flags->threads, "Compute threads; 0: all that may be used")
       ->check(CLI::Range(0, 4096))
-      ->group(group);
+      ->group(kEngineGroup);
   command
       .add_option("--load-format", flags->load_format,
                   "auto, or dummy: random weights of the right shapes, from config.json alone")
       ->check(CLI::IsMember({"auto", "dummy"}))
-      ->group(group);
+      ->group(kEngineGroup);
   command
       .add_option("--nvfp4-input-scale", flags->nvfp4_input_scale,
                   "Global scale of nvfp4 inputs: token (default), pow2 (1), static (the "
                   "checkpoint's), batch (of all requests in a step: they depend on each other)")
       ->check(CLI::IsMember({"token", "pow2", "static", "batch"}))
-      ->group(group);
-  EngineOptions& engine = flags->engine;
+      ->group(kEngineGroup);
+}
+
+void AddCacheFlags(CLI::App& command, EngineOptions& engine) {
   command
       .add_option("--max-total-tokens", engine.max_total_tokens,
                   "Tokens of the KV cache; 0: from free memory")
       ->check(CLI::NonNegativeNumber)
-      ->group(group);
+      ->group(kEngineGroup);
   command
       .add_option("--kv-cache-bytes", engine.kv_cache_bytes,
                   "Memory of the KV cache, such as 4GiB, instead of tokens")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false))
-      ->group(group);
+      ->group(kEngineGroup);
   command
       .add_option("--kv-cache-fraction", engine.kv_cache_fraction,
                   "Share of free memory that the KV cache takes, instead of tokens")
       ->check(CLI::Range(0.0, 1.0))
-      ->group(group);
+      ->group(kEngineGroup);
   command
       .add_option("--kv-cache-dtype", engine.kv_cache_dtype,
                   "auto (bf16), bf16 or fp8_e4m3: half the memory, and other bits")
@@ -67,35 +64,53 @@ void AddServingFlags(CLI::App& command, ServingFlags* flags, bool with_model) {
                                                                {"bf16", DType::kBf16},
                                                                {"fp8_e4m3", DType::kF8E4m3}})
               .description("auto|bf16|fp8_e4m3"))
-      ->group(group);
+      ->group(kEngineGroup);
+}
+
+void AddSchedulerFlags(CLI::App& command, EngineOptions& engine) {
   command
       .add_flag("--enable-return-routed-experts", engine.return_routed_experts,
                 "Keep the experts of every token for requests with return_routed_experts")
-      ->group(group);
+      ->group(kEngineGroup);
   command
       .add_option("--max-running-requests", engine.max_running_requests,
                   "Sequences that are decoded together")
       ->check(CLI::PositiveNumber)
       ->capture_default_str()
-      ->group(group);
+      ->group(kEngineGroup);
   command
       .add_option("--max-queued-requests", engine.max_queued_requests,
                   "Requests that may wait; 0: no bound")
       ->check(CLI::NonNegativeNumber)
-      ->group(group);
+      ->group(kEngineGroup);
   command
       .add_option("--chunked-prefill-size", engine.chunk_tokens,
                   "Tokens of one step, prefill chunks included")
       ->check(CLI::PositiveNumber)
       ->capture_default_str()
-      ->group(group);
+      ->group(kEngineGroup);
   command
       .add_option("--context-length", engine.context_length,
                   "Longest sequence; 0: max_position_embeddings of the model")
       ->check(CLI::NonNegativeNumber)
-      ->group(group);
+      ->group(kEngineGroup);
   command.add_flag("!--disable-radix-cache", engine.prefix_cache, "Compute every prefix anew")
-      ->group(group);
+      ->group(kEngineGroup);
+}
+
+}  // namespace
+
+void AddServingFlags(CLI::App& command, ServingFlags* flags, bool with_model) {
+  CLI::Option* model = command.add_option("MODEL", flags->model, "Model folder in HF layout");
+  model->required(with_model);
+  AddPolicyFlags(command, &flags->policy);
+  CLI::Option* format = command.get_option("--format");
+  format->description(format->get_description() +
+                      "; or with activations in BF16: w8a16 (fp8 at load, any 8-bit format as "
+                      "stored), w4a16 (nvfp4)");
+  AddComputeFlags(command, flags);
+  AddCacheFlags(command, flags->engine);
+  AddSchedulerFlags(command, flags->engine);
 }
 
 Result<ServingOptions> ParseServing(const ServingFlags& flags) {
