@@ -127,6 +127,21 @@ TEST(PolicyFile, EveryRoleIsDocumented) {
   }
 }
 
+// toml++ runs into undefined behaviour where it looks for blanks among these.
+TEST(PolicyFile, RefusesCharactersThatItsReaderCannotJudge) {
+  for (const char* text : {"\xEF\xB7\xBFz", "format = \"fp8\"\n# \xEF\xAC\xA6", "\xEF\xBB\xBE"}) {
+    const auto options = ParsePolicyFile(text, "p.toml");
+    ASSERT_FALSE(options.has_value()) << text;
+    EXPECT_THAT(options.error().message(), HasSubstr("U+FB26 to U+FEFE"));
+  }
+  EXPECT_THAT(ParsePolicyFile("format = \"fp8\"\n# \xEF\xAC\xA6", "p.toml").error().message(),
+              HasSubstr("p.toml:2"));
+  EXPECT_TRUE(ParsePolicyFile("\xEF\xBB\xBF"
+                              "format = \"fp8\"\n",
+                              "p.toml")
+                  .has_value());  // A BOM.
+}
+
 TEST(PolicyFile, ErrorsPointAtTheirPlace) {
   struct Case {
     const char* text;
