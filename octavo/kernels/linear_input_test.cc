@@ -20,8 +20,12 @@
 #include "octavo/base/float_env.h"
 #include "octavo/base/tensor.h"
 #include "octavo/formats/bf16.h"
+#include "octavo/formats/e2m1.h"
+#include "octavo/formats/e4m3.h"
+#include "octavo/formats/e8m0.h"
 #include "octavo/formats/format.h"
 #include "octavo/formats/quantize.h"
+#include "octavo/kernels/matrix.h"
 #include "octavo/kernels/test_tensors.h"
 
 namespace octavo {

@@ -1,7 +1,6 @@
 // The CPU backend: argument checks, subnormal mode, and which rows go to which thread. Arithmetic
 // is in the path's kernels.
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>

@@ -6,7 +6,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
@@ -14,9 +13,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
-#include <numeric>
 #include <optional>
-#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -30,7 +27,6 @@
 #include "octavo/kernels/cpu/cpu_path.h"
 #include "octavo/kernels/cpu/kernel_table.h"
 #include "octavo/kernels/matrix.h"
-#include "octavo/kernels/ops.h"
 #include "octavo/kernels/test_tensors.h"
 
 namespace octavo {

@@ -12,7 +12,6 @@
 #include <span>
 
 #include "octavo/base/status.h"
-#include "octavo/base/tensor.h"
 #include "octavo/base/thread_pool.h"
 #include "octavo/formats/format.h"
 #include "octavo/formats/fp8_block.h"

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "octavo/base/tensor.h"
 #include "octavo/formats/format.h"
 #include "octavo/formats/fp8_block.h"
 #include "octavo/kernels/cpu/cpu_path.h"
@@ -14,6 +15,7 @@
 #include "octavo/kernels/cpu/layout.h"
 #include "octavo/kernels/cpu/linear_internal.h"
 #include "octavo/kernels/matrix.h"
+#include "octavo/kernels/ops.h"
 
 namespace octavo::cpu {
 namespace {

@@ -25,7 +25,6 @@
 #include "octavo/formats/format.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/kernels/cpu/test_paths.h"
-#include "octavo/kernels/linear_input.h"
 #include "octavo/kernels/matrix.h"
 #include "octavo/kernels/ops.h"
 #include "octavo/kernels/test_tensors.h"

@@ -227,10 +227,10 @@ class WeightDecoder<PanelCode::kNvfp4> {
                                                     4.0F,  6.0F,  -0.0F, -0.5F, -1.0F, -1.5F,
                                                     -2.0F, -3.0F, -4.0F, -6.0F};
 
-  // The values of the codes in bits [kBit, kBit + 4) of the lanes. Looking up pairs of BF16 (VPERMW)
-  // and splitting them takes as many instructions and was slower: 23 GB/s of codes from a cache
-  // against 30. So was a table of products with the input's code instead of the multiplication by
-  // the scale: 24 GB/s (AMD EPYC, family 26, one thread).
+  // The values of the codes in bits [kBit, kBit + 4) of the lanes. Looking up pairs of BF16
+  // (VPERMW) and splitting them takes as many instructions and was slower: 23 GB/s of codes from a
+  // cache against 30. So was a table of products with the input's code instead of the
+  // multiplication by the scale: 24 GB/s (AMD EPYC, family 26, one thread).
   template <int kBit>
   HWY_INLINE VF Lookup(VU32 run) const {
 #if HWY_TARGET == HWY_AVX2
