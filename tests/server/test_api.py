@@ -35,7 +35,8 @@ class Reports(ApiTest):
             "model_path": DENSE, "tokenizer_path": DENSE, "is_generation": True,
             "preferred_sampling_params": None, "weight_version": "0",
             "has_image_understanding": False, "has_audio_understanding": False,
-            "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]})
+            "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"],
+            "recipe": "serving-1/bf16", "emulated": False})
 
     def test_server_info_has_what_each_framework_reads(self):
         status, info = self.get("/server_info")
