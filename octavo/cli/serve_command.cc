@@ -12,6 +12,7 @@
 #include "octavo/server/http_listener.h"
 #include "octavo/server/server.h"
 #include "octavo/sync/serving.h"
+#include "octavo/text/chat_template.h"
 #include "octavo/text/tokenizer.h"
 
 namespace octavo {
@@ -36,6 +37,20 @@ Result<std::optional<Tokenizer>> LoadTokenizer(const std::string& model_dir) {
   return std::optional<Tokenizer>(std::move(tokenizer));
 }
 
+// A template that cannot be rendered costs chat requests alone: each is told why.
+ServerText MakeServerText(const std::optional<Tokenizer>& tokenizer,
+                          const Result<std::optional<ChatTemplate>>& chat_template) {
+  ServerText text;
+  text.tokenizer = tokenizer.has_value() ? &*tokenizer : nullptr;
+  if (!chat_template.has_value()) {
+    text.no_chat_reason = chat_template.error().message();
+    LOG(WARNING, "chat requests will be refused: {}", text.no_chat_reason);
+  } else if (chat_template->has_value()) {
+    text.chat_template = &**chat_template;
+  }
+  return text;
+}
+
 // A switch of SGLang's launcher: whoever sets it expects the online scale, and is told its name
 // here.
 void WarnOfForeignSwitch() {
@@ -54,9 +69,11 @@ Status RunServeCommand(const ServeFlags& flags) {
   RETURN_IF_ERROR(CheckAddressIsFree(flags.server.host, flags.server.port));
   ASSIGN_OR_RETURN(const std::unique_ptr<Serving> serving, StartServing(options));
   ASSIGN_OR_RETURN(const std::optional<Tokenizer> tokenizer, LoadTokenizer(flags.serving.model));
+  const Result<std::optional<ChatTemplate>> chat_template =
+      ChatTemplate::LoadFolder(flags.serving.model);
   ASSIGN_OR_RETURN(
       const std::unique_ptr<Server> server,
-      Server::Start(flags.server, serving.get(), tokenizer.has_value() ? &*tokenizer : nullptr));
+      Server::Start(flags.server, serving.get(), MakeServerText(tokenizer, chat_template)));
   PrintLine(fmt::format("octavo: serving {} at http://{}:{}", flags.serving.model,
                         flags.server.host, server->port()));
   server->RunUntilSignal();

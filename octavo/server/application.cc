@@ -42,14 +42,15 @@ int64_t MaxTextBytes(const Tokenizer* tokenizer, int64_t context_length) {
 
 }  // namespace
 
-Application::Application(const ServerOptions& options, Serving* serving, const Tokenizer* tokenizer,
+Application::Application(const ServerOptions& options, Serving* serving, const ServerText& text,
                          std::shared_ptr<Reactor> reactor)
     : options_(options),
       serving_(serving),
-      tokenizer_(tokenizer),
+      tokenizer_(text.tokenizer),
+      text_(text),
       reactor_(std::move(reactor)),
       rids_(DrawSeed()),
-      max_text_bytes_(MaxTextBytes(tokenizer, serving->engine->Stats().context_length)),
+      max_text_bytes_(MaxTextBytes(text.tokenizer, serving->engine->Stats().context_length)),
       created_unix_s_(std::chrono::duration_cast<std::chrono::seconds>(
                           std::chrono::system_clock::now().time_since_epoch())
                           .count()) {}
@@ -88,8 +89,20 @@ void Application::Dispatch(const RouteMatch& match, HttpRequest& request, const 
       return Health(writer);
     case Endpoint::kPing:
       return writer->Send(TextResponse("Octavo is running"));
+    case Endpoint::kStatusPage:
+      return StatusPage(writer);
+    case Endpoint::kMetrics:
+      return Metrics(writer);
     case Endpoint::kGenerate:
       return Generate(request, writer);
+    case Endpoint::kCompletions:
+      return Completions(request, writer);
+    case Endpoint::kChatCompletions:
+      return ChatCompletions(request, writer);
+    case Endpoint::kTokenize:
+      return Tokenize(request, writer);
+    case Endpoint::kDetokenize:
+      return Detokenize(request, writer);
     case Endpoint::kModelInfo:
       return writer->Send(JsonResponse(ModelInfoJson(Info())));
     case Endpoint::kServerInfo:
@@ -110,6 +123,23 @@ void Application::Dispatch(const RouteMatch& match, HttpRequest& request, const 
       return Pause(request, writer);
     case Endpoint::kContinueGeneration:
       return Continue(request, writer);
+    case Endpoint::kReleaseMemory:
+      return ReleaseMemory(request, writer);
+    case Endpoint::kResumeMemory:
+      return ResumeMemory(request, writer);
+    case Endpoint::kWeightsByName:
+      return WeightsByName(request, writer);
+    case Endpoint::kWeightsChecker:
+      return WeightsChecker(request, writer);
+    case Endpoint::kBeginWeightUpdate:
+      return BeginWeightUpdate(request, writer);
+    case Endpoint::kEndWeightUpdate:
+      return EndWeightUpdate(request, writer);
+    case Endpoint::kPostProcessWeights:
+      return PostProcessWeights(request, writer);
+    case Endpoint::kStartProfile:
+    case Endpoint::kStopProfile:
+      return Profile(writer);
     case Endpoint::kUpdateFromDisk:
       return UpdateFromDisk(request, writer);
     case Endpoint::kUpdateWeightVersion:

@@ -29,7 +29,7 @@ class Application {
  public:
   // The pointers must outlive the application; the reactor must have stopped running tasks before
   // it is destroyed.
-  Application(const ServerOptions& options, Serving* serving, const Tokenizer* tokenizer,
+  Application(const ServerOptions& options, Serving* serving, const ServerText& text,
               std::shared_ptr<Reactor> reactor);
 
   // Answers through `writer`, now or later.
@@ -57,6 +57,30 @@ class Application {
   Status SubmitAll(std::vector<GenerateItem> items,
                    const std::shared_ptr<GenerateSession>& session);
   void AbortRequest(const HttpRequest& request, const WriterPtr& writer);
+
+  // handlers_openai.cc
+  void Completions(const HttpRequest& request, const WriterPtr& writer);
+  void ChatCompletions(const HttpRequest& request, const WriterPtr& writer);
+
+  // handlers_tokenize.cc
+  void Tokenize(const HttpRequest& request, const WriterPtr& writer);
+  void Detokenize(const HttpRequest& request, const WriterPtr& writer);
+
+  // handlers_status.cc
+  void StatusPage(const WriterPtr& writer);
+  void Metrics(const WriterPtr& writer);
+
+  // handlers_memory.cc
+  void ReleaseMemory(const HttpRequest& request, const WriterPtr& writer);
+  void ResumeMemory(const HttpRequest& request, const WriterPtr& writer);
+
+  // handlers_weights.cc
+  void WeightsByName(const HttpRequest& request, const WriterPtr& writer);
+  void WeightsChecker(const HttpRequest& request, const WriterPtr& writer);
+  void BeginWeightUpdate(const HttpRequest& request, const WriterPtr& writer);
+  void EndWeightUpdate(const HttpRequest& request, const WriterPtr& writer);
+  void PostProcessWeights(const HttpRequest& request, const WriterPtr& writer);
+  void Profile(const WriterPtr& writer);
 
   // handlers_control.cc
   void Health(const WriterPtr& writer);
@@ -98,7 +122,8 @@ class Application {
 
   const ServerOptions options_;
   Serving* const serving_;
-  const Tokenizer* const tokenizer_;
+  const Tokenizer* const tokenizer_;  // text_.tokenizer.
+  const ServerText text_;
   const std::shared_ptr<Reactor> reactor_;
   RidSource rids_;
   int64_t max_text_bytes_ = 0;

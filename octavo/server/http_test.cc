@@ -72,7 +72,7 @@ TEST(MatchRoute, KnowsBothNamesAndBothMethods) {
 TEST(MatchRoute, Says404And405Apart) {
   for (const std::string_view path :
        {"/nope", "/v1/models/", "/generate/", "", "/load_lora_adapter", "/update_weights_from_ipc",
-        "/v1/chat/completions"}) {
+        "/v1/embeddings"}) {
     EXPECT_EQ(MatchRoute(HttpMethod::kPost, path).status, 404) << path;
   }
   const RouteMatch wrong = MatchRoute(HttpMethod::kGet, "/generate");

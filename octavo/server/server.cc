@@ -81,7 +81,7 @@ void Server::Impl::OnSignal() {
 }
 
 Result<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Serving* serving,
-                                              const Tokenizer* tokenizer) {
+                                              const ServerText& text) {
   auto impl = std::make_unique<Impl>();
   impl->options = options;
   impl->serving = serving;
@@ -95,7 +95,7 @@ Result<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Serv
                            raw->application->Handle(std::move(request), writer);
                          }));
   impl->options.port = impl->listener->port();
-  impl->application = std::make_unique<Application>(impl->options, serving, tokenizer, impl->loop);
+  impl->application = std::make_unique<Application>(impl->options, serving, text, impl->loop);
   impl->loop->Start();
   const bool is_v6 = options.host.find(':') != std::string::npos;
   LOG(INFO, "serving url=http://{}{}{}:{} model={} weights={} backend={}", is_v6 ? "[" : "",

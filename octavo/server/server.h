@@ -8,6 +8,7 @@
 
 #include "octavo/base/status.h"
 #include "octavo/sync/serving.h"
+#include "octavo/text/chat_template.h"
 #include "octavo/text/tokenizer.h"
 
 namespace octavo {
@@ -27,14 +28,22 @@ struct ServerOptions {
   double stuck_seconds = 120.0;        // Engine silence after which /health answers 503.
 };
 
+// How text becomes tokens. The pointers must outlive the server.
+struct ServerText {
+  const Tokenizer* tokenizer = nullptr;  // Null: prompts come as input_ids only.
+  const ChatTemplate* chat_template = nullptr;
+  // Why chat_template is null: what a chat request is refused with. Never empty then.
+  std::string no_chat_reason = "the model folder holds no chat template";
+};
+
 // Thread-safe.
 class Server {
  public:
-  // Listens and serves at once. `serving` and `tokenizer` (null for a model without one) must
-  // outlive the server. Errors: kUnavailable for a busy port, kInvalidArgument for a host or port
-  // that cannot be, each one line.
+  // Listens and serves at once. `serving` and what `text` points to must outlive the server.
+  // Errors: kUnavailable for a busy port, kInvalidArgument for a host or port that cannot be, each
+  // one line.
   static Result<std::unique_ptr<Server>> Start(const ServerOptions& options, Serving* serving,
-                                               const Tokenizer* tokenizer);
+                                               const ServerText& text);
   // Stops at once; requests in flight are aborted.
   ~Server();
   Server(const Server&) = delete;

@@ -173,7 +173,8 @@ class ServerTest : public testing::Test {
   void SetUp() override { server_ = StartServer({.port = 0}); }
 
   static std::unique_ptr<Server> StartServer(const ServerOptions& options) {
-    Result<std::unique_ptr<Server>> server = Server::Start(options, serving_.get(), &*tokenizer_);
+    Result<std::unique_ptr<Server>> server =
+        Server::Start(options, serving_.get(), {.tokenizer = &*tokenizer_});
     EXPECT_TRUE(server.has_value()) << server.error().message();
     return server.has_value() ? std::move(*server) : nullptr;
   }
@@ -408,14 +409,14 @@ TEST_F(ServerTest, ServesThreeHundredConnectionsAtOnce) {
 
 TEST_F(ServerTest, ABusyPortIsOneClearLine) {
   const Result<std::unique_ptr<Server>> second =
-      Server::Start({.port = port()}, serving_.get(), &*tokenizer_);
+      Server::Start({.port = port()}, serving_.get(), {.tokenizer = &*tokenizer_});
   ASSERT_FALSE(second.has_value());
   EXPECT_EQ(second.error().code(), StatusCode::kUnavailable);
   EXPECT_EQ(second.error().message(),
             fmt::format("port {} on 127.0.0.1 is in use by another process", port()));
-  EXPECT_FALSE(Server::Start({.host = "no.such.host.invalid", .port = 0}, serving_.get(), nullptr)
-                   .has_value());
-  EXPECT_FALSE(Server::Start({.port = 70000}, serving_.get(), nullptr).has_value());
+  EXPECT_FALSE(
+      Server::Start({.host = "no.such.host.invalid", .port = 0}, serving_.get(), {}).has_value());
+  EXPECT_FALSE(Server::Start({.port = 70000}, serving_.get(), {}).has_value());
 }
 
 TEST_F(ServerTest, AsksForTheKeysThatAreSet) {
