@@ -325,45 +325,63 @@ struct Case {
   int64_t num_seqs, rows, cached;
   int repeats;
 };
-constexpr Case kCases[] = {{"decode 1", 1, 1, 64, 9},           {"decode 8", 8, 1, 64, 5},
-                           {"decode 64", 64, 1, 64, 3},         {"decode 1 at 3000", 1, 1, 3000, 5},
-                           {"decode 64 at 500", 64, 1, 500, 3}, {"prefill 512", 1, 512, 0, 3}};
+constexpr Case kCases[] = {{"decode 1", 1, 1, 64, 25},          {"decode 8", 8, 1, 64, 9},
+                           {"decode 64", 64, 1, 64, 5},         {"decode 1 at 3000", 1, 1, 3000, 9},
+                           {"decode 64 at 500", 64, 1, 500, 3}, {"prefill 512", 1, 512, 0, 5}};
 
 double Median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   return values[values.size() / 2];
 }
 
-// Limits and work take turns, so that a busy neighbour slows both.
+// `rates` of rounds over the limits measured before and after each, which are one more.
+std::vector<double> Shares(const std::vector<double>& rates, const std::vector<double>& limits) {
+  std::vector<double> shares;
+  for (size_t i = 0; i < rates.size(); ++i) {
+    shares.push_back(rates[i] / (0.5 * (limits[i] + limits[i + 1])));
+  }
+  std::sort(shares.begin(), shares.end());
+  return shares;
+}
+
+// Limits and work take turns, so that a busy neighbour slows both: each round has its share, of
+// which the median and the quartiles are printed.
 void RunCase(const Case& c, Isa isa, WeightFormat format, Backend* backend, Bench* bench) {
+  const auto bytes = static_cast<double>(bench->WeightBytes());
+  const double flops = bench->LinearFlops(c.num_seqs * c.rows, c.num_seqs);
   std::vector<Times> runs;
-  std::vector<double> seconds;
-  std::vector<double> reads;
-  std::vector<double> peaks;
-  for (int i = 0; i < c.repeats; ++i) {
-    reads.push_back(MeasureReadBandwidth(bench->weights(), &backend->pool()));
+  std::vector<double> reads, peaks, bytes_per_s, flops_per_s, seconds;
+  for (int i = 0; i <= c.repeats; ++i) {
     const Result<double> peak = MeasureMatrixPeak(isa, &backend->pool(), 0.05);
     Must(peak.error());
     peaks.push_back(*peak);
-    runs.push_back(bench->Forward(c.num_seqs, c.rows, c.cached));
-    seconds.push_back(runs.back().Total());
+    reads.push_back(MeasureReadBandwidth(bench->weights(), &backend->pool()));
+    if (i < c.repeats) {
+      runs.push_back(bench->Forward(c.num_seqs, c.rows, c.cached));
+      seconds.push_back(runs.back().Total());
+      bytes_per_s.push_back(bytes / seconds.back());
+      flops_per_s.push_back(flops / seconds.back());
+    }
   }
   const double median = Median(seconds);
   const auto is_median = [&](const Times& t) { return t.Total() == median; };
   const Times& times = *std::find_if(runs.begin(), runs.end(), is_median);
-  const auto bytes = static_cast<double>(bench->WeightBytes());
-  const double flops = bench->LinearFlops(c.num_seqs * c.rows, c.num_seqs);
+  const std::vector<double> read_shares = Shares(bytes_per_s, reads);
+  const std::vector<double> peak_shares = Shares(flops_per_s, peaks);
+  const size_t n = runs.size();
   fmt::print(
       "{{\"backend\": \"{}\", \"threads\": {}, \"format\": \"{}\", \"case\": \"{}\", "
       "\"tok_s\": {:.1f}, \"ms\": {:.2f}, \"linear_ms\": {:.2f}, \"attention_ms\": {:.2f}, "
-      "\"other_ms\": {:.2f}, \"weight_gb_s\": {:.2f}, \"read_gb_s\": {:.2f}, "
-      "\"read_share\": {:.3f}, \"tflop_s\": {:.3f}, \"peak_tflop_s\": {:.3f}, "
-      "\"peak_share\": {:.3f}}}\n",
+      "\"other_ms\": {:.2f}, \"rounds\": {}, \"weight_gb_s\": {:.2f}, \"read_gb_s\": {:.2f}, "
+      "\"read_share\": {:.3f}, \"read_share_quartiles\": [{:.3f}, {:.3f}], \"tflop_s\": {:.3f}, "
+      "\"peak_tflop_s\": {:.3f}, \"peak_share\": {:.3f}, \"peak_share_quartiles\": "
+      "[{:.3f}, {:.3f}]}}\n",
       backend->name(), backend->pool().num_threads(), WeightFormatName(format), c.name,
       static_cast<double>(c.num_seqs * c.rows) / median, median * 1e3, times.Of(kLinear) * 1e3,
-      times.Of(kAttention) * 1e3, times.Of(kOther) * 1e3, bytes / median / 1e9, Median(reads) / 1e9,
-      bytes / median / Median(reads), flops / median / 1e12, Median(peaks) / 1e12,
-      flops / median / Median(peaks));
+      times.Of(kAttention) * 1e3, times.Of(kOther) * 1e3, n, bytes / median / 1e9,
+      Median(reads) / 1e9, read_shares[n / 2], read_shares[n / 4], read_shares[3 * n / 4],
+      flops / median / 1e12, Median(peaks) / 1e12, peak_shares[n / 2], peak_shares[n / 4],
+      peak_shares[3 * n / 4]);
   std::fflush(stdout);
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 // A path: one matmul kernel with the row kernels that feed it. And the scratch memory of an op.
 
+#include <atomic>
 #include <cstring>
 #include <memory>
 #include <span>
@@ -117,10 +118,19 @@ class LinearOp {
     int64_t gathered_row = -1;
   };
 
+  // How many groups of panels of a worker's range have been taken.
+  struct alignas(64) Cursor {
+    std::atomic<int64_t> num_taken{0};
+  };
+  struct Cut;
+
   Status EnsureInputs(int64_t tokens, int64_t width);
   Status RunParts(Problem* problem);
   void LoadInput(const Problem& problem, InputForm form, float scale);
-  void RunPanels(const Problem& problem, int worker);
+  Cut CutPanels(const Problem& problem) const;
+  void RunPanels(const Problem& problem, const Cut& cut, int worker);
+  void RunRanges(const Problem& problem, const Cut& cut, int first, int end,
+                 WorkerScratch* scratch);
   void RunGroup(const Problem& problem, Chunk chunk, WorkerScratch* scratch) const;
   void PlaceInput(const Problem& problem, Chunk* chunk, WorkerScratch* scratch) const;
   void Gather(const Problem& problem, const Chunk& chunk, WorkerScratch* scratch) const;
@@ -141,6 +151,7 @@ class LinearOp {
   Scratch scales_;        // FP32 [tokens, blocks].
   Scratch rows_;          // InputRow [tokens].
   std::vector<WorkerScratch> workers_;
+  std::vector<Cursor> cursors_;  // One a worker.
 };
 
 // --- cpu_backend.cc

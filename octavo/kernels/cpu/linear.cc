@@ -1,11 +1,14 @@
 // Linear layers on panels: which thread computes what.
 //
 // Columns are cut into groups of panels; groups of all weights, in order, are cut into one
-// contiguous range a thread by what they cost. A range's rows are computed in chunks
+// contiguous range a thread by what they cost. A thread takes its own groups in order and then what
+// is left of the others': on a machine that is not its own, threads that start together do not end
+// together. Who computes a group changes no bit of it. A group's rows are computed in chunks
 // (linear_sums.cc).
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -31,6 +34,9 @@ constexpr int64_t kStridePadElems = 32;
 
 int64_t InputStride(int64_t width) { return RoundUp(width, kTileDepth) + kStridePadElems; }
 
+// Up to this many rows the weights' way from memory is all that counts.
+constexpr int64_t kFewRows = 6;
+
 // What a panel costs for this many rows, in rows: reading it counts as some.
 int64_t PanelCost(int64_t num_rows) { return num_rows + 8; }
 
@@ -48,7 +54,10 @@ void ForWeights(const Problem& problem, Body body) {
 }  // namespace
 
 LinearOp::LinearOp(const CpuPath& path, ThreadPool* pool)
-    : path_(path), pool_(pool), workers_(static_cast<size_t>(pool->num_threads())) {}
+    : path_(path),
+      pool_(pool),
+      workers_(static_cast<size_t>(pool->num_threads())),
+      cursors_(workers_.size()) {}
 
 Status LinearOp::EnsureInputs(int64_t tokens, int64_t width) {
   const int64_t rows = RoundUp(tokens, path_.matmul.row_step);
@@ -176,31 +185,67 @@ void LinearOp::RunGroup(const Problem& problem, Chunk chunk, WorkerScratch* scra
   }
 }
 
-// The worker's share: groups of panels whose cost, summed before them, falls into its range.
-void LinearOp::RunPanels(const Problem& problem, int worker) {
-  int64_t total = 0;
+// How the columns of a pass are cut.
+struct LinearOp::Cut {
+  int64_t group_panels = 0;
+  int64_t total_cost = 0;
+};
+
+LinearOp::Cut LinearOp::CutPanels(const Problem& problem) const {
+  Cut cut{.group_panels = kMaxGroupPanels};
   int64_t num_panels = 0;
+  int64_t most_rows = 0;
   ForWeights(problem, [&](size_t, const Part& part, int64_t num_rows) {
     num_panels += NumPanels(part.First().rows);
-    total += NumPanels(part.First().rows) * PanelCost(num_rows);
+    cut.total_cost += NumPanels(part.First().rows) * PanelCost(num_rows);
+    most_rows = std::max(most_rows, num_rows);
   });
   // Large groups reuse inputs, small ones balance many threads.
-  const int num_threads = pool_->num_threads();
-  int64_t group_panels = kMaxGroupPanels;
-  while (group_panels > 1 && num_panels / group_panels < int64_t{4} * num_threads) {
-    group_panels /= 2;
+  const int64_t groups_a_thread = most_rows <= kFewRows ? 16 : 4;
+  while (cut.group_panels > 1 &&
+         num_panels / cut.group_panels < groups_a_thread * pool_->num_threads()) {
+    cut.group_panels /= 2;
   }
-  const int64_t begin = total * worker / num_threads;
-  const int64_t end = total * (worker + 1) / num_threads;
+  return cut;
+}
+
+// The worker's own range, then what is left of those behind and before it.
+void LinearOp::RunPanels(const Problem& problem, const Cut& cut, int worker) {
   WorkerScratch* scratch = &workers_[static_cast<size_t>(worker)];
   scratch->gathered_g = -1;
   const MatMulScope scope(path_.matmul);
+  RunRanges(problem, cut, worker, worker + 1, scratch);
+  RunRanges(problem, cut, worker + 1, pool_->num_threads(), scratch);
+  RunRanges(problem, cut, 0, worker, scratch);
+}
+
+// The groups of the ranges [first, end) that nobody has taken. A group belongs to the range that
+// its cost, summed over all before it, falls into; those of a range are taken in order.
+void LinearOp::RunRanges(const Problem& problem, const Cut& cut, int first, int end,
+                         WorkerScratch* scratch) {
+  const int64_t num_threads = pool_->num_threads();
   int64_t cost = 0;
+  int64_t range = 0;
+  int64_t in_range = 0;  // Number of the group in its range.
+  int64_t taken = -1;    // The group of the range that is ours to run, once it comes.
   ForWeights(problem, [&](size_t g, const Part& part, int64_t num_rows) {
     const int64_t panels = NumPanels(part.First().rows);
-    for (int64_t p = 0; p < panels; p += group_panels) {
-      const int64_t size = std::min(group_panels, panels - p);
-      if (cost >= begin && cost < end) {
+    for (int64_t p = 0; p < panels && range < end; p += cut.group_panels) {
+      const int64_t size = std::min(cut.group_panels, panels - p);
+      while (cost >= cut.total_cost * (range + 1) / num_threads) {
+        ++range;
+        in_range = 0;
+        taken = -1;
+      }
+      cost += size * PanelCost(num_rows);
+      if (range < first || range >= end) {
+        continue;
+      }
+      std::atomic<int64_t>& num_taken = cursors_[static_cast<size_t>(range)].num_taken;
+      if (taken < in_range && num_taken.load(std::memory_order_relaxed) <= in_range) {
+        taken = num_taken.fetch_add(1, std::memory_order_relaxed);
+      }
+      if (taken == in_range) {
         RunGroup(problem,
                  {.weight = part.weights[g],
                   .part = &part,
@@ -209,7 +254,7 @@ void LinearOp::RunPanels(const Problem& problem, int worker) {
                   .num_panels = size},
                  scratch);
       }
-      cost += size * PanelCost(num_rows);
+      ++in_range;
     }
   });
 }
@@ -247,7 +292,11 @@ Status LinearOp::RunParts(Problem* problem) {
     if (!problem->is_quantized_by_group) {
       LoadInput(*problem, first.input, first.input_scale);
     }
-    pool_->Run([&](int worker) { RunPanels(*problem, worker); });
+    const Cut cut = CutPanels(*problem);
+    for (Cursor& cursor : cursors_) {
+      cursor.num_taken.store(0, std::memory_order_relaxed);
+    }
+    pool_->Run([&](int worker) { RunPanels(*problem, cut, worker); });
   }
   return OkStatus();
 }
