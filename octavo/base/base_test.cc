@@ -22,6 +22,7 @@
 #include "octavo/base/file.h"
 #include "octavo/base/float_env.h"
 #include "octavo/base/hash.h"
+#include "octavo/base/hash_kernels-inl.h"
 #include "octavo/base/random.h"
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
@@ -73,6 +74,53 @@ TEST(TensorDigest, HashesTheHashesOfItsChunks) {
     pieces.Update(all.subspan(begin, std::min<size_t>(997, all.size() - begin)));
   }
   EXPECT_EQ(pieces.Finish(), TensorDigest(all));
+}
+
+// Chunks hashed apart, as threads do that share a tensor.
+TEST(TensorDigest, IsMadeOfTheChunksOfItsParts) {
+  std::vector<std::byte> bytes(5 * TensorHasher::kChunkBytes + 123);
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    bytes[i] = static_cast<std::byte>(i * 11 + i / 509);
+  }
+  const std::span<const std::byte> all(bytes);
+  for (const size_t cut : {size_t{0}, size_t{1}, size_t{3}, size_t{5}}) {
+    std::vector<Hash128> chunks;
+    for (const std::span<const std::byte> part : {all.first(cut * TensorHasher::kChunkBytes),
+                                                  all.subspan(cut * TensorHasher::kChunkBytes)}) {
+      TensorHasher hasher;
+      for (size_t begin = 0; begin < part.size(); begin += 100000) {
+        hasher.Update(part.subspan(begin, std::min<size_t>(100000, part.size() - begin)));
+      }
+      std::ranges::copy(hasher.FinishChunks(), std::back_inserter(chunks));
+    }
+    EXPECT_EQ(chunks.size(), 6U);
+    EXPECT_EQ(TensorDigestOfChunks(chunks), TensorDigest(all)) << cut;
+  }
+}
+
+// Lengths on both sides of every case that xxHash has: 16, 128, 240 and blocks of 1024 bytes.
+TEST(HashKernels, OfEveryBuildGiveTheSameValues) {
+  std::vector<std::byte> bytes(70000);
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    bytes[i] = static_cast<std::byte>(i * 13 + i / 127);
+  }
+  const auto expect_same = [&](const internal::HashKernels& kernels) {
+    for (const size_t size : {0U, 1U, 16U, 17U, 128U, 129U, 240U, 241U, 1024U, 1025U, 70000U}) {
+      const XXH128_hash_t expected = internal::kHashKernels.hash(bytes.data(), size);
+      EXPECT_TRUE(XXH128_isEqual(kernels.hash(bytes.data(), size), expected)) << size;
+      XXH3_state_t state;
+      XXH3_128bits_reset(&state);
+      kernels.update(&state, bytes.data(), size / 3);
+      kernels.update(&state, bytes.data() + size / 3, size - size / 3);
+      EXPECT_TRUE(XXH128_isEqual(kernels.digest(&state), expected)) << size;
+    }
+  };
+  if (__builtin_cpu_supports("avx2")) {
+    expect_same(internal::HashKernelsAvx2());
+  }
+  if (__builtin_cpu_supports("avx512f")) {
+    expect_same(internal::HashKernelsAvx512());
+  }
 }
 
 // Known answers of Random123 (kat_vectors, philox4x32 10): counter and key all zero.

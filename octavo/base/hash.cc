@@ -1,19 +1,28 @@
 #include "octavo/base/hash.h"
 
+#include <algorithm>
 #include <cstddef>
+#include <cstring>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
-#include <algorithm>
-#include <cstring>
+#include "octavo/base/hash_kernels-inl.h"
 
 namespace octavo {
 namespace {
+
+// The widest vectors of this processor: without them hashing, not reading, would bound a digest.
+const internal::HashKernels& Kernels() {
+  static const internal::HashKernels& kernels =
+      __builtin_cpu_supports("avx512f") ? internal::HashKernelsAvx512()
+      : __builtin_cpu_supports("avx2")  ? internal::HashKernelsAvx2()
+                                        : internal::kHashKernels;
+  return kernels;
+}
 
 Hash128 Canonical(XXH128_hash_t hash) {
   XXH128_canonical_t canonical;
@@ -27,17 +36,14 @@ Hash128 Canonical(XXH128_hash_t hash) {
 }  // namespace
 
 struct TensorHasher::State {
-  State() {
-    XXH3_128bits_reset(&chunk);
-    XXH3_128bits_reset(&total);
-  }
+  State() { XXH3_128bits_reset(&chunk); }
   XXH3_state_t chunk;
-  XXH3_state_t total;
-  size_t chunk_bytes = 0;
+  size_t chunk_bytes = 0;  // In `chunk`; less than a whole one.
+  std::vector<Hash128> done;
 };
 
 Hash128 HashBytes(std::span<const std::byte> bytes) {
-  return Canonical(XXH3_128bits(bytes.data(), bytes.size()));
+  return Canonical(Kernels().hash(bytes.data(), bytes.size()));
 }
 
 Hash128 HashText(std::string_view text) {
@@ -62,26 +68,38 @@ TensorHasher& TensorHasher::operator=(TensorHasher&&) noexcept = default;
 
 void TensorHasher::Update(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
+    if (state_->chunk_bytes == 0 && bytes.size() >= kChunkBytes) {
+      state_->done.push_back(HashBytes(bytes.first(kChunkBytes)));
+      bytes = bytes.subspan(kChunkBytes);
+      continue;
+    }
     const size_t take = std::min(bytes.size(), kChunkBytes - state_->chunk_bytes);
-    XXH3_128bits_update(&state_->chunk, bytes.data(), take);
+    Kernels().update(&state_->chunk, bytes.data(), take);
     state_->chunk_bytes += take;
     bytes = bytes.subspan(take);
     if (state_->chunk_bytes == kChunkBytes) {
-      const Hash128 hash = Canonical(XXH3_128bits_digest(&state_->chunk));
-      XXH3_128bits_update(&state_->total, hash.data(), hash.size());
-      XXH3_128bits_reset(&state_->chunk);
-      state_->chunk_bytes = 0;
+      EndChunk();
     }
   }
 }
 
-Hash128 TensorHasher::Finish() {
+void TensorHasher::EndChunk() {
+  state_->done.push_back(Canonical(Kernels().digest(&state_->chunk)));
+  XXH3_128bits_reset(&state_->chunk);
+  state_->chunk_bytes = 0;
+}
+
+std::vector<Hash128> TensorHasher::FinishChunks() {
   if (state_->chunk_bytes > 0) {
-    const Hash128 hash = Canonical(XXH3_128bits_digest(&state_->chunk));
-    XXH3_128bits_update(&state_->total, hash.data(), hash.size());
-    state_->chunk_bytes = 0;
+    EndChunk();
   }
-  return Canonical(XXH3_128bits_digest(&state_->total));
+  return std::exchange(state_->done, {});
+}
+
+Hash128 TensorHasher::Finish() { return TensorDigestOfChunks(FinishChunks()); }
+
+Hash128 TensorDigestOfChunks(std::span<const Hash128> chunks) {
+  return HashBytes(std::as_bytes(chunks));
 }
 
 Hash128 TensorDigest(std::span<const std::byte> bytes) {

@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace octavo {
 
@@ -32,14 +33,20 @@ class TensorHasher {
   TensorHasher& operator=(TensorHasher&&) noexcept;
 
   void Update(std::span<const std::byte> bytes);
-  // Call once.
+  // Either of them once: the digest, or the values of the chunks that it is made of, from which
+  // TensorDigestOfChunks makes it. Threads that each hash some whole chunks of a tensor put theirs
+  // one after the other.
   Hash128 Finish();
+  std::vector<Hash128> FinishChunks();
 
  private:
+  void EndChunk();
+
   struct State;
   std::unique_ptr<State> state_;
 };
 
+Hash128 TensorDigestOfChunks(std::span<const Hash128> chunks);
 // TensorHasher over one piece.
 Hash128 TensorDigest(std::span<const std::byte> bytes);
 

@@ -234,9 +234,13 @@ TEST(CpuBackendAllocations, StopAfterReserve) {
       paths.push_back(*path);
     }
   }
+  if (Result<cpu::CpuPath> path = cpu::FindDotPath(); path.has_value()) {
+    paths.push_back(*path);
+  }
   if (!paths.empty()) {
     paths.push_back(paths.back());
     paths.back().matmul = cpu::AmxModelMatMulKernel();
+    paths.back().wide = paths.back().matmul;
   }
   constexpr int64_t kTokens = 150;
   for (const cpu::CpuPath& path : paths) {

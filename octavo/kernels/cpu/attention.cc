@@ -17,6 +17,7 @@
 
 #include "octavo/base/check.h"
 #include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
 #include "octavo/base/thread_pool.h"
 #include "octavo/kernels/cpu/cpu_path.h"
 #include "octavo/kernels/cpu/kernel_table.h"
@@ -46,24 +47,31 @@ std::span<const int32_t> PagesOf(const Segment& segment) {
 }  // namespace
 
 AttentionOp::AttentionOp(const CpuPath& path, ThreadPool* pool)
-    : path_(path), pool_(pool), workers_(static_cast<size_t>(pool->num_threads())) {
-  CHECK(path.matmul.attention_rows <= kMaxBlockRows);
-  CHECK(path.matmul.attention_rows % path.matmul.row_step == 0);
+    : path_(path),
+      pool_(pool),
+      kernel_(path.matmul),
+      workers_(static_cast<size_t>(pool->num_threads())) {
+  for (const MatMulKernel* kernel : {&path.matmul, &path.wide}) {
+    CHECK(kernel->attention_rows <= kMaxBlockRows);
+    CHECK(kernel->attention_rows % kernel->row_step == 0);
+  }
 }
 
 Status AttentionOp::Ensure(int64_t context, int64_t max_dim, int64_t num_segments) {
   // A block's last piece may begin anywhere, and matmul takes whole row steps from there.
-  const int64_t rows = path_.matmul.attention_rows + path_.matmul.row_step;
+  const int64_t row_step = std::max(path_.matmul.row_step, path_.wide.row_step);
+  const int64_t rows = std::max(path_.matmul.attention_rows, path_.wide.attention_rows) + row_step;
+  const int64_t elem_bytes = std::max(path_.matmul.a_elem_bytes, path_.wide.a_elem_bytes);
   const int64_t depth = RoundUp(max_dim, kTileDepth);
   scores_stride_ = std::max(scores_stride_, RoundUp(context, kPageTokens) + kStridePadElems);
   order_.reserve(static_cast<size_t>(num_segments));
   shared_pages_.reserve(static_cast<size_t>(num_segments));
   for (WorkerScratch& worker : workers_) {
-    RETURN_IF_ERROR(worker.queries.Ensure(rows * depth * path_.matmul.a_elem_bytes));
+    RETURN_IF_ERROR(worker.queries.Ensure(rows * depth * elem_bytes));
     RETURN_IF_ERROR(worker.scores.Ensure(rows * scores_stride_ * kFloat));
     RETURN_IF_ERROR(worker.outputs.Ensure(rows * depth * kFloat));
     RETURN_IF_ERROR(worker.page.Ensure(kPageTokens * depth * int64_t{sizeof(uint16_t)}));
-    RETURN_IF_ERROR(worker.tail.Ensure(path_.matmul.row_step * depth * kFloat));
+    RETURN_IF_ERROR(worker.tail.Ensure(row_step * depth * kFloat));
   }
   return OkStatus();
 }
@@ -132,7 +140,7 @@ int64_t AttentionOp::ForEachBlock(const AttentionArgs& args, Visit visit) const 
 int64_t AttentionOp::BlockCost(const AttentionArgs& args, Cursor* cursor, size_t end) const {
   const int64_t group = args.num_heads / args.kv.shape.num_kv_heads;
   int64_t cost = 0;
-  int64_t rows_left = path_.matmul.attention_rows;
+  int64_t rows_left = kernel_.attention_rows;
   for (bool is_first = true; rows_left > 0 && cursor->at < end; is_first = false) {
     const Segment& segment = args.segments[static_cast<size_t>(order_[cursor->at])];
     const int64_t num_flat = segment.num_rows * group;
@@ -157,14 +165,13 @@ void AttentionOp::FillBlock(const AttentionArgs& args, int64_t kv_head, Cursor c
   block->num_rows = 0;
   block->num_pieces = 0;
   block->num_pages = 0;
-  for (; block->num_rows < path_.matmul.attention_rows && cursor.at < end;
-       cursor = {cursor.at + 1, 0}) {
+  for (; block->num_rows < kernel_.attention_rows && cursor.at < end; cursor = {cursor.at + 1, 0}) {
     const Segment& segment = args.segments[static_cast<size_t>(order_[cursor.at])];
     Piece& piece = block->pieces[static_cast<size_t>(block->num_pieces++)];
     piece.segment = &segment;
     piece.first_row = block->num_rows;
-    piece.num_rows = std::min(path_.matmul.attention_rows - block->num_rows,
-                              segment.num_rows * group - cursor.flat);
+    piece.num_rows =
+        std::min(kernel_.attention_rows - block->num_rows, segment.num_rows * group - cursor.flat);
     for (int64_t i = 0; i < piece.num_rows; ++i) {
       const int64_t token = (cursor.flat + i) / group;
       block->rows[static_cast<size_t>(block->num_rows++)] = {
@@ -217,16 +224,17 @@ void AttentionOp::ForEachPage(const KvLayer& kv, const Block& block, Use use) co
 
 // scores = q K^T, a page at a time.
 void AttentionOp::ScoreKeys(const AttentionArgs& args, WorkerScratch* scratch) const {
-  const MatMulKernel& kernel = path_.matmul;
+  const MatMulKernel& kernel = kernel_;
   const KvLayout layout = KvLayout::Of(args.kv.shape);
   const Block& block = scratch->block;
   const int64_t depth = layout.KeyDepth();
   for (int64_t r = 0; r < block.num_rows; ++r) {
     std::byte* to = scratch->queries.data() + r * depth * kernel.a_elem_bytes;
     const Row& row = block.rows[static_cast<size_t>(r)];
-    path_.LoadA(Bf16Row(args.q, row.token) + row.head * layout.head_dim, layout.head_dim, to);
-    std::memset(to + layout.head_dim * kernel.a_elem_bytes, 0,
-                static_cast<size_t>((depth - layout.head_dim) * kernel.a_elem_bytes));
+    path_.LoadA(kernel,
+                {Bf16Row(args.q, row.token) + row.head * layout.head_dim,
+                 static_cast<size_t>(layout.head_dim)},
+                depth, to);
   }
   // Pages lie anywhere, so each fetches its successor; the last one the values of the first.
   const std::byte* first_values = nullptr;
@@ -282,7 +290,7 @@ void AttentionOp::WeighValues(const AttentionArgs& args, WorkerScratch* scratch)
 
 void AttentionOp::WeighPage(const KvLayout& layout, const PageUse& use,
                             WorkerScratch* scratch) const {
-  const MatMulKernel& kernel = path_.matmul;
+  const MatMulKernel& kernel = kernel_;
   const int64_t prefetch_bytes = use.next == nullptr ? 0 : use.next - use.head;
   const std::byte* values = use.head + layout.ValuesAt();
   const std::byte* weights = scratch->scores.data() + use.first_row * scores_stride_ * kFloat +
@@ -357,7 +365,8 @@ void AttentionOp::RunBlock(const AttentionArgs& args, WorkerScratch* scratch) co
   for_each_row([&](const Row& row, int64_t r, int64_t padded_keys) {
     float* scores = scratch->scores.floats() + r * scores_stride_;
     const float max = path_.rows.scale_max(args.scale, row.num_keys, scores);
-    scores[padded_keys] = path_.ExpSumToA(max, row.num_keys, padded_keys, scores);
+    scores[padded_keys] = path_.ExpSumToA(
+        kernel_, {.max = max, .n = row.num_keys, .padded = padded_keys, .x = scores});
   });
   WeighValues(args, scratch);
   const KvLayout layout = KvLayout::Of(args.kv.shape);
@@ -375,6 +384,8 @@ Status AttentionOp::Run(const AttentionArgs& args) {
   }
   RETURN_IF_ERROR(Ensure(context, std::max(args.kv.shape.head_dim, args.kv.shape.ValueDim()),
                          static_cast<int64_t>(args.segments.size())));
+  // FP8 pages are decoded on the way for few rows: by FMA.
+  kernel_ = args.kv.shape.dtype == DType::kBf16 ? path_.wide : path_.matmul;
   OrderSegments(args.segments);
   const int64_t total = ForEachBlock(args, [](int64_t, Cursor, size_t, int64_t) {});
   if (total == 0) {
@@ -382,7 +393,7 @@ Status AttentionOp::Run(const AttentionArgs& args) {
   }
   const int64_t num_workers = pool_->num_threads();
   pool_->Run([&](int worker) {
-    const MatMulScope scope(path_.matmul);
+    const MatMulScope scope(kernel_);
     WorkerScratch* scratch = &workers_[static_cast<size_t>(worker)];
     ForEachBlock(args, [&](int64_t kv_head, Cursor cursor, size_t end, int64_t cost) {
       if (cost * num_workers / total == worker) {

@@ -83,7 +83,7 @@ class AttentionOp {
   void ForEachPage(const KvLayer& kv, const Block& block, Use use) const;
   // Whether so few rows of FP8 are decoded on the way.
   bool IsFused(int64_t num_rows) const {
-    return path_.matmul.a_elem_bytes == 4 && num_rows <= path_.kv.max_fused_rows;
+    return kernel_.a_elem_bytes == 4 && num_rows <= path_.kv.max_fused_rows;
   }
   void RunBlock(const AttentionArgs& args, WorkerScratch* scratch) const;
   void ScoreKeys(const AttentionArgs& args, WorkerScratch* scratch) const;
@@ -92,6 +92,7 @@ class AttentionOp {
 
   const CpuPath& path_;
   ThreadPool* pool_;
+  MatMulKernel kernel_;  // Of this run.
   int64_t scores_stride_ = 0;
   // Segments with rows, sorted by their pages; and how many leading pages each shares with the one
   // before, 0 where they do not go into one block.

@@ -48,15 +48,15 @@ class CpuBackend final : public Backend {
   }
 
   Status Pack(const CanonicalMatrix& canonical, PackedMatrix* packed) const override {
-    return PackPanels(canonical, packed);
+    return PackPanels(path_.layout, canonical, packed);
   }
   Status UnpackCodes(const PackedMatrix& packed, int64_t first_row, int64_t num_rows,
                      std::span<std::byte> codes) const override {
-    UnpackPanels(packed, first_row, num_rows, codes);
+    UnpackPanels(path_.layout, packed, first_row, num_rows, codes);
     return OkStatus();
   }
   Status UnpackScales(const PackedMatrix& packed, std::span<std::byte> scales) const override {
-    UnpackPanelScales(packed, scales);
+    UnpackPanelScales(path_.layout, packed, scales);
     return OkStatus();
   }
 

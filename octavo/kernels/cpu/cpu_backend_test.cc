@@ -25,6 +25,7 @@
 #include "octavo/kernels/cpu/amx/amx.h"
 #include "octavo/kernels/cpu/cpu_dispatch.h"
 #include "octavo/kernels/cpu/cpu_path.h"
+#include "octavo/kernels/cpu/dot.h"
 #include "octavo/kernels/cpu/kernel_table.h"
 #include "octavo/kernels/matrix.h"
 #include "octavo/kernels/test_tensors.h"
@@ -54,7 +55,12 @@ std::vector<PathCase> AllPaths() {
   if (!paths.empty()) {
     PathCase model = {"AmxModel", paths.back().path};
     model.path.matmul = cpu::AmxModelMatMulKernel();
+    model.path.wide = model.path.matmul;
     paths.push_back(model);
+  }
+  Result<cpu::CpuPath> dot = cpu::FindDotPath();
+  if (dot.has_value()) {
+    paths.push_back({"Avx512Dot", *dot});
   }
   Result<cpu::CpuPath> amx = cpu::FindPath(Isa::kAmx);
   if (amx.has_value()) {
@@ -182,6 +188,17 @@ TEST_P(CpuPathOps, SoftmaxStatsEqualTheReference) {
                   (std::isnan(expected_sum[r]) && std::isnan(sum[r])))
           << "row " << r << " cols " << cols << ": " << expected_sum[r] << " vs " << sum[r];
     }
+  }
+}
+
+TEST(CpuBackend, UsesDotProductsOnlyWhereTheyAreTwoMultiplyAdds) {
+  const Result<cpu::CpuPath> path = cpu::FindDotPath();
+  if (path.has_value()) {
+    EXPECT_TRUE(cpu::DotIsTwoFmas());
+    EXPECT_EQ(cpu::FindPath(Isa::kAvx512)->wide.matmul, path->wide.matmul);
+  } else {
+    EXPECT_EQ(path.error().code(), StatusCode::kUnsupported);
+    EXPECT_THAT(path.error().message(), ::testing::HasSubstr("cpu/avx512"));
   }
 }
 

@@ -13,6 +13,7 @@
 #include "octavo/kernels/backend.h"
 #include "octavo/kernels/cpu/amx/amx.h"
 #include "octavo/kernels/cpu/cpu_path.h"
+#include "octavo/kernels/cpu/dot.h"
 #include "octavo/kernels/cpu/kernel_table.h"
 
 namespace octavo {
@@ -42,8 +43,9 @@ Result<CpuPath> FindVectorPath(VectorTarget target) {
   const PanelKernels* panels = FindPanelKernels(target);
   const InputKernels* inputs = FindInputKernels(target);
   const KvKernels* kv = FindKvKernels(target);
+  const LayoutKernels* layout = FindLayoutKernels(target);
   if (matmul == nullptr || rows == nullptr || panels == nullptr || inputs == nullptr ||
-      kv == nullptr) {
+      kv == nullptr || layout == nullptr) {
     return Unsupported("{}: not in this build", info.path_name);
   }
   if ((hwy::SupportedTargets() & info.highway_target) == 0) {
@@ -51,10 +53,19 @@ Result<CpuPath> FindVectorPath(VectorTarget target) {
   }
   return CpuPath{.name = info.path_name,
                  .matmul = *matmul,
+                 .wide = *matmul,
                  .rows = *rows,
                  .panels = *panels,
                  .inputs = *inputs,
-                 .kv = *kv};
+                 .kv = *kv,
+                 .layout = *layout};
+}
+
+Result<CpuPath> FindDotPath() {
+  RETURN_IF_ERROR(CheckDot());
+  ASSIGN_OR_RETURN(CpuPath path, FindVectorPath(VectorTarget::kAvx512Vbmi));
+  path.wide = DotMatMulKernel();
+  return path;
 }
 
 Result<CpuPath> FindPath(Isa isa) {
@@ -62,6 +73,10 @@ Result<CpuPath> FindPath(Isa isa) {
     case Isa::kAvx2:
       return FindVectorPath(VectorTarget::kAvx2);
     case Isa::kAvx512: {
+      Result<CpuPath> with_dot = FindDotPath();
+      if (with_dot.has_value()) {
+        return with_dot;
+      }
       Result<CpuPath> with_vbmi = FindVectorPath(VectorTarget::kAvx512Vbmi);
       return with_vbmi.has_value() ? std::move(with_vbmi) : FindVectorPath(VectorTarget::kAvx512);
     }
@@ -70,6 +85,7 @@ Result<CpuPath> FindPath(Isa isa) {
       ASSIGN_OR_RETURN(CpuPath path, FindPath(Isa::kAvx512));
       path.name = "cpu/amx";
       path.matmul = AmxMatMulKernel();
+      path.wide = path.matmul;
       return path;
     }
     case Isa::kScalar:

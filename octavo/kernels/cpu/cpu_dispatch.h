@@ -12,5 +12,7 @@ Result<CpuPath> FindPath(Isa isa);
 // A path of particular instructions; for tests that compare all that this processor has.
 // Errors: as FindPath.
 Result<CpuPath> FindVectorPath(VectorTarget target);
+// AVX-512 with VBMI, and the dot products of AVX512_BF16 for many rows.
+Result<CpuPath> FindDotPath();
 
 }  // namespace octavo::cpu

@@ -1,6 +1,7 @@
 #pragma once
 // A path: one matmul kernel with the row kernels that feed it. And the scratch memory of an op.
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <memory>
@@ -17,29 +18,58 @@
 
 namespace octavo::cpu {
 
+// x[i] becomes Exp(x[i] - max) as A elements, zeros from n to `padded`.
+struct ExpArgs {
+  float max = 0.0F;
+  int64_t n = 0;
+  int64_t padded = 0;  // A multiple of 32.
+  float* x = nullptr;
+};
+
 struct CpuPath {
   std::string_view name;  // "cpu/avx512".
   MatMulKernel matmul;
+  // For many rows, where the processor has something faster; else the same.
+  MatMulKernel wide;
   RowKernels rows;
   PanelKernels panels;
   InputKernels inputs;
   KvKernels kv;
+  LayoutKernels layout;
 
-  // The A elements of x.
-  void LoadA(const uint16_t* x, int64_t n, std::byte* a) const {
-    if (matmul.a_elem_bytes == 4) {
-      rows.load_a32(x, n, reinterpret_cast<float*>(a));
+  // The A elements of x for `kernel`, one of the two, and zeros up to `padded`, a multiple of 32.
+  void LoadA(const MatMulKernel& kernel, std::span<const uint16_t> x, int64_t padded,
+             std::byte* a) const {
+    const auto n = static_cast<int64_t>(x.size());
+    if (kernel.a_elem_bytes == 4) {
+      rows.load_a32(x.data(), n, reinterpret_cast<float*>(a));
     } else {
-      std::memcpy(a, x, static_cast<size_t>(n) * 2);
+      std::memcpy(a, x.data(), x.size_bytes());
     }
+    std::memset(a + n * kernel.a_elem_bytes, 0,
+                static_cast<size_t>((padded - n) * kernel.a_elem_bytes));
+    OrderA(kernel, a, padded);
   }
   // One row of a linear layer's input.
-  InputRow QuantizeA(const InputRowArgs& args) const {
-    return matmul.a_elem_bytes == 4 ? inputs.quantize_a32(args) : inputs.quantize_a16(args);
+  InputRow QuantizeA(const MatMulKernel& kernel, const InputRowArgs& args) const {
+    const InputRow row =
+        kernel.a_elem_bytes == 4 ? inputs.quantize_a32(args) : inputs.quantize_a16(args);
+    OrderA(kernel, args.a, args.padded);
+    return row;
   }
-  float ExpSumToA(float max, int64_t n, int64_t padded, float* x) const {
-    return matmul.a_elem_bytes == 4 ? rows.exp_sum_a32(max, n, padded, x)
-                                    : rows.exp_sum_a16(max, n, padded, x);
+  float ExpSumToA(const MatMulKernel& kernel, const ExpArgs& args) const {
+    const float sum = kernel.a_elem_bytes == 4
+                          ? rows.exp_sum_a32(args.max, args.n, args.padded, args.x)
+                          : rows.exp_sum_a16(args.max, args.n, args.padded, args.x);
+    OrderA(kernel, reinterpret_cast<std::byte*>(args.x), args.padded);
+    return sum;
+  }
+
+ private:
+  static void OrderA(const MatMulKernel& kernel, std::byte* a, int64_t n) {
+    if (kernel.order_a != nullptr) {
+      kernel.order_a(reinterpret_cast<uint16_t*>(a), n);
+    }
   }
 };
 
@@ -84,10 +114,12 @@ inline uint16_t* Bf16Row(const Activations& x, int64_t row) {
 // --------------------------------------------------------------------------------------
 
 // Canonical to panels and back (layout.h). A BF16 matrix of one row (a norm weight) stays as it is.
-Status PackPanels(const CanonicalMatrix& canonical, PackedMatrix* packed);
-void UnpackPanels(const PackedMatrix& packed, int64_t first_row, int64_t num_rows,
-                  std::span<std::byte> codes);
-void UnpackPanelScales(const PackedMatrix& packed, std::span<std::byte> scales);
+Status PackPanels(const LayoutKernels& kernels, const CanonicalMatrix& canonical,
+                  PackedMatrix* packed);
+void UnpackPanels(const LayoutKernels& kernels, const PackedMatrix& packed, int64_t first_row,
+                  int64_t num_rows, std::span<std::byte> codes);
+void UnpackPanelScales(const LayoutKernels& kernels, const PackedMatrix& packed,
+                       std::span<std::byte> scales);
 // One row of a BF16 matrix: y [cols].
 void UnpackRow(const PackedMatrix& packed, int64_t row, uint16_t* y);
 
@@ -124,7 +156,10 @@ class LinearOp {
   };
   struct Cut;
 
+  int64_t ElemBytes() const { return std::max(path_.matmul.a_elem_bytes, path_.wide.a_elem_bytes); }
+  int64_t RowStep() const { return std::max(path_.matmul.row_step, path_.wide.row_step); }
   Status EnsureInputs(int64_t tokens, int64_t width);
+  bool IsWide(const Problem& problem) const;
   Status RunParts(Problem* problem);
   void LoadInput(const Problem& problem, InputForm form, float scale);
   Cut CutPanels(const Problem& problem) const;
@@ -146,10 +181,11 @@ class LinearOp {
 
   const CpuPath& path_;
   ThreadPool* pool_;
-  int64_t a_stride_ = 0;  // Elements from row to row of the inputs below.
-  Scratch input_;         // A elements of x, quantized.
-  Scratch scales_;        // FP32 [tokens, blocks].
-  Scratch rows_;          // InputRow [tokens].
+  const MatMulKernel* kernel_;  // Of the pass.
+  int64_t a_stride_ = 0;        // Elements from row to row of the inputs below.
+  Scratch input_;               // A elements of x, quantized.
+  Scratch scales_;              // FP32 [tokens, blocks].
+  Scratch rows_;                // InputRow [tokens].
   std::vector<WorkerScratch> workers_;
   std::vector<Cursor> cursors_;  // One a worker.
 };

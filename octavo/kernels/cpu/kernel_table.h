@@ -128,6 +128,9 @@ struct MatMulKernel {
   // Called by every thread before its first and after its last matmul of an op.
   void (*begin)() = nullptr;
   void (*end)() = nullptr;
+  // Brings A elements into the order in which matmul wants them, a multiple of 32 of them; null:
+  // they lie as they are.
+  void (*order_a)(uint16_t* a, int64_t n) = nullptr;
   void (*matmul)(const MatMulArgs& args) = nullptr;
   // Whether matmul takes row_scales.
   bool has_row_scales = false;
@@ -216,6 +219,22 @@ struct KvKernels {
   void (*weigh_values)(const KvMatMulArgs& args);
 };
 
+// 16 rows of `row_bytes` each, and the 64-byte lines of their panel (layout.h): word i (4 bytes) of
+// row n is word n of line i, or lies where FP8 panels have the four codes of one column.
+struct LinesArgs {
+  bool is_fp8 = false;
+  const std::byte* from = nullptr;
+  std::byte* to = nullptr;
+  int64_t row_bytes = 0;
+  int64_t num_lines = 0;  // At most row_bytes / 4.
+};
+
+// Both move the first lines, as many as whole vectors take, and return how many those were.
+struct LayoutKernels {
+  int64_t (*pack)(const LinesArgs& args) = nullptr;    // Rows to lines.
+  int64_t (*unpack)(const LinesArgs& args) = nullptr;  // Lines to rows.
+};
+
 // The vector instructions that a table needs.
 enum class VectorTarget { kAvx2, kAvx512, kAvx512Vbmi };
 
@@ -225,5 +244,6 @@ const RowKernels* FindRowKernels(VectorTarget target);
 const PanelKernels* FindPanelKernels(VectorTarget target);
 const InputKernels* FindInputKernels(VectorTarget target);
 const KvKernels* FindKvKernels(VectorTarget target);
+const LayoutKernels* FindLayoutKernels(VectorTarget target);
 
 }  // namespace octavo::cpu

@@ -56,24 +56,24 @@ void ForWeights(const Problem& problem, Body body) {
 LinearOp::LinearOp(const CpuPath& path, ThreadPool* pool)
     : path_(path),
       pool_(pool),
+      kernel_(&path.matmul),
       workers_(static_cast<size_t>(pool->num_threads())),
       cursors_(workers_.size()) {}
 
 Status LinearOp::EnsureInputs(int64_t tokens, int64_t width) {
-  const int64_t rows = RoundUp(tokens, path_.matmul.row_step);
-  RETURN_IF_ERROR(input_.Ensure(rows * InputStride(width) * path_.matmul.a_elem_bytes));
+  const int64_t rows = RoundUp(tokens, RowStep());
+  RETURN_IF_ERROR(input_.Ensure(rows * InputStride(width) * ElemBytes()));
   RETURN_IF_ERROR(scales_.Ensure(rows * NumFp8Blocks(width) * kFloat));
   return rows_.Ensure(rows * int64_t{sizeof(InputRow)});
 }
 
 Status LinearOp::Reserve(int64_t max_tokens, int64_t max_width, int64_t max_grouped_rows) {
-  const int64_t gathered = std::min(kChunkRows, RoundUp(max_grouped_rows, path_.matmul.row_step));
+  const int64_t gathered = std::min(kChunkRows, RoundUp(max_grouped_rows, RowStep()));
   for (WorkerScratch& worker : workers_) {
     RETURN_IF_ERROR(worker.sums.Ensure(kChunkRows * kGroupCols * kFloat));
     RETURN_IF_ERROR(worker.decoded.Ensure(kDepthBlock * kGroupCols * int64_t{sizeof(uint16_t)}));
     RETURN_IF_ERROR(worker.products.Ensure(kScaleRows * kGroupCols * kFloat));
-    RETURN_IF_ERROR(
-        worker.inputs.Ensure(gathered * InputStride(max_width) * path_.matmul.a_elem_bytes));
+    RETURN_IF_ERROR(worker.inputs.Ensure(gathered * InputStride(max_width) * ElemBytes()));
     RETURN_IF_ERROR(worker.scales.Ensure(gathered * NumFp8Blocks(max_width) * kFloat));
     RETURN_IF_ERROR(worker.rows.Ensure(gathered * int64_t{sizeof(InputRow)}));
   }
@@ -106,13 +106,13 @@ void LinearOp::LoadInput(const Problem& problem, InputForm form, float scale) {
     }
   }
   for_rows([&](int64_t t) {
-    rows[t] = path_.QuantizeA({.form = form,
-                               .scale = scale,
-                               .x = Bf16Row(x, t),
-                               .cols = x.cols,
-                               .a = input_.data() + t * a_stride_ * path_.matmul.a_elem_bytes,
-                               .padded = RoundUp(x.cols, kTileDepth),
-                               .group_scales = scales_.floats() + t * num_blocks});
+    rows[t] = path_.QuantizeA(*kernel_, {.form = form,
+                                         .scale = scale,
+                                         .x = Bf16Row(x, t),
+                                         .cols = x.cols,
+                                         .a = input_.data() + t * a_stride_ * kernel_->a_elem_bytes,
+                                         .padded = RoundUp(x.cols, kTileDepth),
+                                         .group_scales = scales_.floats() + t * num_blocks});
     if (form != InputForm::kFp8Group) {
       std::fill_n(scales_.floats() + t * num_blocks, num_blocks, 1.0F);
     }
@@ -121,7 +121,7 @@ void LinearOp::LoadInput(const Problem& problem, InputForm form, float scale) {
 
 // The chunk's rows in the worker's scratch: copied, or quantized where every expert has its scale.
 void LinearOp::Gather(const Problem& problem, const Chunk& chunk, WorkerScratch* scratch) const {
-  const int64_t row_bytes = a_stride_ * path_.matmul.a_elem_bytes;
+  const int64_t row_bytes = a_stride_ * kernel_->a_elem_bytes;
   const int64_t num_blocks = NumFp8Blocks(problem.x.cols);
   auto* rows = reinterpret_cast<InputRow*>(scratch->rows.data());
   const auto* all_rows = reinterpret_cast<const InputRow*>(rows_.data());
@@ -130,12 +130,12 @@ void LinearOp::Gather(const Problem& problem, const Chunk& chunk, WorkerScratch*
     const int64_t t = problem.source_rows[static_cast<size_t>(chunk.first_row + r)];
     std::byte* a = scratch->inputs.data() + r * row_bytes;
     if (problem.is_quantized_by_group) {
-      rows[r] = path_.QuantizeA({.form = problem.form,
-                                 .scale = chunk.weight->input_scale,
-                                 .x = Bf16Row(problem.x, t),
-                                 .cols = problem.x.cols,
-                                 .a = a,
-                                 .padded = RoundUp(problem.x.cols, kTileDepth)});
+      rows[r] = path_.QuantizeA(*kernel_, {.form = problem.form,
+                                           .scale = chunk.weight->input_scale,
+                                           .x = Bf16Row(problem.x, t),
+                                           .cols = problem.x.cols,
+                                           .a = a,
+                                           .padded = RoundUp(problem.x.cols, kTileDepth)});
       continue;
     }
     std::memcpy(a, input_.data() + t * row_bytes, static_cast<size_t>(row_bytes));
@@ -151,7 +151,7 @@ void LinearOp::PlaceInput(const Problem& problem, Chunk* chunk, WorkerScratch* s
     const int64_t row = problem.source_rows.empty()
                             ? chunk->first_row
                             : problem.source_rows[static_cast<size_t>(chunk->first_row)];
-    chunk->a = input_.data() + row * a_stride_ * path_.matmul.a_elem_bytes;
+    chunk->a = input_.data() + row * a_stride_ * kernel_->a_elem_bytes;
     chunk->group_scales = scales_.floats() + row * NumFp8Blocks(problem.x.cols);
     chunk->rows = all_rows + row;
     return;
@@ -213,7 +213,7 @@ LinearOp::Cut LinearOp::CutPanels(const Problem& problem) const {
 void LinearOp::RunPanels(const Problem& problem, const Cut& cut, int worker) {
   WorkerScratch* scratch = &workers_[static_cast<size_t>(worker)];
   scratch->gathered_g = -1;
-  const MatMulScope scope(path_.matmul);
+  const MatMulScope scope(*kernel_);
   RunRanges(problem, cut, worker, worker + 1, scratch);
   RunRanges(problem, cut, worker + 1, pool_->num_threads(), scratch);
   RunRanges(problem, cut, 0, worker, scratch);
@@ -259,6 +259,19 @@ void LinearOp::RunRanges(const Problem& problem, const Cut& cut, int first, int 
   });
 }
 
+// Whether a pass has rows enough for the wide kernel: quantized weights of few rows are decoded on
+// the way, as FP32.
+bool LinearOp::IsWide(const Problem& problem) const {
+  const auto pass = std::span(problem.pass).first(problem.num_pass);
+  const bool is_bf16 = std::ranges::all_of(
+      pass, [&](size_t i) { return problem.parts[i].First().format == WeightFormat::kBf16; });
+  int64_t num_groups = 0;
+  for (size_t g = 0; g + 1 < problem.offsets.size(); ++g) {
+    num_groups += problem.offsets[g] < problem.offsets[g + 1] ? 1 : 0;
+  }
+  return is_bf16 || problem.offsets.back() > num_groups * path_.panels.stream_rows;
+}
+
 // Passes over the parts: one for each form of the input (and scale, where that is the tensor's).
 Status LinearOp::RunParts(Problem* problem) {
   const auto parts = std::span(problem->parts).first(problem->num_parts);
@@ -289,6 +302,7 @@ Status LinearOp::RunParts(Problem* problem) {
     for (size_t i = 0; i < problem->num_pass; ++i) {
       parts[problem->pass[i]].is_done = true;
     }
+    kernel_ = IsWide(*problem) ? &path_.wide : &path_.matmul;
     if (!problem->is_quantized_by_group) {
       LoadInput(*problem, first.input, first.input_scale);
     }

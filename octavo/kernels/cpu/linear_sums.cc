@@ -31,7 +31,7 @@ constexpr int64_t kPrefetchBytes = 4096;
 }  // namespace
 
 void LinearOp::SumBf16(const Chunk& chunk, WorkerScratch* scratch) const {
-  const MatMulKernel& kernel = path_.matmul;
+  const MatMulKernel& kernel = *kernel_;
   const int64_t depth = chunk.Depth();
   const int64_t depth_block = chunk.num_rows <= kStreamRows ? depth : kDepthBlock;
   const auto* panels = reinterpret_cast<const uint16_t*>(chunk.Codes());
@@ -87,7 +87,7 @@ const uint16_t* LinearOp::DecodePanels(const Chunk& chunk, int64_t first_tile, i
 }
 
 void LinearOp::SumDecoded(const Chunk& chunk, WorkerScratch* scratch) const {
-  const MatMulKernel& kernel = path_.matmul;
+  const MatMulKernel& kernel = *kernel_;
   const int64_t depth = chunk.Depth();
   for (int64_t k = 0; k < depth; k += kDepthBlock) {
     const int64_t num_tiles = std::min(kDepthBlock, depth - k) / kTileDepth;
@@ -105,7 +105,7 @@ void LinearOp::SumDecoded(const Chunk& chunk, WorkerScratch* scratch) const {
 }
 
 void LinearOp::SumScaledBlocks(const Chunk& chunk, WorkerScratch* scratch) const {
-  const MatMulKernel& kernel = path_.matmul;
+  const MatMulKernel& kernel = *kernel_;
   const int64_t depth = chunk.Depth();
   const int64_t num_blocks = NumFp8Blocks(chunk.weight->cols);
   const float* weight_scales = chunk.BlockScales();
@@ -135,7 +135,7 @@ void LinearOp::SumScaledBlocks(const Chunk& chunk, WorkerScratch* scratch) const
 // args.c = fma(P, args.row_scales, args.c): by the kernel, or, where it only multiplies, some rows
 // at a time with P in the scratch.
 void LinearOp::AddScaledBlock(const MatMulArgs& args, WorkerScratch* scratch) const {
-  const MatMulKernel& kernel = path_.matmul;
+  const MatMulKernel& kernel = *kernel_;
   if (kernel.has_row_scales) {
     kernel.matmul(args);
     return;
@@ -158,8 +158,7 @@ void LinearOp::AddScaledBlock(const MatMulArgs& args, WorkerScratch* scratch) co
 }
 
 void LinearOp::Sum(const Chunk& chunk, WorkerScratch* scratch) const {
-  const bool is_few =
-      path_.matmul.a_elem_bytes == kFloat && chunk.num_rows <= path_.panels.stream_rows;
+  const bool is_few = kernel_->a_elem_bytes == kFloat && chunk.num_rows <= path_.panels.stream_rows;
   if (chunk.weight->format == WeightFormat::kBf16) {
     SumBf16(chunk, scratch);
   } else if (is_few) {

@@ -18,10 +18,10 @@ Result<double> MeasureMatrixPeak(Isa isa, ThreadPool* pool, double seconds) {
   std::atomic<int64_t> total_flops{0};
   const auto start = Clock::now();
   pool->Run([&](int /*worker*/) {
-    const cpu::MatMulScope scope(path.matmul);
+    const cpu::MatMulScope scope(path.wide);
     int64_t flops = 0;
     while (std::chrono::duration<double>(Clock::now() - start).count() < seconds) {
-      flops += path.matmul.burn(kRounds);
+      flops += path.wide.burn(kRounds);
     }
     total_flops.fetch_add(flops, std::memory_order_relaxed);
   });

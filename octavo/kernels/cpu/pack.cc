@@ -49,50 +49,103 @@ int64_t CodePanelBytes(const PackedMatrix& packed) {
   }
 }
 
-// A row's bytes in steps that stay together in a panel: calls move(panel_byte, row_byte, bytes),
-// where panel bytes count from the row's panel.
+// How rows of codes or of scales lie in their panels.
+struct RowsLayout {
+  bool is_fp8 = false;  // Else 32-bit words: pairs of BF16, and runs.
+  int64_t row_bytes = 0;
+  int64_t panel_bytes = 0;
+};
+
+RowsLayout CodesLayout(const PackedMatrix& packed) {
+  const bool is_words =
+      packed.format == WeightFormat::kBf16 || packed.format == WeightFormat::kNvfp4;
+  return {.is_fp8 = !is_words,
+          .row_bytes = CodeRowBytes(packed),
+          .panel_bytes = CodePanelBytes(packed)};
+}
+
+RowsLayout RunsLayout(int64_t row_bytes) {
+  return {.is_fp8 = false, .row_bytes = row_bytes, .panel_bytes = RunPanelBytes(row_bytes)};
+}
+
+// A row's bytes from `begin` on in steps that stay together in a panel: calls
+// move(panel_byte, row_byte, bytes), where panel bytes count from the row's panel.
 template <typename Move>
-void ForEachStep(WeightFormat format, int64_t row, int64_t row_bytes, Move move) {
+void ForEachStep(const RowsLayout& layout, int64_t row, int64_t begin, Move move) {
   const int64_t n = row % kPanelCols;
-  if (format == WeightFormat::kBf16) {
-    for (int64_t at = 0; at < row_bytes; at += 4) {
-      move(PanelElem(at / 2, n) * 2, at, std::min<int64_t>(4, row_bytes - at));
+  const int64_t step = layout.is_fp8 ? 2 : 4;
+  for (int64_t at = begin; at < layout.row_bytes; at += step) {
+    move(layout.is_fp8 ? Fp8PanelByte(at, n) : at * kPanelCols + n * 4, at,
+         std::min(step, layout.row_bytes - at));
+  }
+}
+
+// Calls whole(row) for the first of 16 rows that fill a panel, which returns how many bytes of each
+// of them it moved, and rest(row, begin) for what is left of any row.
+template <typename Whole, typename Rest>
+void ForPanels(int64_t first_row, int64_t num_rows, Whole whole, Rest rest) {
+  const int64_t end = first_row + num_rows;
+  for (int64_t row = first_row; row < end;) {
+    const bool is_whole = row % kPanelCols == 0 && row + kPanelCols <= end;
+    const int64_t begin = is_whole ? whole(row) : 0;
+    const int64_t next = is_whole ? row + kPanelCols : row + 1;
+    for (; row < next; ++row) {
+      rest(row, begin);
     }
-  } else {
-    for (int64_t at = 0; at < row_bytes; at += 2) {
-      move(Fp8PanelByte(at, n), at, std::min<int64_t>(2, row_bytes - at));
-    }
   }
 }
 
-template <typename Move>
-void ForEachRun(int64_t row, int64_t row_bytes, Move move) {
-  const int64_t n = row % kPanelCols;
-  for (int64_t at = 0; at < row_bytes; at += 4) {
-    move(at * kPanelCols + n * 4, at, std::min<int64_t>(4, row_bytes - at));
-  }
-}
-
-template <typename Move>
-void ForEachCodeStep(const PackedMatrix& packed, int64_t row, Move move) {
-  if (packed.format == WeightFormat::kNvfp4) {
-    ForEachRun(row, CodeRowBytes(packed), move);
-  } else {
-    ForEachStep(packed.format, row, CodeRowBytes(packed), move);
-  }
-}
-
-void PackRunRows(const std::byte* from, int64_t rows, int64_t row_bytes, std::byte* to) {
-  for (int64_t row = 0; row < rows; ++row) {
-    std::byte* panel = to + row / kPanelCols * RunPanelBytes(row_bytes);
-    const std::byte* canonical = from + row * row_bytes;
-    ForEachRun(row, row_bytes, [=](int64_t panel_byte, int64_t row_byte, int64_t bytes) {
-      std::memcpy(panel + panel_byte, canonical + row_byte, static_cast<size_t>(bytes));
+void PackRows(const LayoutKernels& kernels, const RowsLayout& layout, const std::byte* from,
+              int64_t num_rows, std::byte* to) {
+  const auto panel_of = [&](int64_t row) { return to + row / kPanelCols * layout.panel_bytes; };
+  const auto whole = [&](int64_t row) {
+    return kernels.pack({.is_fp8 = layout.is_fp8,
+                         .from = from + row * layout.row_bytes,
+                         .to = panel_of(row),
+                         .row_bytes = layout.row_bytes,
+                         .num_lines = layout.row_bytes / 4}) *
+           4;
+  };
+  const auto rest = [&](int64_t row, int64_t begin) {
+    ForEachStep(layout, row, begin, [&](int64_t panel_byte, int64_t row_byte, int64_t bytes) {
+      std::memcpy(panel_of(row) + panel_byte, from + row * layout.row_bytes + row_byte,
+                  static_cast<size_t>(bytes));
     });
-  }
+  };
+  ForPanels(0, num_rows, whole, rest);
 }
 
-Status PackScales(const CanonicalMatrix& canonical, PackedMatrix* made) {
+// Some rows of panels.
+struct PanelRows {
+  const std::byte* panels = nullptr;
+  int64_t first_row = 0;
+  int64_t num_rows = 0;
+};
+
+void UnpackRows(const LayoutKernels& kernels, const RowsLayout& layout, const PanelRows& rows,
+                std::byte* to) {
+  const auto panel_of = [&](int64_t row) {
+    return rows.panels + row / kPanelCols * layout.panel_bytes;
+  };
+  const auto row_at = [&](int64_t row) { return to + (row - rows.first_row) * layout.row_bytes; };
+  const auto whole = [&](int64_t row) {
+    return kernels.unpack({.is_fp8 = layout.is_fp8,
+                           .from = panel_of(row),
+                           .to = row_at(row),
+                           .row_bytes = layout.row_bytes,
+                           .num_lines = layout.row_bytes / 4}) *
+           4;
+  };
+  const auto rest = [&](int64_t row, int64_t begin) {
+    ForEachStep(layout, row, begin, [&](int64_t panel_byte, int64_t row_byte, int64_t bytes) {
+      std::memcpy(row_at(row) + row_byte, panel_of(row) + panel_byte, static_cast<size_t>(bytes));
+    });
+  };
+  ForPanels(rows.first_row, rows.num_rows, whole, rest);
+}
+
+Status PackScales(const LayoutKernels& kernels, const CanonicalMatrix& canonical,
+                  PackedMatrix* made) {
   const int64_t run_bytes = ScaleRunBytes(*made);
   const auto canonical_bytes = static_cast<int64_t>(canonical.scales.size_bytes());
   ASSIGN_OR_RETURN(
@@ -100,7 +153,8 @@ Status PackScales(const CanonicalMatrix& canonical, PackedMatrix* made) {
       Buffer::AllocateHost(run_bytes == 0 ? canonical_bytes
                                           : NumPanels(made->rows) * RunPanelBytes(run_bytes)));
   if (run_bytes != 0) {
-    PackRunRows(canonical.scales.data(), made->rows, run_bytes, made->scales.data());
+    PackRows(kernels, RunsLayout(run_bytes), canonical.scales.data(), made->rows,
+             made->scales.data());
   } else if (canonical_bytes != 0) {
     std::memcpy(made->scales.data(), canonical.scales.data(), canonical.scales.size_bytes());
   }
@@ -109,7 +163,8 @@ Status PackScales(const CanonicalMatrix& canonical, PackedMatrix* made) {
 
 }  // namespace
 
-Status PackPanels(const CanonicalMatrix& canonical, PackedMatrix* packed) {
+Status PackPanels(const LayoutKernels& kernels, const CanonicalMatrix& canonical,
+                  PackedMatrix* packed) {
   RETURN_IF_ERROR(CheckCanonical(canonical));
   PackedMatrix made;
   made.format = canonical.format;
@@ -119,46 +174,36 @@ Status PackPanels(const CanonicalMatrix& canonical, PackedMatrix* packed) {
   made.tensor_scale_divides = canonical.tensor_scale_divides;
   made.input = canonical.input;
   made.input_scale = canonical.input_scale;
-  RETURN_IF_ERROR(PackScales(canonical, &made));
+  RETURN_IF_ERROR(PackScales(kernels, canonical, &made));
   const std::byte* from = canonical.codes.data();
   if (IsVector(made)) {
     ASSIGN_OR_RETURN(made.codes, Buffer::AllocateHost(made.cols * 2));
     std::memcpy(made.codes.data(), from, canonical.codes.size());
   } else {
     ASSIGN_OR_RETURN(made.codes, Buffer::AllocateHost(NumPanels(made.rows) * CodePanelBytes(made)));
-    for (int64_t row = 0; row < made.rows; ++row) {
-      std::byte* panel = made.codes.data() + row / kPanelCols * CodePanelBytes(made);
-      const std::byte* row_codes = from + row * CodeRowBytes(made);
-      ForEachCodeStep(made, row, [=](int64_t panel_byte, int64_t row_byte, int64_t bytes) {
-        std::memcpy(panel + panel_byte, row_codes + row_byte, static_cast<size_t>(bytes));
-      });
-    }
+    PackRows(kernels, CodesLayout(made), from, made.rows, made.codes.data());
   }
   *packed = std::move(made);
   return OkStatus();
 }
 
-void UnpackPanels(const PackedMatrix& packed, int64_t first_row, int64_t num_rows,
-                  std::span<std::byte> codes) {
-  const int64_t row_bytes = CodeRowBytes(packed);
+void UnpackPanels(const LayoutKernels& kernels, const PackedMatrix& packed, int64_t first_row,
+                  int64_t num_rows, std::span<std::byte> codes) {
   CHECK(first_row >= 0);
   CHECK(num_rows >= 0);
   CHECK(first_row + num_rows <= packed.rows);
-  CHECK(static_cast<int64_t>(codes.size()) == num_rows * row_bytes);
+  CHECK(static_cast<int64_t>(codes.size()) == num_rows * CodeRowBytes(packed));
   if (IsVector(packed)) {
     std::memcpy(codes.data(), packed.codes.data(), codes.size());
     return;
   }
-  for (int64_t row = first_row; row < first_row + num_rows; ++row) {
-    const std::byte* panel = packed.codes.data() + row / kPanelCols * CodePanelBytes(packed);
-    std::byte* to = codes.data() + (row - first_row) * row_bytes;
-    ForEachCodeStep(packed, row, [=](int64_t panel_byte, int64_t row_byte, int64_t bytes) {
-      std::memcpy(to + row_byte, panel + panel_byte, static_cast<size_t>(bytes));
-    });
-  }
+  UnpackRows(kernels, CodesLayout(packed),
+             {.panels = packed.codes.data(), .first_row = first_row, .num_rows = num_rows},
+             codes.data());
 }
 
-void UnpackPanelScales(const PackedMatrix& packed, std::span<std::byte> scales) {
+void UnpackPanelScales(const LayoutKernels& kernels, const PackedMatrix& packed,
+                       std::span<std::byte> scales) {
   const int64_t row_bytes = ScaleRunBytes(packed);
   if (row_bytes == 0) {
     const std::span<const std::byte> stored = packed.scales.bytes();
@@ -167,18 +212,23 @@ void UnpackPanelScales(const PackedMatrix& packed, std::span<std::byte> scales) 
     return;
   }
   CHECK(static_cast<int64_t>(scales.size()) == packed.rows * row_bytes);
-  for (int64_t row = 0; row < packed.rows; ++row) {
-    const std::byte* panel = packed.scales.data() + row / kPanelCols * RunPanelBytes(row_bytes);
-    std::byte* to = scales.data() + row * row_bytes;
-    ForEachRun(row, row_bytes, [=](int64_t panel_byte, int64_t row_byte, int64_t bytes) {
-      std::memcpy(to + row_byte, panel + panel_byte, static_cast<size_t>(bytes));
-    });
-  }
+  UnpackRows(kernels, RunsLayout(row_bytes),
+             {.panels = packed.scales.data(), .first_row = 0, .num_rows = packed.rows},
+             scales.data());
 }
 
 void UnpackRow(const PackedMatrix& packed, int64_t row, uint16_t* y) {
-  UnpackPanels(packed, row, 1,
-               {reinterpret_cast<std::byte*>(y), static_cast<size_t>(packed.cols * 2)});
+  if (IsVector(packed)) {
+    std::memcpy(y, packed.codes.data(), static_cast<size_t>(packed.cols) * 2);
+    return;
+  }
+  // Pairs of depths are words, and the panel begins at a multiple of 16 rows.
+  const auto* panel = reinterpret_cast<const uint16_t*>(packed.codes.data()) +
+                      row / kPanelCols * CodePanelBytes(packed) / 2;
+  for (int64_t k = 0; k < packed.cols; k += 2) {
+    std::memcpy(y + k, panel + PanelElem(k, row % kPanelCols),
+                static_cast<size_t>(std::min<int64_t>(2, packed.cols - k)) * 2);
+  }
 }
 
 }  // namespace octavo::cpu

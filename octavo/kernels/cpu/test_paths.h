@@ -38,7 +38,12 @@ inline std::vector<PathCase> AllPaths() {
   if (!paths.empty()) {
     PathCase model = {"AmxModel", paths.back().path};
     model.path.matmul = cpu::AmxModelMatMulKernel();
+    model.path.wide = model.path.matmul;
     paths.push_back(model);
+  }
+  Result<cpu::CpuPath> dot = cpu::FindDotPath();
+  if (dot.has_value()) {
+    paths.push_back({"Avx512Dot", *dot});
   }
   Result<cpu::CpuPath> amx = cpu::FindPath(Isa::kAmx);
   if (amx.has_value()) {
