@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <variant>
@@ -19,6 +20,7 @@
 #include "octavo/base/function_ref.h"
 #include "octavo/base/status.h"
 #include "octavo/engine/engine_core.h"
+#include "octavo/engine/latencies.h"
 #include "octavo/engine/request.h"
 #include "octavo/engine/rid_registry.h"
 #include "octavo/engine/scheduler.h"
@@ -67,15 +69,27 @@ struct VersionMessage {
   std::string version;
   std::function<void()> done;
 };
+struct VoidMessage {
+  std::unique_ptr<ModelWeights> weights;
+  std::function<void(Result<std::unique_ptr<ModelWeights>>)> done;
+};
+struct ReleaseMessage {
+  MemoryParts parts;
+  std::function<void(Result<std::unique_ptr<ModelWeights>>)> done;
+};
+struct ResumeMessage {
+  MemoryParts parts;
+  std::function<void(Status)> done;
+};
 struct RunMessage {
   std::function<void(const ModelWeights& live, Backend& backend)> fn;
 };
 struct DrainMessage {
   std::function<void()> done;
 };
-using Message =
-    std::variant<SubmitMessage, AbortMessage, AbortAllMessage, PauseMessage, ContinueMessage,
-                 FlushMessage, SwapMessage, VersionMessage, RunMessage, DrainMessage>;
+using Message = std::variant<SubmitMessage, AbortMessage, AbortAllMessage, PauseMessage,
+                             ContinueMessage, FlushMessage, SwapMessage, VersionMessage,
+                             VoidMessage, ReleaseMessage, ResumeMessage, RunMessage, DrainMessage>;
 
 // Does what each message says. Figures are published before a caller hears that it was done, so
 // that he never reads older ones.
@@ -108,6 +122,21 @@ struct Handler {
     core.SetWeightVersion(std::move(message.version));
     Notify(message.done);
   }
+  void operator()(VoidMessage& message) {
+    Result<std::unique_ptr<ModelWeights>> old = core.VoidWeights(std::move(message.weights));
+    publish();
+    message.done(std::move(old));
+  }
+  void operator()(ReleaseMessage& message) {
+    Result<std::unique_ptr<ModelWeights>> weights = core.ReleaseMemory(message.parts);
+    publish();
+    message.done(std::move(weights));
+  }
+  void operator()(ResumeMessage& message) {
+    const Status status = core.ResumeMemory(message.parts);
+    publish();
+    message.done(status);
+  }
   void operator()(RunMessage& message) { message.fn(core.weights(), core.backend()); }
   void operator()(DrainMessage& message) { core.Drain(std::move(message.done)); }
 };
@@ -128,6 +157,7 @@ class Engine::Impl {
   void Post(Message message);
   void RefuseNewRequests();
   EngineStats Stats() const;
+  EngineLatencies Latencies() const;
   const EngineCore& core() const { return *core_; }
   RidRegistry* rids() { return &rids_; }
   // Makes the core's figures those that Stats reads. Called on the engine thread.
@@ -148,7 +178,8 @@ class Engine::Impl {
   std::vector<Message> mailbox_;
   bool stopping_ = false;
   bool refusing_ = false;
-  EngineStats stats_;  // As of the last boundary.
+  EngineStats stats_;  // As of the last boundary, and so are:
+  EngineLatencies latencies_;
   TokenRate token_rate_;
   EngineClock::time_point heartbeat_;
 };
@@ -248,23 +279,38 @@ void Engine::Impl::Publish() {
   const EngineTotals& totals = core_->totals();
   const std::scoped_lock lock(mutex_);
   stats_.num_running = static_cast<int64_t>(scheduler.running().size());
+  stats_.num_retracted = scheduler.num_started_in_queue();
   stats_.used_tokens = scheduler.num_used_tokens();
   stats_.max_total_tokens = core_->limits().max_total_tokens;
   stats_.max_running_requests = core_->max_running();
   stats_.context_length = core_->limits().context_length;
   stats_.prompt_tokens_total = totals.prompt_tokens;
+  stats_.num_pages = core_->page_pool().num_pages();
+  stats_.num_free_pages = core_->page_pool().num_free();
+  stats_.num_cached_pages = core_->prefix_cache().num_cached();
   stats_.cached_tokens_total = totals.cached_tokens;
+  stats_.computed_tokens_total = totals.computed_tokens;
   stats_.generated_tokens_total = totals.generated_tokens;
   stats_.num_requests_total = totals.requests;
+  stats_.num_cache_hits_total = totals.cache_hits;
   stats_.num_aborted_total = totals.aborted;
+  stats_.num_failed_total = totals.failed;
   stats_.num_retractions_total = scheduler.num_retractions();
   stats_.paused = core_->paused();
+  stats_.kv_released = core_->kv_released();
+  stats_.weight_state = core_->weight_state();
   stats_.returns_routed_experts = core_->limits().has_routed_experts;
   if (stats_.weight_version != core_->weight_version()) {
     stats_.weight_version = core_->weight_version();
   }
   token_rate_ = core_->token_rate();
 }
+  latencies_ = core_->latencies();
+}
+
+EngineLatencies Engine::Impl::Latencies() const {
+  const std::scoped_lock lock(mutex_);
+  return latencies_;
 
 EngineStats Engine::Impl::Stats() const {
   const EngineClock::time_point now = EngineClock::now();
@@ -274,7 +320,8 @@ EngineStats Engine::Impl::Stats() const {
   const int64_t in_flight = rids_.size();
   stats.num_running = std::min(stats.num_running, in_flight);
   stats.num_queued = in_flight - stats.num_running;
-  stats.num_paused = stats.paused ? in_flight : 0;
+  const bool held = stats.paused || stats.kv_released || stats.weight_state != WeightState::kLive;
+  stats.num_paused = held ? in_flight : 0;
   stats.gen_tokens_per_s = token_rate_.PerSecond(
       std::chrono::duration_cast<std::chrono::seconds>(now.time_since_epoch()).count());
   stats.heartbeat_age_s = SecondsBetween(heartbeat_, now);
@@ -284,6 +331,18 @@ EngineStats Engine::Impl::Stats() const {
 // --- Engine -----------------------------------------------------------------------------------
 
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+std::string_view WeightStateName(WeightState state) {
+  switch (state) {
+    case WeightState::kLive:
+      return "live";
+    case WeightState::kReleased:
+      return "released";
+    case WeightState::kVoid:
+      return "void";
+  }
+  return "";
+}
+
 
 Engine::~Engine() { impl_->Stop(); }
 
@@ -342,6 +401,23 @@ void Engine::SwapWeights(std::unique_ptr<ModelWeights> weights, const std::strin
 }
 
 void Engine::SetWeightVersion(const std::string& version, std::function<void()> done) {
+void Engine::VoidWeights(std::unique_ptr<ModelWeights> weights,
+                         std::function<void(Result<std::unique_ptr<ModelWeights>>)> done) {
+  CHECK(done != nullptr);
+  impl_->Post(VoidMessage{std::move(weights), std::move(done)});
+}
+
+void Engine::ReleaseMemory(MemoryParts parts,
+                           std::function<void(Result<std::unique_ptr<ModelWeights>>)> done) {
+  CHECK(done != nullptr);
+  impl_->Post(ReleaseMessage{parts, std::move(done)});
+}
+
+void Engine::ResumeMemory(MemoryParts parts, std::function<void(Status)> done) {
+  CHECK(done != nullptr);
+  impl_->Post(ResumeMessage{parts, std::move(done)});
+}
+
   impl_->Post(VersionMessage{version, std::move(done)});
 }
 
@@ -353,6 +429,8 @@ void Engine::RunBetweenSteps(std::function<void(const ModelWeights& live, Backen
 EngineStats Engine::Stats() const { return impl_->Stats(); }
 
 const ModelSpec& Engine::spec() const { return impl_->core().spec(); }
+EngineLatencies Engine::Latencies() const { return impl_->Latencies(); }
+
 
 void Engine::Drain(std::function<void()> done) {
   impl_->RefuseNewRequests();

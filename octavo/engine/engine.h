@@ -5,12 +5,15 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
 #include "octavo/engine/request.h"
+#include "octavo/engine/latencies.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/model/model.h"
 
@@ -33,6 +36,8 @@ struct EngineOptions {
   // (Request::return_routed_experts). Costs 2 bytes a layer and expert of a token.
   bool return_routed_experts = false;
 };
+  // From which the seeds of requests without one are drawn, by arrival; absent: from the system.
+  std::optional<uint64_t> random_seed = {};
 
 // What happens to requests in flight when weights change (DESIGN, promise 4).
 enum class InFlight {
@@ -45,6 +50,20 @@ enum class InFlight {
 enum class PauseMode { kAbort, kRetract, kInPlace };
 
 struct SwapReport {
+// Parts of the memory that can be given back to the system and taken again (docs/api.md).
+struct MemoryParts {
+  bool kv_cache = false;
+  bool weights = false;
+};
+
+// Requests are held unless the weights are live. A swap makes them so, whatever they were.
+enum class WeightState {
+  kLive,
+  kReleased,  // Their memory was given back.
+  kVoid,      // Nobody's policy: resumed without content, or overwritten by a check.
+};
+std::string_view WeightStateName(WeightState state);  // "live", "released", "void".
+
   int64_t in_flight = 0;  // Requests that had been started when the swap happened.
   int64_t retracted = 0;
   int64_t aborted = 0;
@@ -55,21 +74,30 @@ struct SwapReport {
 struct EngineStats {
   int64_t num_running = 0;
   int64_t num_queued = 0;
-  int64_t num_paused = 0;  // Held because the engine is paused.
+  int64_t num_paused = 0;     // Held: the engine is paused, or its memory is released.
+  int64_t num_retracted = 0;  // Of the queued ones, those that ran before.
   int64_t used_tokens = 0;
   int64_t max_total_tokens = 0;
   int64_t max_running_requests = 0;
+  int64_t num_pages = 0;         // Of the KV pool.
+  int64_t num_free_pages = 0;    // Neither held by a sequence nor cached.
+  int64_t num_cached_pages = 0;  // In the prefix cache, whether a sequence holds them or not.
   int64_t context_length = 0;
   int64_t prompt_tokens_total = 0;
   int64_t cached_tokens_total = 0;
   int64_t generated_tokens_total = 0;
+  int64_t computed_tokens_total = 0;  // Rows of all forward passes.
   int64_t num_requests_total = 0;
   int64_t num_aborted_total = 0;
+  int64_t num_cache_hits_total = 0;  // Requests that the prefix cache served a token to.
   int64_t num_retractions_total = 0;
+  int64_t num_failed_total = 0;
   double gen_tokens_per_s = 0.0;  // Over the last few seconds.
   double heartbeat_age_s = 0.0;   // Since the engine thread last looked at its mailbox.
   bool paused = false;
   bool returns_routed_experts = false;
+  bool kv_released = false;
+  WeightState weight_state = WeightState::kLive;
   std::string weight_version;
 };
 
@@ -117,14 +145,30 @@ class Engine {
                    std::function<void(SwapReport, std::unique_ptr<ModelWeights>)> done);
   // Relabels the live weights; aborts nothing.
   void SetWeightVersion(const std::string& version, std::function<void()> done);
+  // Puts weights that are nobody's policy in place of what is there, for a check of updates: their
+  // state is kVoid. Needs what Flush needs, else kUnavailable. `done` gets the old ones.
+  void VoidWeights(std::unique_ptr<ModelWeights> weights,
+                   std::function<void(Result<std::unique_ptr<ModelWeights>>)> done);
+
+  // Gives memory back to the system; requests are held from then on. Parts that are released are
+  // passed over; if one is left, it needs what Flush needs, else kUnavailable and nothing changes.
+  // Without its KV cache the engine has no prefix cache either. `done` gets the weights, if they
+  // were asked for (null if not): their memory is his to give back.
+  void ReleaseMemory(MemoryParts parts,
+                     std::function<void(Result<std::unique_ptr<ModelWeights>>)> done);
+  // Takes released memory again; weights come back as kVoid. Requests go on when both parts are
+  // there and nobody has paused. Errors: kExhausted; then nothing has changed.
+  void ResumeMemory(MemoryParts parts, std::function<void(Status)> done);
+
 
   // Runs `fn` between two steps on the engine thread, for example to read a digest from the live
-  // weights. Serving waits for it.
+  // weights. Serving waits for it. Released weights have no matrices.
   void RunBetweenSteps(std::function<void(const ModelWeights& live, Backend& backend)> fn);
 
   EngineStats Stats() const;
   const ModelSpec& spec() const;
   // Finishes what is in flight and queued, refuses new requests, then calls `done`.
+  EngineLatencies Latencies() const;
   void Drain(std::function<void()> done);
 
  private:

@@ -79,18 +79,35 @@ void EngineCore::Pause(PauseMode mode) {
 
 void EngineCore::Continue() {
   paused_ = false;
+  LiftHold();
+}
+
+// From here on what waits is like any other request in the queue.
+void EngineCore::LiftHold() {
+  if (held()) {
+    return;
+  }
   for (const std::unique_ptr<Sequence>& sequence : scheduler_.queue()) {
     sequence->held = false;
   }
 }
 
 // No request holds pages, and nobody is about to take some.
+bool EngineCore::IsFlushable() const {
+  return scheduler_.running().empty() && (held() || scheduler_.queue().empty());
+}
+
 bool EngineCore::TryFlush() {
-  if (!scheduler_.running().empty() || (!paused_ && !scheduler_.queue().empty())) {
+  if (!IsFlushable()) {
     return false;
   }
   cache_.Clear();
   return true;
+}
+
+Status EngineCore::NotFlushable(std::string_view what) const {
+  return Unavailable("{}: expected no request to hold KV pages, got {} running and {} queued", what,
+                     scheduler_.running().size(), scheduler_.queue().size());
 }
 
 void EngineCore::Flush(EngineClock::time_point deadline, std::function<void(Status)> done) {
@@ -99,8 +116,7 @@ void EngineCore::Flush(EngineClock::time_point deadline, std::function<void(Stat
   } else if (!flushes_.empty()) {
     done(Unavailable("flush: another flush is waiting"));
   } else if (deadline <= EngineClock::now()) {
-    done(Unavailable("flush: expected no request to hold KV pages, got {} running and {} queued",
-                     scheduler_.running().size(), scheduler_.queue().size()));
+    done(NotFlushable("flush"));
   } else {
     flushes_.push_back({.deadline = deadline, .done = std::move(done)});
   }
@@ -112,10 +128,10 @@ void EngineCore::Swap(SwapRequest swap) {
   AtBoundary();
 }
 
-// A drain waits for everything that has begun. A paused engine cannot get on, so there the swap is
+// A drain waits for everything that has begun. A held engine cannot get on, so there the swap is
 // made at once and frozen requests go on in place, as the pause promised them (docs/api.md).
 bool EngineCore::CanSwap(const SwapRequest& swap) const {
-  return swap.in_flight != InFlight::kDrain || paused_ ||
+  return swap.in_flight != InFlight::kDrain || held() ||
          (scheduler_.running().empty() && scheduler_.num_started_in_queue() == 0);
 }
 
@@ -173,7 +189,9 @@ void EngineCore::ApplySwap(SwapRequest swap) {
   ExpectNewVersion();
   cache_.BumpGeneration();
   std::swap(weights_, swap.weights);
+  weight_state_ = WeightState::kLive;
   weight_version_ = swap.version;
+  LiftHold();
   made.swap = std::move(swap);
   made_swaps_.push_back(std::move(made));
 }
@@ -199,14 +217,59 @@ void EngineCore::ReportSwaps() {
   }
 }
 
+Result<std::unique_ptr<ModelWeights>> EngineCore::VoidWeights(
+    std::unique_ptr<ModelWeights> weights) {
+  CHECK(weights != nullptr);
+  if (!IsFlushable()) {
+    return NotFlushable("weights");
+  }
+  cache_.BumpGeneration();
+  weight_state_ = WeightState::kVoid;
+  return std::exchange(weights_, std::move(weights));
+}
+
+Result<std::unique_ptr<ModelWeights>> EngineCore::ReleaseMemory(MemoryParts parts) {
+  const bool kv_cache = parts.kv_cache && !kv_released_;
+  const bool weights = parts.weights && weight_state_ != WeightState::kReleased;
+  if ((kv_cache || weights) && !IsFlushable()) {
+    return NotFlushable("release");
+  }
+  if (kv_cache) {
+    cache_.Clear();
+    pool_.ReleaseMemory();
+    kv_released_ = true;
+  }
+  std::unique_ptr<ModelWeights> released;
+  if (weights) {
+    released = std::exchange(weights_, std::make_unique<ModelWeights>());
+    weight_state_ = WeightState::kReleased;
+  }
+  return released;
+}
+
+Status EngineCore::ResumeMemory(MemoryParts parts) {
+  if (parts.kv_cache && kv_released_) {
+    RETURN_IF_ERROR(pool_.ResumeMemory());
+    kv_released_ = false;
+  }
+  if (parts.weights && weight_state_ == WeightState::kReleased) {
+    weight_state_ = WeightState::kVoid;
+  }
+  LiftHold();
+  return OkStatus();
+}
+
 void EngineCore::Drain(std::function<void()> done) {
   drains_.push_back(std::move(done));
   AtBoundary();
 }
 
 void EngineCore::AtBoundary() {
-  if (!drains_.empty() && paused_) {
-    Continue();  // Nobody may be left to lift the pause.
+  if (!drains_.empty() && held()) {
+    Continue();  // Nobody may be left to lift the pause,
+    if (held()) {
+      AbortAll();  // nor to bring the memory back.
+    }
   }
   while (!swaps_.empty() && CanSwap(swaps_.front())) {
     SwapRequest swap = std::move(swaps_.front());
@@ -239,7 +302,7 @@ void EngineCore::Shutdown() {
   CHECK(flushes_.empty());
 }
 
-bool EngineCore::HasRunnable() const { return !paused_ && !Idle(); }
+bool EngineCore::HasRunnable() const { return !held() && !Idle(); }
 
 EngineClock::time_point EngineCore::NextDeadline() const {
   EngineClock::time_point next = EngineClock::time_point::max();

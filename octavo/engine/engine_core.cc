@@ -138,7 +138,7 @@ EngineCore::EngineCore(Init init, std::unique_ptr<Model> model, const RequestLim
       last_step_end_(EngineClock::now()) {
   tasks_.reserve(static_cast<size_t>(init.options.chunk_tokens));
   std::random_device entropy;
-  seed_source_ = (uint64_t{entropy()} << 32) | entropy();
+  seed_source_ = init.options.random_seed.value_or((uint64_t{entropy()} << 32) | entropy());
 }
 
 void EngineCore::Add(Request request, EngineClock::time_point submitted) {
@@ -146,7 +146,7 @@ void EngineCore::Add(Request request, EngineClock::time_point submitted) {
   sequence->arrival = next_arrival_++;
   sequence->prompt_len = static_cast<int64_t>(request.input_ids.size());
   sequence->submitted = submitted;
-  sequence->held = paused_;
+  sequence->held = held();
   if (request.sampling.seed.has_value()) {
     sequence->seed = static_cast<uint64_t>(*request.sampling.seed);
   } else {
@@ -167,7 +167,7 @@ void EngineCore::Add(Request request, EngineClock::time_point submitted) {
 }
 
 bool EngineCore::Step() {
-  if (paused_) {
+  if (held()) {
     ReportSwaps();
     return false;
   }
@@ -325,10 +325,32 @@ FinishReason EngineCore::TestFinish(Sequence& sequence, int32_t id) {
 // Ends and reports what the step brought about. A failed forward pass ends all its sequences.
 void EngineCore::Settle(const StepPlan& plan, const Status& status) {
   const int64_t generated_before = rated_tokens_;
+// Books when the sequence started and when it had its newest token: a step brings at most one.
+void EngineCore::ObserveTimes(Sequence& sequence, EngineClock::time_point now) {
+  const auto seconds = [](EngineClock::duration duration) {
+    return std::chrono::duration<double>(duration).count();
+  };
+  if (!std::exchange(sequence.queue_observed, true)) {
+    latencies_.queue.Observe(seconds(sequence.first_scheduled - sequence.submitted));
+  }
+  if (sequence.num_generated() == sequence.tokens_observed) {
+    return;
+  }
+  if (sequence.tokens_observed == 0) {
+    latencies_.first_token.Observe(seconds(now - sequence.submitted));
+  } else {
+    latencies_.inter_token.Observe(seconds(now - sequence.last_token));
+  }
+  sequence.tokens_observed = sequence.num_generated();
+  sequence.last_token = now;
+}
+
   for (Sequence* sequence : plan.sequences) {
     FinishReason& finish = sequence->output.finish;
     if (!status.ok()) {
+  const EngineClock::time_point now = EngineClock::now();
       finish = {.type = FinishType::kError, .message = status.message()};
+    ObserveTimes(*sequence, now);
     } else if (finish.type == FinishType::kNone && sequence->num_pending() == 0 &&
                sequence->request.sampling.max_new_tokens == 0) {
       finish.type = FinishType::kLength;  // A prefill without logprobs: no row was wanted.
@@ -342,7 +364,7 @@ void EngineCore::Settle(const StepPlan& plan, const Status& status) {
     }
   }
   rated_tokens_ = totals_.generated_tokens;
-  token_rate_.Add(SecondOf(EngineClock::now()), rated_tokens_ - generated_before);
+  token_rate_.Add(SecondOf(now), rated_tokens_ - generated_before);
 }
 
 // The figures that a snapshot takes from the sequence as it stands now.
@@ -391,6 +413,12 @@ void EngineCore::Finish(Sequence* sequence) {
   // Whoever hears of the end may ask for figures at once: they no longer count this request.
   if (publish_ != nullptr) {
     publish_();
+  totals_.cache_hits += ended->output.cached_tokens > 0 ? 1 : 0;
+  }
+  if (ended->output.finish.type == FinishType::kError) {
+    ++totals_.failed;
+  } else if (ended->output.finish.type != FinishType::kAbort) {
+    latencies_.end_to_end.Observe(ended->output.e2e_seconds);
   }
   ended->request.sink->OnOutput(std::move(ended->output));
 }

@@ -14,6 +14,7 @@
 
 #include "octavo/base/status.h"
 #include "octavo/engine/engine.h"
+#include "octavo/engine/latencies.h"
 #include "octavo/engine/logits_pass.h"
 #include "octavo/engine/page_pool.h"
 #include "octavo/engine/prefix_cache.h"
@@ -39,7 +40,9 @@ struct EngineTotals {
   int64_t computed_tokens = 0;  // Rows of all forward passes.
   int64_t generated_tokens = 0;
   int64_t requests = 0;
+  int64_t cache_hits = 0;  // Requests that ended and had cached tokens.
   int64_t aborted = 0;
+  int64_t failed = 0;
 };
 
 // One thread, which takes part in backend.pool() as worker 0. Between two public calls the engine
@@ -81,6 +84,9 @@ class EngineCore {
   void Flush(EngineClock::time_point deadline, std::function<void(Status)> done);
   void Swap(SwapRequest swap);
   void SetWeightVersion(std::string version);
+  Result<std::unique_ptr<ModelWeights>> VoidWeights(std::unique_ptr<ModelWeights> weights);
+  Result<std::unique_ptr<ModelWeights>> ReleaseMemory(MemoryParts parts);
+  Status ResumeMemory(MemoryParts parts);
   void Drain(std::function<void()> done);
   // Ends everything: requests are aborted, waiting flushes refused, waiting swaps made.
   void Shutdown();
@@ -99,9 +105,15 @@ class EngineCore {
   Backend& backend() { return *backend_; }
   const std::string& weight_version() const { return weight_version_; }
   bool paused() const { return paused_; }
+  bool kv_released() const { return kv_released_; }
+  WeightState weight_state() const { return weight_state_; }
+  // Nothing is scheduled: somebody paused, or memory that a step needs is away.
+  bool held() const { return paused_ || !has_memory(); }
   const Scheduler& scheduler() const { return scheduler_; }
   const PrefixCache& prefix_cache() const { return cache_; }
   const EngineTotals& totals() const { return totals_; }
+  const EngineLatencies& latencies() const { return latencies_; }
+  const PagePool& page_pool() const { return pool_; }
   const TokenRate& token_rate() const { return token_rate_; }
   void CheckInvariants() const { scheduler_.CheckInvariants(); }
 
@@ -119,6 +131,7 @@ class EngineCore {
   void DeliverSample(Sequence& sequence, RowResult& result);
   FinishReason TestFinish(Sequence& sequence, int32_t id);
   void Settle(const StepPlan& plan, const Status& status);
+  void ObserveTimes(Sequence& sequence, EngineClock::time_point now);
   void FillCounts(Sequence& sequence) const;
   void SendSnapshot(Sequence& sequence);
   void Finish(Sequence* sequence);
@@ -130,7 +143,11 @@ class EngineCore {
   void RetractAll();
   void KeepInPlace();
   void ExpectNewVersion();
+  bool IsFlushable() const;
   bool TryFlush();
+  Status NotFlushable(std::string_view what) const;
+  void LiftHold();
+  bool has_memory() const { return !kv_released_ && weight_state_ == WeightState::kLive; }
   bool CanSwap(const SwapRequest& swap) const;
   void ApplySwap(SwapRequest swap);
   void ReportSwaps();
@@ -154,6 +171,8 @@ class EngineCore {
   int64_t next_arrival_ = 0;
   uint64_t seed_source_ = 0;  // Philox key of the seeds that requests do not bring.
   bool paused_ = false;
+  bool kv_released_ = false;
+  WeightState weight_state_ = WeightState::kLive;
   std::deque<SwapRequest> swaps_;  // Waiting, in order.
   // Made, but not reported: the report ends the pause, which lasts until the next step begins.
   struct MadeSwap {
@@ -167,6 +186,7 @@ class EngineCore {
   EngineClock::time_point last_step_end_;
   bool stepping_ = false;  // The last thing that happened was a step.
   EngineTotals totals_;
+  EngineLatencies latencies_;
   int64_t rated_tokens_ = 0;  // Of totals_.generated_tokens, counted in token_rate_.
   TokenRate token_rate_;
 };

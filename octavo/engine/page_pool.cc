@@ -1,5 +1,6 @@
 #include "octavo/engine/page_pool.h"
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -36,6 +37,31 @@ Status PagePool::AllocateMemory(const ModelSpec& spec, const Backend& backend, D
                        .shape = shape});
     memory_.push_back(std::move(pages));
   }
+  return OkStatus();
+}
+
+void PagePool::ReleaseMemory() {
+  CHECK(num_free() == num_pages());
+  memory_.clear();
+  for (KvLayer& layer : layers_) {
+    layer.pages = nullptr;
+  }
+  experts_.ReleaseMemory();
+}
+
+Status PagePool::ResumeMemory() {
+  std::vector<Buffer> memory;
+  for (const KvLayer& layer : layers_) {
+    ASSIGN_OR_RETURN(memory.emplace_back(),
+                     Buffer::AllocateHost(layer.page_bytes * layer.num_pages));
+  }
+  if (experts_.enabled()) {
+    RETURN_IF_ERROR(experts_.Allocate(num_pages(), experts_.row_size()));
+  }
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    layers_[i].pages = memory[i].data();
+  }
+  memory_ = std::move(memory);
   return OkStatus();
 }
 

@@ -28,6 +28,10 @@ class PagePool {
 
   // num_layers * KvPageBytes * num_pages bytes. Errors: kExhausted.
   Status AllocateMemory(const ModelSpec& spec, const Backend& backend, DType dtype = DType::kBf16);
+  // Gives the memory back, experts included, and takes it again with every page zero. In between
+  // the pool only counts; nobody may hold a page. Errors: kExhausted; then nothing is taken.
+  void ReleaseMemory();
+  Status ResumeMemory();
   // Pages hold the experts of their tokens from now on. Errors: kExhausted.
   Status AllocateExperts(const ModelSpec& spec);
 

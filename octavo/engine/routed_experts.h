@@ -16,6 +16,8 @@ class RoutedExpertPages {
  public:
   // `row_size`: layers * top_k, experts of a token. Errors: kExhausted.
   Status Allocate(int64_t num_pages, int64_t row_size);
+  // Until the next Allocate nothing may be recorded or read.
+  void ReleaseMemory() { memory_ = Buffer(); }
   bool enabled() const { return row_size_ > 0; }
   int64_t row_size() const { return row_size_; }
 

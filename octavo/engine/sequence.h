@@ -48,6 +48,10 @@ struct Sequence {
   int64_t tokens_at_snapshot = 0;
   EngineClock::time_point submitted;
   EngineClock::time_point first_scheduled;
+  // What EngineLatencies has of it.
+  bool queue_observed = false;
+  int64_t tokens_observed = 0;
+  EngineClock::time_point last_token;
 
   std::span<const int32_t> generated() const {
     return std::span(tokens).subspan(static_cast<size_t>(prompt_len));
