@@ -304,13 +304,13 @@ void Engine::Impl::Publish() {
     stats_.weight_version = core_->weight_version();
   }
   token_rate_ = core_->token_rate();
-}
   latencies_ = core_->latencies();
 }
 
 EngineLatencies Engine::Impl::Latencies() const {
   const std::scoped_lock lock(mutex_);
   return latencies_;
+}
 
 EngineStats Engine::Impl::Stats() const {
   const EngineClock::time_point now = EngineClock::now();
@@ -330,7 +330,6 @@ EngineStats Engine::Impl::Stats() const {
 
 // --- Engine -----------------------------------------------------------------------------------
 
-Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 std::string_view WeightStateName(WeightState state) {
   switch (state) {
     case WeightState::kLive:
@@ -343,6 +342,7 @@ std::string_view WeightStateName(WeightState state) {
   return "";
 }
 
+Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Engine::~Engine() { impl_->Stop(); }
 
@@ -400,7 +400,6 @@ void Engine::SwapWeights(std::unique_ptr<ModelWeights> weights, const std::strin
                            .done = std::move(done)}});
 }
 
-void Engine::SetWeightVersion(const std::string& version, std::function<void()> done) {
 void Engine::VoidWeights(std::unique_ptr<ModelWeights> weights,
                          std::function<void(Result<std::unique_ptr<ModelWeights>>)> done) {
   CHECK(done != nullptr);
@@ -418,6 +417,7 @@ void Engine::ResumeMemory(MemoryParts parts, std::function<void(Status)> done) {
   impl_->Post(ResumeMessage{parts, std::move(done)});
 }
 
+void Engine::SetWeightVersion(const std::string& version, std::function<void()> done) {
   impl_->Post(VersionMessage{version, std::move(done)});
 }
 
@@ -428,9 +428,9 @@ void Engine::RunBetweenSteps(std::function<void(const ModelWeights& live, Backen
 
 EngineStats Engine::Stats() const { return impl_->Stats(); }
 
-const ModelSpec& Engine::spec() const { return impl_->core().spec(); }
 EngineLatencies Engine::Latencies() const { return impl_->Latencies(); }
 
+const ModelSpec& Engine::spec() const { return impl_->core().spec(); }
 
 void Engine::Drain(std::function<void()> done) {
   impl_->RefuseNewRequests();

@@ -12,8 +12,8 @@
 
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
-#include "octavo/engine/request.h"
 #include "octavo/engine/latencies.h"
+#include "octavo/engine/request.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/model/model.h"
 
@@ -35,9 +35,9 @@ struct EngineOptions {
   // Keeps which experts every cached token was sent to, for requests that ask
   // (Request::return_routed_experts). Costs 2 bytes a layer and expert of a token.
   bool return_routed_experts = false;
-};
   // From which the seeds of requests without one are drawn, by arrival; absent: from the system.
   std::optional<uint64_t> random_seed = {};
+};
 
 // What happens to requests in flight when weights change (DESIGN, promise 4).
 enum class InFlight {
@@ -49,7 +49,6 @@ enum class InFlight {
 
 enum class PauseMode { kAbort, kRetract, kInPlace };
 
-struct SwapReport {
 // Parts of the memory that can be given back to the system and taken again (docs/api.md).
 struct MemoryParts {
   bool kv_cache = false;
@@ -64,6 +63,7 @@ enum class WeightState {
 };
 std::string_view WeightStateName(WeightState state);  // "live", "released", "void".
 
+struct SwapReport {
   int64_t in_flight = 0;  // Requests that had been started when the swap happened.
   int64_t retracted = 0;
   int64_t aborted = 0;
@@ -78,26 +78,26 @@ struct EngineStats {
   int64_t num_retracted = 0;  // Of the queued ones, those that ran before.
   int64_t used_tokens = 0;
   int64_t max_total_tokens = 0;
-  int64_t max_running_requests = 0;
   int64_t num_pages = 0;         // Of the KV pool.
   int64_t num_free_pages = 0;    // Neither held by a sequence nor cached.
   int64_t num_cached_pages = 0;  // In the prefix cache, whether a sequence holds them or not.
+  int64_t max_running_requests = 0;
   int64_t context_length = 0;
   int64_t prompt_tokens_total = 0;
   int64_t cached_tokens_total = 0;
-  int64_t generated_tokens_total = 0;
   int64_t computed_tokens_total = 0;  // Rows of all forward passes.
+  int64_t generated_tokens_total = 0;
   int64_t num_requests_total = 0;
-  int64_t num_aborted_total = 0;
   int64_t num_cache_hits_total = 0;  // Requests that the prefix cache served a token to.
-  int64_t num_retractions_total = 0;
+  int64_t num_aborted_total = 0;
   int64_t num_failed_total = 0;
+  int64_t num_retractions_total = 0;
   double gen_tokens_per_s = 0.0;  // Over the last few seconds.
   double heartbeat_age_s = 0.0;   // Since the engine thread last looked at its mailbox.
   bool paused = false;
-  bool returns_routed_experts = false;
   bool kv_released = false;
   WeightState weight_state = WeightState::kLive;
+  bool returns_routed_experts = false;
   std::string weight_version;
 };
 
@@ -143,8 +143,6 @@ class Engine {
   void SwapWeights(std::unique_ptr<ModelWeights> weights, const std::string& version,
                    InFlight in_flight,
                    std::function<void(SwapReport, std::unique_ptr<ModelWeights>)> done);
-  // Relabels the live weights; aborts nothing.
-  void SetWeightVersion(const std::string& version, std::function<void()> done);
   // Puts weights that are nobody's policy in place of what is there, for a check of updates: their
   // state is kVoid. Needs what Flush needs, else kUnavailable. `done` gets the old ones.
   void VoidWeights(std::unique_ptr<ModelWeights> weights,
@@ -160,15 +158,17 @@ class Engine {
   // there and nobody has paused. Errors: kExhausted; then nothing has changed.
   void ResumeMemory(MemoryParts parts, std::function<void(Status)> done);
 
+  // Relabels the live weights; aborts nothing.
+  void SetWeightVersion(const std::string& version, std::function<void()> done);
 
   // Runs `fn` between two steps on the engine thread, for example to read a digest from the live
   // weights. Serving waits for it. Released weights have no matrices.
   void RunBetweenSteps(std::function<void(const ModelWeights& live, Backend& backend)> fn);
 
   EngineStats Stats() const;
+  EngineLatencies Latencies() const;
   const ModelSpec& spec() const;
   // Finishes what is in flight and queued, refuses new requests, then calls `done`.
-  EngineLatencies Latencies() const;
   void Drain(std::function<void()> done);
 
  private:

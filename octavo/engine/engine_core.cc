@@ -322,9 +322,6 @@ FinishReason EngineCore::TestFinish(Sequence& sequence, int32_t id) {
   return {};
 }
 
-// Ends and reports what the step brought about. A failed forward pass ends all its sequences.
-void EngineCore::Settle(const StepPlan& plan, const Status& status) {
-  const int64_t generated_before = rated_tokens_;
 // Books when the sequence started and when it had its newest token: a step brings at most one.
 void EngineCore::ObserveTimes(Sequence& sequence, EngineClock::time_point now) {
   const auto seconds = [](EngineClock::duration duration) {
@@ -345,12 +342,15 @@ void EngineCore::ObserveTimes(Sequence& sequence, EngineClock::time_point now) {
   sequence.last_token = now;
 }
 
+// Ends and reports what the step brought about. A failed forward pass ends all its sequences.
+void EngineCore::Settle(const StepPlan& plan, const Status& status) {
+  const int64_t generated_before = rated_tokens_;
+  const EngineClock::time_point now = EngineClock::now();
   for (Sequence* sequence : plan.sequences) {
+    ObserveTimes(*sequence, now);
     FinishReason& finish = sequence->output.finish;
     if (!status.ok()) {
-  const EngineClock::time_point now = EngineClock::now();
       finish = {.type = FinishType::kError, .message = status.message()};
-    ObserveTimes(*sequence, now);
     } else if (finish.type == FinishType::kNone && sequence->num_pending() == 0 &&
                sequence->request.sampling.max_new_tokens == 0) {
       finish.type = FinishType::kLength;  // A prefill without logprobs: no row was wanted.
@@ -408,17 +408,17 @@ void EngineCore::Finish(Sequence* sequence) {
         ended->output.finish.message);
   }
   totals_.cached_tokens += ended->output.cached_tokens;
-  FillCounts(*ended);
-  rids_.Erase(ended->request.rid);
-  // Whoever hears of the end may ask for figures at once: they no longer count this request.
-  if (publish_ != nullptr) {
-    publish_();
   totals_.cache_hits += ended->output.cached_tokens > 0 ? 1 : 0;
-  }
+  FillCounts(*ended);
   if (ended->output.finish.type == FinishType::kError) {
     ++totals_.failed;
   } else if (ended->output.finish.type != FinishType::kAbort) {
     latencies_.end_to_end.Observe(ended->output.e2e_seconds);
+  }
+  rids_.Erase(ended->request.rid);
+  // Whoever hears of the end may ask for figures at once: they no longer count this request.
+  if (publish_ != nullptr) {
+    publish_();
   }
   ended->request.sink->OnOutput(std::move(ended->output));
 }
