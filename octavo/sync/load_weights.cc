@@ -110,7 +110,7 @@ std::vector<const StoredTensor*> InTableOrder(const Checkpoint& checkpoint,
 
 // Approximately normal with standard deviation kDummyStdDev: the sum of the four bytes of a Philox
 // word (each uniform on 0..255), centred and scaled. Four values a counter.
-void FillNormal(std::string_view name, ThreadPool& pool, std::span<uint16_t> values) {
+void FillNormal(std::string_view name, ThreadPool* pool, std::span<uint16_t> values) {
   constexpr float kMean = 4 * 127.5F;
   constexpr float kStdDev = 147.8F;  // sqrt(4 * (256^2 - 1) / 12)
   constexpr size_t kWords = 4;
@@ -118,7 +118,7 @@ void FillNormal(std::string_view name, ThreadPool& pool, std::span<uint16_t> val
   const Hash128 hash = HashText(name);
   std::memcpy(&seed, hash.data(), sizeof(seed));
   const auto num_counters = static_cast<int64_t>((values.size() + kWords - 1) / kWords);
-  pool.ParallelFor(num_counters, [&](int64_t begin, int64_t end, int) {
+  const auto fill = [&](int64_t begin, int64_t end, int) {
     for (auto counter = static_cast<size_t>(begin); counter < static_cast<size_t>(end); ++counter) {
       const std::array<uint32_t, kWords> words = Philox(seed, counter);
       for (size_t i = 0; i < kWords && counter * kWords + i < values.size(); ++i) {
@@ -129,7 +129,12 @@ void FillNormal(std::string_view name, ThreadPool& pool, std::span<uint16_t> val
             FloatToBf16((static_cast<float>(sum) - kMean) * (kDummyStdDev / kStdDev));
       }
     }
-  });
+  };
+  if (pool == nullptr) {
+    fill(0, num_counters, 0);
+  } else {
+    pool->ParallelFor(num_counters, fill);
+  }
 }
 
 Status Differs(std::string_view what, int64_t expected, int64_t actual) {
@@ -215,7 +220,7 @@ Result<std::unique_ptr<ModelWeights>> DummyWeights(const WeightPlan& plan, Backe
     if (row.role == Role::kNorm) {
       std::ranges::fill(values.As<uint16_t>(), FloatToBf16(1.0F));
     } else {
-      FillNormal(row.name, backend.pool(), values.As<uint16_t>());
+      FillNormal(row.name, &backend.pool(), values.As<uint16_t>());
     }
     RETURN_IF_ERROR(staging.Put(row.name, {DType::kBf16, row.shape, values.data()}));
   }
@@ -229,6 +234,23 @@ Result<std::unique_ptr<ModelWeights>> DummyWeights(const WeightPlan& plan, Backe
         }
       }
     }
+  }
+  RETURN_IF_ERROR(staging.Seal());
+  return staging.Take();
+}
+
+Result<std::unique_ptr<ModelWeights>> NoiseWeights(const WeightPlan& plan, const Backend& backend,
+                                                   LiveBase base, ThreadPool* pool) {
+  const std::vector<bool> is_held = base.is_held;
+  Staging staging({.plan = &plan, .backend = &backend, .pool = pool, .base = std::move(base)});
+  for (size_t i = 0; i < plan.parts.size(); ++i) {
+    const PrecisionRow& row = plan.table->rows[i];
+    if (!is_held[i]) {
+      continue;
+    }
+    ASSIGN_OR_RETURN(Buffer values, Buffer::AllocateHost(2 * NumElements(row.shape)));
+    FillNormal("noise:" + row.name, pool, values.As<uint16_t>());
+    RETURN_IF_ERROR(staging.Put(row.name, {DType::kBf16, row.shape, values.data()}));
   }
   RETURN_IF_ERROR(staging.Seal());
   return staging.Take();

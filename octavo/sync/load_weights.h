@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "octavo/base/status.h"
+#include "octavo/base/thread_pool.h"
 #include "octavo/checkpoint/checkpoint.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/model/model.h"
@@ -29,6 +30,11 @@ Result<std::unique_ptr<ModelWeights>> LoadWeights(const Checkpoint& checkpoint,
 // Random weights of the right shapes, through the same transform: N(0, 0.02), norms 1, seeded by
 // the tensor's name. Static input scales are 1.
 Result<std::unique_ptr<ModelWeights>> DummyWeights(const WeightPlan& plan, Backend& backend);
+
+// Random weights in place of live ones: another draw than DummyWeights, norms included, of every
+// weight that `base` holds; its input scales stay. `pool` may be null.
+Result<std::unique_ptr<ModelWeights>> NoiseWeights(const WeightPlan& plan, const Backend& backend,
+                                                   LiveBase base, ThreadPool* pool);
 
 // ok when `config` describes the model of `spec`; otherwise kInvalidArgument naming the first
 // dimension that differs.

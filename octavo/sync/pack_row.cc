@@ -75,4 +75,24 @@ Result<PackedMatrix> PackVector(const PrecisionRow& row, const ConstTensorView& 
   return packed;
 }
 
+PackedMatrix FormOf(const PackedMatrix& matrix) {
+  PackedMatrix form;
+  form.format = matrix.format;
+  form.rows = matrix.rows;
+  form.cols = matrix.cols;
+  form.tensor_scale = matrix.tensor_scale;
+  form.tensor_scale_divides = matrix.tensor_scale_divides;
+  form.input = matrix.input;
+  form.input_scale = matrix.input_scale;
+  form.vector_dtype = matrix.vector_dtype;
+  return form;
+}
+
+Result<PackedMatrix> Clone(const PackedMatrix& matrix) {
+  PackedMatrix copy = FormOf(matrix);
+  ASSIGN_OR_RETURN(copy.codes, matrix.codes.Clone());
+  ASSIGN_OR_RETURN(copy.scales, matrix.scales.Clone());
+  return copy;
+}
+
 }  // namespace octavo

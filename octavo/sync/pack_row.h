@@ -27,4 +27,8 @@ Result<PackedMatrix> PackRow(const PrecisionRow& row, StoredLayout layout, Input
 Result<PackedMatrix> PackVector(const PrecisionRow& row, const ConstTensorView& source,
                                 ThreadPool* pool);
 
+// Everything of `matrix` but its bytes, and a deep copy. Errors of Clone: kExhausted.
+PackedMatrix FormOf(const PackedMatrix& matrix);
+Result<PackedMatrix> Clone(const PackedMatrix& matrix);
+
 }  // namespace octavo
