@@ -9,10 +9,12 @@
 #include <random>
 #include <utility>
 
+#include "octavo/base/log.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/model/model.h"
 #include "octavo/server/http.h"
 #include "octavo/server/info.h"
+#include "octavo/server/openai_defaults.h"
 #include "octavo/server/reactor.h"
 #include "octavo/server/router.h"
 #include "octavo/server/server.h"
@@ -48,12 +50,17 @@ Application::Application(const ServerOptions& options, Serving* serving, const S
       serving_(serving),
       tokenizer_(text.tokenizer),
       text_(text),
+      chat_defaults_(ReadChatDefaults(serving->model_dir, serving->spec.vocab_size)),
       reactor_(std::move(reactor)),
       rids_(DrawSeed()),
       max_text_bytes_(MaxTextBytes(text.tokenizer, serving->engine->Stats().context_length)),
       created_unix_s_(std::chrono::duration_cast<std::chrono::seconds>(
                           std::chrono::system_clock::now().time_since_epoch())
-                          .count()) {}
+                          .count()) {
+  if (!chat_defaults_.has_value()) {
+    LOG(WARNING, "chat requests will be refused: {}", chat_defaults_.error().message());
+  }
+}
 
 InfoContext Application::Info() const {
   return {.options = &options_,

@@ -13,10 +13,13 @@
 #include <vector>
 
 #include "octavo/base/hash.h"
+#include "octavo/server/answer_shape.h"
 #include "octavo/server/generate_session.h"
 #include "octavo/server/http.h"
 #include "octavo/server/info.h"
 #include "octavo/server/parse_generate.h"
+#include "octavo/server/parse_openai.h"
+#include "octavo/server/parse_sampling.h"
 #include "octavo/server/reactor.h"
 #include "octavo/server/router.h"
 #include "octavo/server/server.h"
@@ -52,13 +55,24 @@ class Application {
 
   void Dispatch(const RouteMatch& match, HttpRequest& request, const WriterPtr& writer);
 
+  // A call that generates, parsed.
+  struct GenerateCall {
+    ParsedGenerate parsed;
+    std::unique_ptr<AnswerShape> shape;
+    HttpResponse (*refuse)(const Status&) = nullptr;  // How its endpoint words an error.
+  };
+
   // handlers_generate.cc
+  GenerateContext MakeGenerateContext();
+  void RunCall(GenerateCall call, const WriterPtr& writer);
   void Generate(const HttpRequest& request, const WriterPtr& writer);
   Status SubmitAll(std::vector<GenerateItem> items,
                    const std::shared_ptr<GenerateSession>& session);
   void AbortRequest(const HttpRequest& request, const WriterPtr& writer);
 
   // handlers_openai.cc
+  OpenAiContext MakeOpenAiContext();
+  void RunOpenAi(const HttpRequest& request, OpenAiKind kind, const WriterPtr& writer);
   void Completions(const HttpRequest& request, const WriterPtr& writer);
   void ChatCompletions(const HttpRequest& request, const WriterPtr& writer);
 
@@ -124,6 +138,7 @@ class Application {
   Serving* const serving_;
   const Tokenizer* const tokenizer_;  // text_.tokenizer.
   const ServerText text_;
+  const Result<SamplingFields> chat_defaults_;  // ReadChatDefaults.
   const std::shared_ptr<Reactor> reactor_;
   RidSource rids_;
   int64_t max_text_bytes_ = 0;

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "octavo/engine/request.h"
+#include "octavo/server/answer_shape.h"
 #include "octavo/server/http.h"
 #include "octavo/server/json_writer.h"
 #include "octavo/server/reactor.h"
@@ -95,6 +96,7 @@ void GenerateSession::OnOutput(size_t seq_idx, const RequestOutput& output) {
     return;
   }
   sequence.Append(output);
+  options_.shape->Append(seq_idx, output);
   num_finished_ += sequence.finished() ? 1 : 0;
   if (!answered_) {
     if (options_.stream) {
@@ -106,7 +108,7 @@ void GenerateSession::OnOutput(size_t seq_idx, const RequestOutput& output) {
     }
   }
   if (num_finished_ == sequences_.size() && options_.done) {
-    int64_t num_clamped = 0;
+    int64_t num_clamped = options_.shape->num_clamped();
     for (const SequenceRenderer& each : sequences_) {
       num_clamped += each.num_clamped();
     }
@@ -120,29 +122,25 @@ void GenerateSession::StreamChunk(size_t seq_idx) {
     writer_->Write(StreamError(sequence.finish().message, 500));
   } else if (sequence.finished() || (sequence.HasNews() && !sequence.HoldsBack() &&
                                      writer_->PendingBytes() < kCongestedBytes)) {
-    const int64_t index = options_.is_list ? static_cast<int64_t>(seq_idx) : -1;
-    writer_->Write(SseEvent(sequence.Render(index)));
+    WriteEvents(options_.shape->Chunk(seq_idx, sequence));
   }
   if (num_finished_ == sequences_.size()) {
     answered_ = true;
+    WriteEvents(options_.shape->Tail(sequences_));
     writer_->Write(SseEvent("[DONE]"));
     writer_->Finish();
   }
 }
 
+void GenerateSession::WriteEvents(std::string events) {
+  if (!events.empty()) {
+    writer_->Write(std::move(events));
+  }
+}
+
 void GenerateSession::AnswerWhole() {
   answered_ = true;
-  if (!options_.is_list) {
-    writer_->Send(JsonResponse(sequences_.front().Render()));
-    return;
-  }
-  std::string body = "[";
-  for (SequenceRenderer& sequence : sequences_) {
-    body += body.size() > 1 ? "," : "";
-    body += sequence.Render();
-  }
-  body += ']';
-  writer_->Send(JsonResponse(std::move(body)));
+  writer_->Send(JsonResponse(options_.shape->Whole(sequences_)));
 }
 
 }  // namespace octavo

@@ -1,5 +1,5 @@
 #pragma once
-// GenerateSession: one HTTP call to /generate while the engine works on its sequences.
+// GenerateSession: one HTTP call that generates, while the engine works on its sequences.
 
 #include <cstdint>
 #include <functional>
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "octavo/engine/request.h"
+#include "octavo/server/answer_shape.h"
 #include "octavo/server/http.h"
 #include "octavo/server/reactor.h"
 #include "octavo/server/render_sequence.h"
@@ -17,7 +18,7 @@ namespace octavo {
 struct SessionOptions {
   std::vector<std::string> rids = {};         // One a sequence.
   std::vector<RenderOptions> sequences = {};  // The same count.
-  bool is_list = false;                       // Answers with an array; streams with "index".
+  std::unique_ptr<AnswerShape> shape = {};    // Never null.
   bool stream = false;
   std::function<void(const std::string& rid)> abort = {};  // Engine::Abort.
   // Runs once, after the last output of the last sequence: `num_clamped` logprobs were not finite.
@@ -44,6 +45,7 @@ class GenerateSession : public std::enable_shared_from_this<GenerateSession> {
  private:
   void AbortRunning();
   void StreamChunk(size_t seq_idx);
+  void WriteEvents(std::string events);
   void AnswerWhole();
 
   SessionOptions options_;

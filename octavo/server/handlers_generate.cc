@@ -8,6 +8,7 @@
 
 #include "octavo/base/status.h"
 #include "octavo/engine/request.h"
+#include "octavo/server/answer_shape.h"
 #include "octavo/server/application.h"
 #include "octavo/server/generate_session.h"
 #include "octavo/server/http.h"
@@ -26,7 +27,7 @@ RenderOptions MakeRenderOptions(const GenerateItem& item, const ParsedGenerate& 
   render.no_stop_trim = item.no_stop_trim;
   render.skip_special_tokens = item.skip_special_tokens;
   render.text_in_logprobs = call.return_text_in_logprobs;
-  render.return_logprob = request.return_logprob;
+  render.return_logprob = request.return_logprob && call.shows_meta;
   render.top_logprobs = request.top_logprobs_num > 0;
   render.ids_logprobs = !request.token_ids_logprob.empty();
   render.routed_experts = request.return_routed_experts;
@@ -54,32 +55,42 @@ Status Application::SubmitAll(std::vector<GenerateItem> items,
   return OkStatus();
 }
 
+GenerateContext Application::MakeGenerateContext() {
+  const EngineStats stats = serving_->engine->Stats();
+  return {.tokenizer = tokenizer_,
+          .rids = &rids_,
+          .vocab_size = serving_->spec.vocab_size,
+          .context_length = stats.context_length,
+          .pool_tokens = stats.max_total_tokens,
+          .max_text_bytes = max_text_bytes_,
+          .stream_interval = options_.stream_interval,
+          .auto_truncate = options_.allow_auto_truncate};
+}
+
 void Application::Generate(const HttpRequest& request, const WriterPtr& writer) {
   if (draining_) {
     return writer->Send(RequestError(Unavailable("the server is stopping")));
   }
-  const GenerateContext context = {
-      .tokenizer = tokenizer_,
-      .rids = &rids_,
-      .vocab_size = serving_->spec.vocab_size,
-      .context_length = serving_->engine->Stats().context_length,
-      .max_text_bytes = max_text_bytes_,
-      .stream_interval = options_.stream_interval,
-      .auto_truncate = options_.allow_auto_truncate,
-  };
-  Result<ParsedGenerate> parsed = ParseGenerate(request.body, context);
+  Result<ParsedGenerate> parsed = ParseGenerate(request.body, MakeGenerateContext());
   if (!parsed.has_value()) {
     return writer->Send(RequestError(parsed.error()));
   }
-  SessionOptions session_options{.is_list = parsed->is_list, .stream = parsed->stream};
+  std::unique_ptr<AnswerShape> shape = MakeNativeShape(parsed->is_list);
+  RunCall({.parsed = *std::move(parsed), .shape = std::move(shape), .refuse = RequestError},
+          writer);
+}
+
+void Application::RunCall(GenerateCall call, const WriterPtr& writer) {
+  ParsedGenerate& parsed = call.parsed;
+  SessionOptions session_options{.shape = std::move(call.shape), .stream = parsed.stream};
   int64_t prompt_tokens = 0;
-  for (const GenerateItem& item : parsed->items) {
+  for (const GenerateItem& item : parsed.items) {
     // All are checked before the first is queued, so that a refused item costs its siblings
     // nothing.
     if (const Status status = serving_->engine->Validate(item.request); !status.ok()) {
-      return writer->Send(RequestError(status));
+      return writer->Send(call.refuse(status));
     }
-    RenderOptions render = MakeRenderOptions(item, *parsed);
+    RenderOptions render = MakeRenderOptions(item, parsed);
     render.tokenizer = tokenizer_;
     render.recipe = serving_->recipe;
     render.is_emulated = serving_->is_emulated;
@@ -91,15 +102,15 @@ void Application::Generate(const HttpRequest& request, const WriterPtr& writer) 
   session_options.abort = [engine = serving_->engine.get()](const std::string& rid) {
     engine->Abort(rid);
   };
-  const std::string batch_rid = parsed->batch_rid;
+  const std::string batch_rid = parsed.batch_rid;
   session_options.done = [this, batch_rid, prompt_tokens](int64_t num_clamped) {
     num_clamped_logprobs_ += num_clamped;
     live_prompt_tokens_ -= prompt_tokens;
     batch_rids_.erase(batch_rid);
   };
   const auto session = std::make_shared<GenerateSession>(std::move(session_options), writer);
-  if (const Status status = SubmitAll(std::move(parsed->items), session); !status.ok()) {
-    return session->Fail(RequestError(status));
+  if (const Status status = SubmitAll(std::move(parsed.items), session); !status.ok()) {
+    return session->Fail(call.refuse(status));
   }
   live_prompt_tokens_ += prompt_tokens;
   if (!batch_rid.empty()) {

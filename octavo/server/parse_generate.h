@@ -30,6 +30,7 @@ struct GenerateContext {
   RidSource* rids = nullptr;
   int64_t vocab_size = 0;
   int64_t context_length = 0;     // Tokens of prompt and output together.
+  int64_t pool_tokens = 0;        // Of the KV pool, which bounds them too; 0: not known.
   int64_t max_text_bytes = 0;     // No longer text can fit the context; 0: not checked.
   int64_t stream_interval = 1;    // For requests that name none.
   bool auto_truncate = false;     // Cut prompt or budget to the context instead of refusing.
@@ -50,6 +51,7 @@ struct ParsedGenerate {
   bool stream = false;
   bool return_prompt_token_ids = false;
   bool return_text_in_logprobs = false;
+  bool shows_meta = true;  // The answer has meta_info, and in it the logprobs asked for.
   std::string batch_rid =
       {};  // The one rid of a batch, whose items are batch_rid_0, batch_rid_1, ...
 };

@@ -9,6 +9,7 @@
 #include <system_error>
 #include <utility>
 
+#include "octavo/base/check.h"
 #include "octavo/base/status.h"
 #include "octavo/server/json.h"
 
@@ -269,6 +270,13 @@ Result<SamplingFields> ParseSampling(const JsonValue* object, int64_t vocab_size
                            fields.params.max_new_tokens, fields.params.min_new_tokens);
   }
   return fields;
+}
+
+Status ApplySamplingKey(SamplingKey key, const JsonValue& value, int64_t vocab_size,
+                        SamplingFields& fields) {
+  const KeyRule* rule = FindRule(key.native_key);
+  CHECK(rule != nullptr);
+  return rule->apply(value, {key.key, vocab_size}, fields);
 }
 
 }  // namespace octavo

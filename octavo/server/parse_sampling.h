@@ -1,7 +1,9 @@
 #pragma once
 // sampling_params of one request: every key by name, its range, and what is refused.
 
+#include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "octavo/base/status.h"
@@ -26,5 +28,15 @@ struct SamplingFields {
 // unknown key (a mistyped knob must never change a policy in silence), kUnsupported for what is not
 // built; each names the key.
 Result<SamplingFields> ParseSampling(const JsonValue* object, int64_t vocab_size);
+
+// One parameter that another dialect spells in its own way: `native_key` is its key in
+// sampling_params, `key` what messages call it.
+struct SamplingKey {
+  std::string_view key;
+  std::string_view native_key;
+};
+// Errors as above. `value` is not null, and native_key is a key that ParseSampling knows.
+Status ApplySamplingKey(SamplingKey key, const JsonValue& value, int64_t vocab_size,
+                        SamplingFields& fields);
 
 }  // namespace octavo

@@ -75,6 +75,14 @@ std::string FinishReasonJson(const FinishReason& finish, int64_t max_new_tokens)
   return json.Take();
 }
 
+void AppendLogprob(std::string& out, float logprob, int64_t* num_clamped) {
+  if (!(logprob >= -1e30F) || std::isinf(logprob)) {
+    ++*num_clamped;
+    logprob = -1e30F;
+  }
+  AppendJsonFloat(out, logprob);
+}
+
 SequenceRenderer::SequenceRenderer(RenderOptions options) : options_(std::move(options)) {
   if (options_.tokenizer != nullptr) {
     decoder_ =
@@ -127,13 +135,9 @@ void SequenceRenderer::AppendIdAndText(std::string& list, int32_t id) {
 }
 
 void SequenceRenderer::AppendEntry(std::string& list, float logprob, int32_t id) {
-  if (!(logprob >= -1e30F) || std::isinf(logprob)) {
-    ++num_clamped_;
-    logprob = -1e30F;
-  }
   Separate(list);
   list += '[';
-  AppendJsonFloat(list, logprob);
+  AppendLogprob(list, logprob, &num_clamped_);
   AppendIdAndText(list, id);
 }
 
@@ -258,6 +262,26 @@ void SequenceRenderer::WriteMeta(JsonWriter& json) const {
   json.EndObject();
 }
 
+void SequenceRenderer::WritePromptIds(JsonWriter& json) const {
+  if (!options_.return_prompt_token_ids) {
+    return;
+  }
+  json.Key("prompt_token_ids").BeginArray();
+  for (const int32_t id : options_.prompt_token_ids) {
+    json.Value(int64_t{id});
+  }
+  json.EndArray();
+}
+
+std::string SequenceRenderer::TakeText() {
+  std::string storage;
+  const std::string_view text = VisibleText(storage);
+  std::string taken(text.substr(std::min(sent_bytes_, text.size())));
+  sent_bytes_ = std::max(sent_bytes_, text.size());
+  num_new_ = 0;
+  return taken;
+}
+
 std::string SequenceRenderer::Render(int64_t index) {
   std::string storage;
   const std::string_view text = VisibleText(storage);
@@ -268,13 +292,7 @@ std::string SequenceRenderer::Render(int64_t index) {
   json.Key("output_ids").Raw(Bracketed(ids_));
   json.Key("meta_info");
   WriteMeta(json);
-  if (options_.return_prompt_token_ids) {
-    json.Key("prompt_token_ids").BeginArray();
-    for (const int32_t id : options_.prompt_token_ids) {
-      json.Value(int64_t{id});
-    }
-    json.EndArray();
-  }
+  WritePromptIds(json);
   if (index >= 0) {
     json.Field("index", index);
   }

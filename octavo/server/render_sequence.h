@@ -1,5 +1,6 @@
 #pragma once
-// SequenceRenderer: from the engine's snapshots of one sequence to the JSON object of /generate.
+// SequenceRenderer: from the engine's snapshots of one sequence to the JSON object of /generate, or
+// to the text and the meta_info that other shapes of an answer are made of.
 //
 // Lists are kept as JSON text that only grows, so a cumulative chunk costs a copy of what came
 // before, not a second rendering of it.
@@ -55,6 +56,17 @@ class SequenceRenderer {
   // incremental mode it starts the next delta.
   std::string Render(int64_t index = -1);
 
+  // For shapes of their own: the text that no earlier call gave, all of it when there was none.
+  std::string TakeText();
+  // The meta_info object.
+  void WriteMeta(JsonWriter& json) const;
+  // "prompt_token_ids" with its ids, when asked for.
+  void WritePromptIds(JsonWriter& json) const;
+  // The counts, rid and versions of the last snapshot; its lists are empty.
+  const RequestOutput& last() const { return last_; }
+  // Base64, "" until the sequence has finished.
+  const std::string& routed_experts() const { return routed_experts_; }
+
   // Logprobs that were not finite and were written as -1e30.
   int64_t num_clamped() const { return num_clamped_; }
 
@@ -65,7 +77,6 @@ class SequenceRenderer {
   void AppendEntryList(std::string& list, const std::vector<TokenLogprob>& entries);
   void AppendIdAndText(std::string& list, int32_t id);
   std::string_view VisibleText(std::string& storage) const;
-  void WriteMeta(JsonWriter& json) const;
   void WriteLogprobs(JsonWriter& json) const;
   void StartNextDelta(size_t text_bytes);
 
@@ -89,6 +100,10 @@ class SequenceRenderer {
   bool inputs_sent_ = false;
   int64_t num_clamped_ = 0;
 };
+
+// Appends a logprob; one that is not finite, or below what a float32 sum can bear, as -1e30, which
+// `num_clamped` counts.
+void AppendLogprob(std::string& out, float logprob, int64_t* num_clamped);
 
 // The finish_reason object of 3.5; "null" for kNone.
 std::string FinishReasonJson(const FinishReason& finish, int64_t max_new_tokens);

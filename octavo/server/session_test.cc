@@ -18,10 +18,12 @@
 
 #include "octavo/base/status.h"
 #include "octavo/engine/request.h"
+#include "octavo/server/answer_shape.h"
 #include "octavo/server/generate_session.h"
 #include "octavo/server/http.h"
 #include "octavo/server/json.h"
 #include "octavo/server/reactor.h"
+#include "octavo/server/recording_writer_for_test.h"
 #include "octavo/server/render_sequence.h"
 #include "octavo/server/stop_strings.h"
 #include "octavo/text/tokenizer.h"
@@ -32,23 +34,6 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
-
-class RecordingWriter final : public ResponseWriter {
- public:
-  void Send(HttpResponse response) override { sent = std::move(response); }
-  void StartStream() override { streaming = true; }
-  void Write(std::string bytes) override { events.push_back(std::move(bytes)); }
-  void Finish() override { finished = true; }
-  int64_t PendingBytes() const override { return pending_bytes; }
-  void OnPeerGone(std::function<void()> callback) override { on_gone = std::move(callback); }
-
-  std::optional<HttpResponse> sent;
-  std::vector<std::string> events;
-  bool streaming = false;
-  bool finished = false;
-  int64_t pending_bytes = 0;
-  std::function<void()> on_gone;
-};
 
 // Runs what is posted when the test says so.
 class ManualReactor final : public Reactor {
@@ -91,7 +76,7 @@ class SessionTest : public testing::Test {
 
   std::shared_ptr<GenerateSession> Start(std::vector<RenderOptions> sequences, bool stream,
                                          bool is_list = false) {
-    SessionOptions options{.is_list = is_list, .stream = stream};
+    SessionOptions options{.shape = MakeNativeShape(is_list), .stream = stream};
     for (size_t i = 0; i < sequences.size(); ++i) {
       options.rids.push_back(fmt::format("r{}", i));
     }
