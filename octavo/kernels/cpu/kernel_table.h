@@ -27,6 +27,7 @@ struct MatMulArgs {
   int64_t c_stride = 0;
   bool from_zero = false;             // c is overwritten; otherwise it is added to.
   const float* row_scales = nullptr;  // [rows] or null.
+  bool b_is_paired = false;           // b went through MatMulKernel::pair_b.
   // While a line of B is read, the line this many bytes on is fetched into the cache.
   int64_t prefetch_bytes = 0;
 };
@@ -67,6 +68,9 @@ struct DecodeArgs {
   int64_t first_tile = 0;
   int64_t num_tiles = 0;
   uint16_t* pairs = nullptr;
+  // Each four depths as the pairs (2, 0) and (3, 1), the lower half first: what
+  // MatMulKernel::pair_b makes of panels. Else (0, 1) and (2, 3).
+  bool is_paired = false;
 };
 
 struct PanelKernels {
@@ -131,6 +135,9 @@ struct MatMulKernel {
   // Brings A elements into the order in which matmul wants them, a multiple of 32 of them; null:
   // they lie as they are.
   void (*order_a)(uint16_t* a, int64_t n) = nullptr;
+  // Brings whole tiles of panels into the order in which matmul reads them fastest; worth its
+  // while for many rows. Null: there is no better one.
+  void (*pair_b)(const uint16_t* from, int64_t num_elems, uint16_t* to) = nullptr;
   void (*matmul)(const MatMulArgs& args) = nullptr;
   // Whether matmul takes row_scales.
   bool has_row_scales = false;

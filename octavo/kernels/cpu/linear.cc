@@ -71,7 +71,7 @@ Status LinearOp::Reserve(int64_t max_tokens, int64_t max_width, int64_t max_grou
   const int64_t gathered = std::min(kChunkRows, RoundUp(max_grouped_rows, RowStep()));
   for (WorkerScratch& worker : workers_) {
     RETURN_IF_ERROR(worker.sums.Ensure(kChunkRows * kGroupCols * kFloat));
-    RETURN_IF_ERROR(worker.decoded.Ensure(kDepthBlock * kGroupCols * int64_t{sizeof(uint16_t)}));
+    RETURN_IF_ERROR(worker.decoded.Ensure(kMaxDepthBlock * kGroupCols * int64_t{sizeof(uint16_t)}));
     RETURN_IF_ERROR(worker.products.Ensure(kScaleRows * kGroupCols * kFloat));
     RETURN_IF_ERROR(worker.inputs.Ensure(gathered * InputStride(max_width) * ElemBytes()));
     RETURN_IF_ERROR(worker.scales.Ensure(gathered * NumFp8Blocks(max_width) * kFloat));

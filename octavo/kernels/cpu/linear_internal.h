@@ -18,12 +18,14 @@
 namespace octavo::cpu {
 
 inline constexpr int64_t kFloat = sizeof(float);
-// Rows of one chunk: a multiple of the kernels' register blocks. With a depth block of 256 its
-// FP32 inputs are 288 KiB and its sums 144 KiB: together in an L2 of 1 MiB.
+// Rows of one chunk: a multiple of the kernels' register blocks. Its inputs over a block of depth
+// are 288 KiB, its sums 144 KiB, and the block of a group's panels at most 128 KiB: together in an
+// L2 of 1 MiB.
 inline constexpr int64_t kChunkRows = 288;
 inline constexpr int64_t kMaxGroupPanels = 8;  // 128 columns: one row of FP8 weight scales.
 inline constexpr int64_t kGroupCols = kMaxGroupPanels * kPanelCols;
-inline constexpr int64_t kDepthBlock = 256;
+inline constexpr int64_t kDepthBlockBytes = 1024;  // Of a row of A elements.
+inline constexpr int64_t kMaxDepthBlock = kDepthBlockBytes / 2;
 // Rows of P that are summed before they are scaled into acc; stays in L1.
 inline constexpr int64_t kScaleRows = 48;
 

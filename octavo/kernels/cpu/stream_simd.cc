@@ -207,7 +207,7 @@ void Stream(PanelCode code, const StreamArgs& args) {
 // --- To BF16
 // --------------------------------------------------------------------------------------
 
-template <PanelCode kCode>
+template <PanelCode kCode, bool kIsPaired>
 void DecodePanel(const DecodeArgs& args) {
   const Panel panel{args.codes, args.scales};
   const WeightDecoder<kCode> decoder;
@@ -220,9 +220,9 @@ void DecodePanel(const DecodeArgs& args) {
         decoder.template Load<kHalf>(panel, scales, k, v, w);
         for (int pair = 0; pair < 2; ++pair) {
           // The lower halves are zeros: the values are exact in BF16.
-          const VU32 even = hn::BitCast(DU32(), w[2 * pair]);
-          const VU32 odd = hn::BitCast(DU32(), w[2 * pair + 1]);
-          hn::StoreU(hn::Or(hn::ShiftRight<16>(even), odd), DU32(),
+          const VU32 lower = hn::BitCast(DU32(), w[kIsPaired ? pair + 2 : 2 * pair]);
+          const VU32 upper = hn::BitCast(DU32(), w[kIsPaired ? pair : 2 * pair + 1]);
+          hn::StoreU(hn::Or(hn::ShiftRight<16>(lower), upper), DU32(),
                      to + pair * kPanelCols + v * kLanes);
         }
       }
@@ -238,11 +238,14 @@ void DecodePanel(const DecodeArgs& args) {
 void Decode(PanelCode code, const DecodeArgs& args) {
   switch (code) {
     case PanelCode::kE4m3:
-      return DecodePanel<PanelCode::kE4m3>(args);
+      return args.is_paired ? DecodePanel<PanelCode::kE4m3, true>(args)
+                            : DecodePanel<PanelCode::kE4m3, false>(args);
     case PanelCode::kMxfp8:
-      return DecodePanel<PanelCode::kMxfp8>(args);
+      return args.is_paired ? DecodePanel<PanelCode::kMxfp8, true>(args)
+                            : DecodePanel<PanelCode::kMxfp8, false>(args);
     case PanelCode::kNvfp4:
-      return DecodePanel<PanelCode::kNvfp4>(args);
+      return args.is_paired ? DecodePanel<PanelCode::kNvfp4, true>(args)
+                            : DecodePanel<PanelCode::kNvfp4, false>(args);
     case PanelCode::kBf16:
       return;  // They are.
   }
