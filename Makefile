@@ -3,7 +3,7 @@
 JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 60
 
-.PHONY: build demo test bench bench-convert accuracy format check asan tsan fuzz packages check-packages clean
+.PHONY: build demo test bench bench-convert bench-serving accuracy format check asan tsan fuzz packages check-packages clean
 
 build: packages
 	@cmake --preset release >build.log 2>&1 || { cat build.log; rm -f build.log; exit 1; }
@@ -23,6 +23,10 @@ bench: build
 # The converter against a copy of the same files, and the quantizers against read bandwidth.
 bench-convert: build
 	python3 bench/convert/run.py
+
+# Latencies, CPU share of the HTTP layer and memory of a server under load.
+bench-serving: build
+	python3 bench/serving/run.py
 
 # Accuracy and divergence of every format on the trained models.
 accuracy: build

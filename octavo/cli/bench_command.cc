@@ -1,5 +1,11 @@
+#include <cerrno>
 #include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -10,11 +16,13 @@
 #include "octavo/base/status.h"
 #include "octavo/cli/cli.h"
 #include "octavo/cli/commands.h"
+#include "octavo/client/generate_client.h"
 #include "octavo/client/http_client.h"
 #include "octavo/measure/bench.h"
 #include "octavo/measure/bench_url.h"
 #include "octavo/measure/progress.h"
 #include "octavo/sync/serving.h"
+#include "octavo/text/tokenizer.h"
 
 namespace octavo {
 namespace {
@@ -24,15 +32,51 @@ struct BenchFlags {
   std::string url;
   BenchOptions model;
   UrlBenchOptions server;
+  // 0: not given, the default of either form.
+  int64_t input_len = 0;
+  int64_t output_len = 0;
+  std::string tokenizer;
+  std::string output_file;
   std::vector<std::string> compare;  // Formats; empty: the one of the policy flags.
   std::string plot;
   bool json = false;
 };
 
+// A server that runs here serves a folder that we can read as well.
+Result<std::optional<Tokenizer>> LoadBenchTokenizer(const HttpUrl& url, const BenchFlags& flags) {
+  if (!flags.tokenizer.empty()) {
+    ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::LoadFolder(flags.tokenizer));
+    return std::optional<Tokenizer>(std::move(tokenizer));
+  }
+  HttpClient client(url, flags.server.timeouts);
+  const Result<ModelInfo> info = GetModelInfo(client);
+  if (info.has_value() && info->has_tokenizer &&
+      std::filesystem::exists(std::filesystem::path(info->model_path) / "tokenizer.json")) {
+    ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::LoadFolder(info->model_path));
+    return std::optional<Tokenizer>(std::move(tokenizer));
+  }
+  return std::optional<Tokenizer>();
+}
+
+Status AppendLine(const std::string& path, const std::string& line) {
+  std::FILE* const file = std::fopen(path.c_str(), "ae");
+  if (file == nullptr) {
+    return InvalidArgument("{}: cannot be opened: {}", path, std::strerror(errno));
+  }
+  const bool is_written = std::fputs((line + "\n").c_str(), file) >= 0;
+  const bool is_closed = std::fclose(file) == 0;
+  return is_written && is_closed
+             ? OkStatus()
+             : Internal("{}: cannot be written: {}", path, std::strerror(errno));
+}
+
 Status BenchServer(BenchFlags flags) {
   ASSIGN_OR_RETURN(const HttpUrl url, ParseHttpUrl(flags.url));
-  flags.server.input_len = flags.model.input_len;
-  flags.server.output_len = flags.model.output_len;
+  flags.server.input_len = flags.input_len > 0 ? flags.input_len : flags.server.input_len;
+  flags.server.output_len = flags.output_len > 0 ? flags.output_len : flags.server.output_len;
+  RETURN_IF_ERROR(AwaitServedName(url, flags.server).error());
+  ASSIGN_OR_RETURN(const std::optional<Tokenizer> tokenizer, LoadBenchTokenizer(url, flags));
+  flags.server.tokenizer = tokenizer.has_value() ? &*tokenizer : nullptr;
   auto bar = std::make_unique<ProgressBar>("requests");
   flags.server.on_progress = [&](int64_t done, int64_t total) { bar->Update(done, total); };
   const Result<UrlBenchReport> report = BenchUrl(url, flags.server);
@@ -40,8 +84,14 @@ Status BenchServer(BenchFlags flags) {
   if (!report) {
     return report.error();
   }
-  PrintLine(flags.json ? UrlBenchReportJson(*report) : UrlBenchReportText(*report));
-  return OkStatus();
+  const std::string json = UrlBenchReportJson(*report);
+  PrintLine(flags.json ? json : UrlBenchReportText(*report));
+  if (!flags.output_file.empty()) {
+    RETURN_IF_ERROR(AppendLine(flags.output_file, json));
+  }
+  return report->failed == 0 ? OkStatus()
+                             : Internal("octavo bench: {} of {} requests failed", report->failed,
+                                        flags.server.num_prompts);
 }
 
 // One subject a format; what is kept in BF16 goes for every format but bf16 itself.
@@ -83,6 +133,8 @@ Status RunBenchCommand(BenchFlags flags) {
     return BenchServer(std::move(flags));
   }
   ASSIGN_OR_RETURN(std::vector<BenchSubject> subjects, Subjects(flags));
+  flags.model.input_len = flags.input_len > 0 ? flags.input_len : flags.model.input_len;
+  flags.model.output_len = flags.output_len > 0 ? flags.output_len : flags.model.output_len;
   flags.model.chunk_tokens = flags.serving.engine.chunk_tokens;
   flags.model.on_progress = [](std::string_view what) { LOG(INFO, "bench {}", what); };
   ASSIGN_OR_RETURN(const BenchReport report, BenchModels(std::move(subjects), flags.model));
@@ -91,6 +143,81 @@ Status RunBenchCommand(BenchFlags flags) {
   }
   PrintLine(flags.json ? BenchReportJson(report) : BenchReportText(report));
   return OkStatus();
+}
+
+// Of both forms, and of a model in this process.
+void AddModelFlags(CLI::App& command, BenchFlags* flags) {
+  command
+      .add_option("--input-len,--random-input-len", flags->input_len,
+                  "Prompt tokens of a sequence; 512, with --url at most 1024")
+      ->check(CLI::PositiveNumber);
+  command
+      .add_option("--output-len,--random-output-len", flags->output_len,
+                  "Tokens to generate; 128, with --url at most 1024")
+      ->check(CLI::PositiveNumber);
+  command.add_option("--batch", flags->model.batches, "Sequences decoded together; a list")
+      ->delimiter(',')
+      ->capture_default_str();
+  command.add_option("--repeats", flags->model.repeats, "Runs that the median is over")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      .add_option("--compare", flags->compare,
+                  "Formats to measure in turns, the first being the yardstick, such as "
+                  "bf16,fp8,mxfp8,nvfp4")
+      ->delimiter(',');
+  command.add_option("--plot", flags->plot, "Write a picture (SVG) of the rates to this file");
+}
+
+// The names of SGLang's bench_serving.py.
+void AddServerFlags(CLI::App& command, BenchFlags* flags) {
+  const std::string group = "With --url";
+  UrlBenchOptions& server = flags->server;
+  const std::map<std::string, BenchBackend> backends = {
+      {"native", BenchBackend::kNative},   {"sglang", BenchBackend::kNative},
+      {"oai", BenchBackend::kCompletions}, {"sglang-oai", BenchBackend::kCompletions},
+      {"oai-chat", BenchBackend::kChat},   {"sglang-oai-chat", BenchBackend::kChat}};
+  command.add_option("--backend", server.backend, "native, oai or oai-chat: who is asked")
+      ->transform(CLI::CheckedTransformer(backends))
+      ->default_str("native")
+      ->group(group);
+  command.add_option("--num-prompts", server.num_prompts, "Requests in all")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str()
+      ->group(group);
+  command
+      .add_option("--random-range-ratio", server.range_ratio,
+                  "Lengths are drawn from this share of the longest up to it; 1: constant")
+      ->capture_default_str()
+      ->group(group);
+  command
+      .add_option("--request-rate", server.request_rate,
+                  "Requests a second, with exponential gaps; inf: all at once")
+      ->capture_default_str()
+      ->group(group);
+  command
+      .add_option("--max-concurrency,--parallel", server.max_concurrency,
+                  "Requests in flight; 0: no bound")
+      ->capture_default_str()
+      ->group(group);
+  command.add_option("--seed", server.seed, "Of lengths, prompts and gaps")
+      ->capture_default_str()
+      ->group(group);
+  command.add_option("--warmup-requests", server.warmup_requests, "Sent first and not counted")
+      ->capture_default_str()
+      ->group(group);
+  command.add_flag("--flush-cache", server.flush_cache, "Drop the prefix cache after the warm-up")
+      ->group(group);
+  command
+      .add_option("--tokenizer", flags->tokenizer,
+                  "Folder whose tokenizer makes the texts; otherwise the served one if it is here")
+      ->group(group);
+  command.add_flag("--tokenize-prompt", server.send_ids, "Send ids instead of text")->group(group);
+  command
+      .add_option("--vocab-size", server.vocab_size, "Ids are below this; 0: as the server says")
+      ->group(group);
+  command.add_option("--output-file", flags->output_file, "Append the report as one line of JSON")
+      ->group(group);
 }
 
 }  // namespace
@@ -103,36 +230,15 @@ void AddBenchCommand(CLI::App& app, int* exit_code) {
   const auto flags = std::make_shared<BenchFlags>();
   AddServingFlags(*command, &flags->serving, false);
   command->add_option("--url", flags->url, "A running server instead of MODEL");
-  command->add_option("--batch", flags->model.batches, "Sequences decoded together; a list")
-      ->delimiter(',')
-      ->capture_default_str();
-  command->add_option("--input-len", flags->model.input_len, "Prompt tokens of a sequence")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command->add_option("--output-len", flags->model.output_len, "Tokens to generate")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command->add_option("--repeats", flags->model.repeats, "Runs that the median is over")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command
-      ->add_option("--compare", flags->compare,
-                   "Formats to measure in turns, the first being the yardstick, such as "
-                   "bf16,fp8,mxfp8,nvfp4")
-      ->delimiter(',');
-  command->add_option("--plot", flags->plot, "Write a picture (SVG) of the rates to this file");
-  command->add_option("--num-prompts", flags->server.num_prompts, "With --url: requests in all")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command->add_option("--parallel", flags->server.parallel, "With --url: requests in flight")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+  AddModelFlags(*command, flags.get());
+  AddServerFlags(*command, flags.get());
   command->add_flag("--json", flags->json, "Print one JSON object");
   AddExamples(*command,
               "  octavo bench models/abacus-dense --format fp8\n"
               "  octavo bench bench/shapes/qwen3-0.6b --load-format dummy --batch 1,8\n"
               "  octavo bench bench/shapes/qwen3-0.6b --load-format dummy --compare bf16,fp8\n"
-              "  octavo bench --url http://127.0.0.1:30000 --num-prompts 64 --parallel 16");
+              "  octavo bench --url http://127.0.0.1:30000 --num-prompts 64 --random-input-len 128 "
+              "--random-output-len 64 --max-concurrency 16");
   command->callback([flags, exit_code] {
     const Status status = RunBenchCommand(*flags);
     *exit_code = status.ok() ? kExitOk : ReportError(status);

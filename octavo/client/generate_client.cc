@@ -212,10 +212,12 @@ Result<ModelInfo> GetModelInfo(HttpClient& client) {
   ASSIGN_OR_RETURN(const std::string text, GetText(client, "/get_model_info"));
   ASSIGN_OR_RETURN(const Json json, ParseObject(text, "reply of /get_model_info"));
   const Json* emulated = Member(json, "emulated");
+  const auto tokenizer = json.find("tokenizer_path");
   return ModelInfo{.model_path = StringOr(json, "model_path"),
                    .weight_version = StringOr(json, "weight_version"),
                    .recipe = StringOr(json, "recipe"),
-                   .is_emulated = emulated != nullptr && *emulated == true};
+                   .is_emulated = emulated != nullptr && *emulated == true,
+                   .has_tokenizer = tokenizer == json.end() || !tokenizer->is_null()};
 }
 
 Result<std::optional<int64_t>> GetVocabSize(HttpClient& client) {

@@ -80,6 +80,7 @@ struct ModelInfo {
   std::string weight_version;
   std::string recipe;  // Of Octavo; empty for servers that do not send it.
   bool is_emulated = false;
+  bool has_tokenizer = true;  // False where tokenizer_path is null: replies are ids without text.
 };
 // GET /get_model_info, the name that every server of the dialect answers.
 Result<ModelInfo> GetModelInfo(HttpClient& client);

@@ -39,6 +39,18 @@ std::optional<int64_t> NumberInFile(const std::string& path) {
   return text.has_value() ? FirstNumber(*text) : std::nullopt;
 }
 
+// The bytes of a line "NAME  123 kB" of a file below /proc.
+Result<int64_t> ProcBytes(const std::string& path, std::string_view name) {
+  ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path));
+  const size_t line = text.find(name);
+  const std::optional<int64_t> kib =
+      line == std::string::npos ? std::nullopt : FirstNumber(std::string_view(text).substr(line));
+  if (!kib.has_value()) {
+    return Internal("{}: expected a line {}", path, name);
+  }
+  return *kib * 1024;
+}
+
 Status CheckSizes(const PoolBudgetArgs& args) {
   if (args.max_total_tokens != 0 && args.max_total_tokens < kPageTokens) {
     return InvalidArgument("max_total_tokens: expected 0 or at least {}, got {}", kPageTokens,
@@ -66,15 +78,7 @@ Status CheckSizes(const PoolBudgetArgs& args) {
 }  // namespace
 
 Result<int64_t> AvailableMemoryBytes() {
-  ASSIGN_OR_RETURN(const std::string meminfo, ReadTextFile("/proc/meminfo"));
-  const size_t line = meminfo.find("MemAvailable:");
-  const std::optional<int64_t> kib = line == std::string::npos
-                                         ? std::nullopt
-                                         : FirstNumber(std::string_view(meminfo).substr(line));
-  if (!kib.has_value()) {
-    return Internal("/proc/meminfo: expected a line MemAvailable");
-  }
-  int64_t available = *kib * 1024;
+  ASSIGN_OR_RETURN(int64_t available, ProcBytes("/proc/meminfo", "MemAvailable:"));
   // "max" holds no number: no limit.
   const std::optional<int64_t> limit = NumberInFile("/sys/fs/cgroup/memory.max");
   const std::optional<int64_t> current = NumberInFile("/sys/fs/cgroup/memory.current");
@@ -83,6 +87,8 @@ Result<int64_t> AvailableMemoryBytes() {
   }
   return available;
 }
+
+Result<int64_t> MappedMemoryBytes() { return ProcBytes("/proc/self/status", "VmData:"); }
 
 Result<PoolBudget> ChoosePool(const PoolBudgetArgs& args) {
   RETURN_IF_ERROR(CheckSizes(args));

@@ -13,6 +13,11 @@ namespace octavo {
 // cgroup (v2) leaves. Errors: kInternal when /proc/meminfo cannot be read.
 Result<int64_t> AvailableMemoryBytes();
 
+// Private writable memory that this process has mapped, touched or not (VmData of
+// /proc/self/status): what its anonymous memory can grow to before anything more is asked for.
+// Errors: kInternal when /proc/self/status cannot be read.
+Result<int64_t> MappedMemoryBytes();
+
 struct PoolBudgetArgs {
   // At most one of the three says how large the pool is.
   int64_t max_total_tokens = 0;

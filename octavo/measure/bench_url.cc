@@ -1,23 +1,24 @@
 #include "octavo/measure/bench_url.h"
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
-#include <mutex>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <thread>
+#include <utility>
+#include <vector>
 
-#include "octavo/base/random.h"
 #include "octavo/client/generate_client.h"
+#include "octavo/client/http_fleet.h"
 
 namespace octavo {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-using Json = nlohmann::ordered_json;
 
-constexpr int64_t kMaxParallel = 4096;
 constexpr int64_t kWarmUpTokens = 32;
+constexpr auto kReadyPollEvery = std::chrono::seconds(1);
+constexpr auto kPauseBeforeRun = std::chrono::seconds(1);
 
 double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -30,10 +31,11 @@ Status CheckOptions(const UrlBenchOptions& options) {
     int64_t min;
     int64_t max;
   };
-  const Bound bounds[] = {{"num-prompts", options.num_prompts, 1, INT64_MAX},
-                          {"input-len", options.input_len, 1, INT32_MAX},
-                          {"output-len", options.output_len, 1, INT32_MAX},
-                          {"parallel", options.parallel, 1, kMaxParallel},
+  const Bound bounds[] = {{"num-prompts", options.num_prompts, 1, INT32_MAX},
+                          {"random-input-len", options.input_len, 1, INT32_MAX},
+                          {"random-output-len", options.output_len, 1, INT32_MAX},
+                          {"max-concurrency", options.max_concurrency, 0, INT32_MAX},
+                          {"warmup-requests", options.warmup_requests, 0, INT32_MAX},
                           {"vocab-size", options.vocab_size, 0, INT32_MAX}};
   for (const Bound& bound : bounds) {
     if (bound.value < bound.min || bound.value > bound.max) {
@@ -41,224 +43,247 @@ Status CheckOptions(const UrlBenchOptions& options) {
                              bound.max, bound.value);
     }
   }
+  // Written so that NaN is refused.
+  if (!(options.range_ratio >= 0.0 && options.range_ratio <= 1.0)) {
+    return InvalidArgument("bench: expected random-range-ratio in [0, 1], got {}",
+                           options.range_ratio);
+  }
+  if (!(options.request_rate > 0.0)) {
+    return InvalidArgument("bench: expected request-rate above 0, got {}", options.request_rate);
+  }
+  if (options.backend == BenchBackend::kChat &&
+      (options.tokenizer == nullptr || options.send_ids)) {
+    return InvalidArgument("bench: a chat is text; give --tokenizer");
+  }
   return OkStatus();
 }
 
-Result<int64_t> VocabSize(const HttpUrl& url, const UrlBenchOptions& options) {
-  if (options.vocab_size > 0) {
-    return options.vocab_size;
-  }
+// What the run must know of the server.
+struct ServerFacts {
+  std::string model;  // The served name.
+  int64_t vocab_size = 0;
+  bool has_tokenizer = true;
+};
+
+Result<ServerFacts> AskServer(const HttpUrl& url, const UrlBenchOptions& options) {
   HttpClient client(url, options.timeouts);
-  ASSIGN_OR_RETURN(const std::optional<int64_t> size, GetVocabSize(client));
-  if (!size.has_value() || *size <= 0 || *size > INT32_MAX) {
+  ServerFacts facts;
+  ASSIGN_OR_RETURN(facts.model, AwaitServedName(url, options));
+  facts.vocab_size = options.vocab_size;
+  if (facts.vocab_size == 0 && options.tokenizer != nullptr) {
+    facts.vocab_size = options.tokenizer->vocab_size();
+  }
+  if (facts.vocab_size == 0) {
+    ASSIGN_OR_RETURN(const std::optional<int64_t> size, GetVocabSize(client));
+    facts.vocab_size = size.value_or(0);
+  }
+  if (facts.vocab_size <= 0 || facts.vocab_size > INT32_MAX) {
     return InvalidArgument("bench: {} does not say its vocab_size; give --vocab-size",
                            url.ToString());
   }
-  return *size;
+  if (options.backend == BenchBackend::kNative) {
+    ASSIGN_OR_RETURN(const ModelInfo info, GetModelInfo(client));
+    facts.has_tokenizer = info.has_tokenizer;
+  }
+  return facts;
 }
 
-// The prompts of one run, handed out to threads one by one. Thread-safe.
-class Run {
- public:
-  Run(const HttpUrl& url, const UrlBenchOptions& options, int64_t vocab_size)
-      : url_(url),
-        options_(options),
-        vocab_size_(vocab_size),
-        timings_(static_cast<size_t>(options.num_prompts)) {}
+std::string_view TargetOf(BenchBackend backend) {
+  switch (backend) {
+    case BenchBackend::kNative:
+      return "/generate";
+    case BenchBackend::kCompletions:
+      return "/v1/completions";
+    case BenchBackend::kChat:
+      return "/v1/chat/completions";
+  }
+  return "";
+}
 
-  void Work() {
-    HttpClient client(url_, options_.timeouts);
-    for (int64_t i = next_.fetch_add(1); i < options_.num_prompts && !failed_;
-         i = next_.fetch_add(1)) {
-      Result<RequestTiming> timing = Send(client, i, options_.output_len);
-      const std::lock_guard lock(mutex_);
-      if (!timing.has_value()) {
-        failed_ = true;
-        failure_ = failure_.ok() ? timing.error() : failure_;
-        return;
+// The requests of one run. One thread: that of RunFleet.
+class Run final : public FleetScript {
+ public:
+  Run(const UrlBenchOptions& options, const ServerFacts& facts,
+      std::vector<PlannedRequest> requests)
+      : options_(options), facts_(facts), requests_(std::move(requests)) {}
+
+  // Every request is the first, cut to the tokens of a warm-up.
+  void BecomeWarmUp() {
+    PlannedRequest first = requests_.front();
+    first.output_len = std::min(first.output_len, kWarmUpTokens);
+    first.send_after_s = 0.0;
+    requests_.assign(static_cast<size_t>(options_.warmup_requests), first);
+    is_warm_up_ = true;
+  }
+
+  Status Send(const HttpUrl& url) {
+    meters_.reserve(requests_.size());
+    for (const PlannedRequest& request : requests_) {
+      meters_.emplace_back(StreamMeterOptions{.backend = options_.backend,
+                                              .output_len = request.output_len,
+                                              .counts_ids = !facts_.has_tokenizer,
+                                              .keeps_text = options_.tokenizer != nullptr});
+    }
+    starts_s_.resize(requests_.size());
+    outcomes_.resize(requests_.size());
+    start_ = Clock::now();
+    return RunFleet(url, TargetOf(options_.backend),
+                    {.num_calls = static_cast<int64_t>(requests_.size()),
+                     .in_flight_max = is_warm_up_ ? 0 : options_.max_concurrency,
+                     .timeouts = options_.timeouts},
+                    *this);
+  }
+
+  double SendAfter(int64_t call_idx) override {
+    return requests_[static_cast<size_t>(call_idx)].send_after_s;
+  }
+
+  std::string Body(int64_t call_idx) override {
+    const PlannedRequest& request = requests_[static_cast<size_t>(call_idx)];
+    const int64_t request_idx = is_warm_up_ ? 0 : call_idx;
+    return BenchBody(options_.backend,
+                     {.ids = PromptIds(request, request_idx, facts_.vocab_size),
+                      .tokenizer = options_.send_ids ? nullptr : options_.tokenizer},
+                     request.output_len, facts_.model);
+  }
+
+  void OnSend(int64_t call_idx) override {
+    starts_s_[static_cast<size_t>(call_idx)] = SecondsSince(start_);
+  }
+
+  void OnPiece(int64_t call_idx, std::string_view piece) override {
+    const auto i = static_cast<size_t>(call_idx);
+    meters_[i].OnPiece(SecondsSince(start_) - starts_s_[i], piece);
+  }
+
+  void OnEnd(int64_t call_idx, const Status& status) override {
+    const auto i = static_cast<size_t>(call_idx);
+    outcomes_[i] = status;
+    if (status.ok()) {
+      Result<RequestTiming> timing = meters_[i].Finish();
+      outcomes_[i] = timing.error();
+      if (timing.has_value()) {
+        timing->start_s = starts_s_[i];
+        timings_.push_back(std::move(*timing));
+        done_.push_back(i);
       }
-      timings_[static_cast<size_t>(i)] = std::move(*timing);
-      ++num_done_;
-      if (options_.on_progress) {
-        options_.on_progress(num_done_, options_.num_prompts);
-      }
+    }
+    ++num_ended_;
+    if (!is_warm_up_ && options_.on_progress) {
+      options_.on_progress(num_ended_, static_cast<int64_t>(requests_.size()));
     }
   }
 
-  // One request to its end; not counted.
-  Status WarmUp() {
-    HttpClient client(url_, options_.timeouts);
-    return Send(client, options_.num_prompts, std::min(options_.output_len, kWarmUpTokens)).error();
+  // Of the first request that failed; ok when none did.
+  Status first_failure() const {
+    for (size_t i = 0; i < outcomes_.size(); ++i) {
+      if (!outcomes_[i].ok()) {
+        return outcomes_[i].WithContext(fmt::format("request {}", i));
+      }
+    }
+    return OkStatus();
   }
 
-  const Status& failure() const { return failure_; }
-  const std::vector<RequestTiming>& timings() const { return timings_; }
+  void Report(UrlBenchReport* report) const {
+    report->failed = static_cast<int64_t>(requests_.size() - done_.size());
+    report->first_failure = first_failure();
+    report->summary = SummarizeTimings(timings_, report->duration_s);
+    int64_t retokenized = 0;
+    for (const size_t i : done_) {
+      report->input_tokens += requests_[i].input_len;
+      if (options_.tokenizer != nullptr) {
+        const auto ids = options_.tokenizer->Encode(meters_[i].text(), false);
+        retokenized += static_cast<int64_t>(ids.size());
+      }
+    }
+    if (options_.tokenizer != nullptr) {
+      report->output_tokens_retokenized = retokenized;
+    }
+  }
 
  private:
-  Result<RequestTiming> Send(HttpClient& client, int64_t prompt_idx, int64_t output_len) {
-    GenerateCall call;
-    call.input_ids = RandomPrompt(options_, vocab_size_, prompt_idx);
-    call.max_new_tokens = output_len;
-    call.temperature = 0.0;
-    call.ignore_eos = true;
-    TimingRecorder recorder;
-    const Clock::time_point start = Clock::now();
-    std::string finish;
-    RETURN_IF_ERROR(GenerateStream(client, call, [&](const GenerateReply& event) {
-      // A server without a tokenizer sends ids and no text: either is progress.
-      recorder.OnEvent(SecondsSince(start), !event.text.empty() || !event.output_ids.empty(),
-                       event.completion_tokens);
-      finish = event.finish_type;
-      return true;
-    }));
-    if (finish != "length") {
-      return Internal("bench: expected finish type length of prompt {}, got '{}'", prompt_idx,
-                      finish);
-    }
-    return recorder.Finish(SecondsSince(start));
-  }
-
-  const HttpUrl& url_;
   const UrlBenchOptions& options_;
-  const int64_t vocab_size_;
-  std::atomic<int64_t> next_{0};
-  std::atomic<bool> failed_{false};
-  std::mutex mutex_;  // Guards the three below.
-  int64_t num_done_ = 0;
-  Status failure_;
-  std::vector<RequestTiming> timings_;
+  const ServerFacts& facts_;
+  std::vector<PlannedRequest> requests_;
+  bool is_warm_up_ = false;
+  Clock::time_point start_;
+  std::vector<StreamMeter> meters_;
+  std::vector<double> starts_s_;
+  std::vector<Status> outcomes_;
+  std::vector<RequestTiming> timings_;  // Of those that succeeded, as they ended.
+  std::vector<size_t> done_;            // Their indices.
+  int64_t num_ended_ = 0;
 };
 
-Json SummaryJson(const LatencySummary& summary) {
-  return {{"mean", summary.mean}, {"median", summary.median}, {"p90", summary.p90},
-          {"p95", summary.p95},   {"p99", summary.p99},       {"max", summary.max}};
+PlanOptions PlanOf(const UrlBenchOptions& options, const ServerFacts& facts) {
+  const bool sends_text = options.tokenizer != nullptr && !options.send_ids;
+  return {.num_prompts = options.num_prompts,
+          .input_len = options.input_len,
+          .output_len = options.output_len,
+          .range_ratio = options.range_ratio,
+          .request_rate = options.request_rate,
+          .seed = options.seed,
+          .num_special_tokens =
+              sends_text ? static_cast<int64_t>(options.tokenizer->Encode("").size()) : 0,
+          .vocab_size = facts.vocab_size};
 }
 
-std::string SummaryLine(std::string_view name, const LatencySummary& summary) {
-  return fmt::format("{:<24} {:9.2f} {:9.2f} {:9.2f} {:9.2f} {:9.2f} {:9.2f}\n", name, summary.mean,
-                     summary.median, summary.p90, summary.p95, summary.p99, summary.max);
+Status WarmUp(const HttpUrl& url, const UrlBenchOptions& options, Run run) {
+  if (options.warmup_requests > 0) {
+    run.BecomeWarmUp();
+    RETURN_IF_ERROR(run.Send(url));
+    RETURN_IF_ERROR(run.first_failure().WithContext("bench: warm-up"));
+  }
+  if (options.flush_cache) {
+    HttpClient client(url, options.timeouts);
+    RETURN_IF_ERROR(PostJson(client, "/flush_cache", "").error());
+  }
+  std::this_thread::sleep_for(kPauseBeforeRun);
+  return OkStatus();
 }
 
 }  // namespace
 
-void TimingRecorder::OnEvent(double now_s, bool has_text, int64_t completion_tokens) {
-  timing_.output_tokens = std::max(timing_.output_tokens, completion_tokens);
-  if (!has_text) {
-    return;
+Result<std::string> AwaitServedName(const HttpUrl& url, const UrlBenchOptions& options) {
+  HttpClient client(url, options.timeouts);
+  const Clock::time_point start = Clock::now();
+  Result<std::string> text = GetText(client, "/v1/models");
+  while (!text.has_value() && SecondsSince(start) < options.ready_s) {
+    std::this_thread::sleep_for(kReadyPollEvery);
+    text = GetText(client, "/v1/models");
   }
-  if (!has_first_) {
-    has_first_ = true;
-    timing_.first_token_s = now_s;
-  } else if (const int64_t fresh = completion_tokens - counted_tokens_; fresh > 0) {
-    timing_.inter_token_s.insert(timing_.inter_token_s.end(), static_cast<size_t>(fresh),
-                                 (now_s - last_event_s_) / static_cast<double>(fresh));
+  if (!text.has_value()) {
+    return text.error().WithContext(fmt::format("bench: not ready after {} s", options.ready_s));
   }
-  last_event_s_ = now_s;
-  counted_tokens_ = completion_tokens;
-}
-
-RequestTiming TimingRecorder::Finish(double now_s) {
-  timing_.latency_s = now_s;
-  return std::move(timing_);
-}
-
-std::vector<int32_t> RandomPrompt(const UrlBenchOptions& options, int64_t vocab_size,
-                                  int64_t prompt_idx) {
-  const auto size = static_cast<uint64_t>(vocab_size);
-  const uint64_t offset = Philox(options.seed, static_cast<uint64_t>(prompt_idx))[0] % size;
-  std::vector<int32_t> ids(static_cast<size_t>(options.input_len));
-  for (size_t j = 0; j < ids.size(); ++j) {
-    ids[j] = static_cast<int32_t>((offset + static_cast<uint64_t>(prompt_idx) + j) % size);
+  const auto json = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
+  const auto id = nlohmann::json::json_pointer("/data/0/id");
+  if (!json.is_object() || !json.contains(id) || !json.at(id).is_string()) {
+    return Corrupt("{}/v1/models: no name in '{}'", url.ToString(), text->substr(0, 200));
   }
-  return ids;
-}
-
-UrlBenchReport SummarizeTimings(const UrlBenchOptions& options, const HttpUrl& url,
-                                const std::vector<RequestTiming>& timings, double duration_s) {
-  std::vector<double> ttft;
-  std::vector<double> tpot;
-  std::vector<double> itl;
-  std::vector<double> latency;
-  int64_t output_tokens = 0;
-  for (const RequestTiming& timing : timings) {
-    ttft.push_back(timing.first_token_s);
-    latency.push_back(timing.latency_s);
-    itl.insert(itl.end(), timing.inter_token_s.begin(), timing.inter_token_s.end());
-    output_tokens += timing.output_tokens;
-    if (timing.output_tokens > 1) {
-      tpot.push_back((timing.latency_s - timing.first_token_s) /
-                     static_cast<double>(timing.output_tokens - 1));
-    }
-  }
-  const auto completed = static_cast<int64_t>(timings.size());
-  return {.url = url.ToString(),
-          .completed = completed,
-          .parallel = options.parallel,
-          .input_len = options.input_len,
-          .output_len = options.output_len,
-          .duration_s = duration_s,
-          .requests_per_s = static_cast<double>(completed) / duration_s,
-          .input_tok_per_s = static_cast<double>(completed * options.input_len) / duration_s,
-          .output_tok_per_s = static_cast<double>(output_tokens) / duration_s,
-          .mean_concurrency = Mean(latency) * static_cast<double>(completed) / duration_s,
-          .ttft_ms = SummarizeLatency(ttft),
-          .tpot_ms = SummarizeLatency(tpot),
-          .itl_ms = SummarizeLatency(itl),
-          .latency_ms = SummarizeLatency(latency)};
+  return json.at(id).get<std::string>();
 }
 
 Result<UrlBenchReport> BenchUrl(const HttpUrl& url, const UrlBenchOptions& options) {
   RETURN_IF_ERROR(CheckOptions(options));
-  ASSIGN_OR_RETURN(const int64_t vocab_size, VocabSize(url, options));
-  Run run(url, options, vocab_size);
-  RETURN_IF_ERROR(run.WarmUp());
+  ASSIGN_OR_RETURN(const ServerFacts facts, AskServer(url, options));
+  Run run(options, facts, PlanRequests(PlanOf(options, facts)));
+  RETURN_IF_ERROR(WarmUp(url, options, run));
 
-  std::vector<std::thread> threads;
   const Clock::time_point start = Clock::now();
-  for (int64_t i = 0; i < std::min(options.parallel, options.num_prompts); ++i) {
-    threads.emplace_back([&run] { run.Work(); });
+  RETURN_IF_ERROR(run.Send(url));
+  HttpClient client(url, options.timeouts);
+  const Result<std::string> info = GetText(client, "/server_info");
+  UrlBenchReport report;
+  report.duration_s = SecondsSince(start);
+  report.url = url.ToString();
+  report.options = options;
+  report.sent_text = options.tokenizer != nullptr && !options.send_ids;
+  report.server_info = info.has_value() ? *info : "";
+  run.Report(&report);
+  if (report.summary.completed == 0) {
+    return report.first_failure;
   }
-  for (std::thread& thread : threads) {
-    thread.join();
-  }
-  const double duration_s = SecondsSince(start);
-  RETURN_IF_ERROR(run.failure());
-  return SummarizeTimings(options, url, run.timings(), duration_s);
-}
-
-std::string UrlBenchReportText(const UrlBenchReport& report) {
-  std::string text = fmt::format(
-      "{} requests of {} + {} tokens, {} in flight ({:.1f} on average), {:.2f} s\n"
-      "Request throughput:      {:9.2f} req/s\n"
-      "Input token throughput:  {:9.1f} tok/s\n"
-      "Output token throughput: {:9.1f} tok/s\n\n"
-      "{:<24} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}\n",
-      report.completed, report.input_len, report.output_len, report.parallel,
-      report.mean_concurrency, report.duration_s, report.requests_per_s, report.input_tok_per_s,
-      report.output_tok_per_s, "ms", "mean", "median", "p90", "p95", "p99", "max");
-  text += SummaryLine("Time to first token", report.ttft_ms);
-  text += SummaryLine("Time per output token", report.tpot_ms);
-  text += SummaryLine("Inter-token latency", report.itl_ms);
-  text += SummaryLine("End-to-end latency", report.latency_ms);
-  return text;
-}
-
-std::string UrlBenchReportJson(const UrlBenchReport& report) {
-  const Json json = {{"url", report.url},
-                     {"completed", report.completed},
-                     {"parallel", report.parallel},
-                     {"input_len", report.input_len},
-                     {"output_len", report.output_len},
-                     {"duration_s", report.duration_s},
-                     {"requests_per_s", report.requests_per_s},
-                     {"input_tok_per_s", report.input_tok_per_s},
-                     {"output_tok_per_s", report.output_tok_per_s},
-                     {"mean_concurrency", report.mean_concurrency},
-                     {"ttft_ms", SummaryJson(report.ttft_ms)},
-                     {"tpot_ms", SummaryJson(report.tpot_ms)},
-                     {"itl_ms", SummaryJson(report.itl_ms)},
-                     {"latency_ms", SummaryJson(report.latency_ms)}};
-  return json.dump();
+  return report;
 }
 
 }  // namespace octavo

@@ -1,84 +1,67 @@
 #pragma once
-// `octavo bench --url`: a closed loop of streamed requests against a server, after the random-ids
-// mode of SGLang's bench_serving.py.
+// `octavo bench --url`: streamed requests against a server, in the random-ids mode of SGLang's
+// bench_serving.py. The traffic (bench_url_plan.h) and the definitions of the figures
+// (bench_url_timing.h) are those of the original, so both can be run on one server and compared.
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "octavo/base/status.h"
 #include "octavo/client/http_client.h"
-#include "octavo/measure/stats.h"
+#include "octavo/measure/bench_url_plan.h"
+#include "octavo/measure/bench_url_timing.h"
+#include "octavo/text/tokenizer.h"
 
 namespace octavo {
 
 struct UrlBenchOptions {
-  int64_t num_prompts = 64;
-  int64_t input_len = 512;   // Tokens.
-  int64_t output_len = 128;  // Tokens; end-of-sequence ids are ignored.
-  int64_t parallel = 8;      // Requests in flight, at most 4096.
-  int64_t vocab_size = 0;    // Ids are below this; 0: as /get_server_info says.
-  uint64_t seed = 1;
-  HttpTimeouts timeouts;
-  std::function<void(int64_t done, int64_t total)> on_progress;  // May be empty.
-};
-
-// One request, in seconds from its POST.
-struct RequestTiming {
-  double first_token_s = 0.0;         // The first event with text.
-  double latency_s = 0.0;             // The end of the stream.
-  std::vector<double> inter_token_s;  // gap / d, d times, for an event that brought d tokens.
-  int64_t output_tokens = 0;
-};
-
-// Feeds the events of one stream, in order. One thread.
-class TimingRecorder {
- public:
-  // `now_s` counts from the POST; `completion_tokens` is that of the event. Events without text
-  // count only at the end.
-  void OnEvent(double now_s, bool has_text, int64_t completion_tokens);
-  RequestTiming Finish(double now_s);
-
- private:
-  RequestTiming timing_;
-  bool has_first_ = false;
-  double last_event_s_ = 0.0;
-  int64_t counted_tokens_ = 0;
+  BenchBackend backend = BenchBackend::kNative;
+  int64_t num_prompts = 1000;
+  int64_t input_len = 1024;   // Tokens, at most.
+  int64_t output_len = 1024;  // Tokens, at most; end-of-sequence ids are ignored.
+  double range_ratio = 0.0;   // In [0, 1]: lengths are at least this share; 1: constant.
+  // Requests a second, with exponential gaps; infinite: all at once.
+  double request_rate = std::numeric_limits<double>::infinity();
+  int64_t max_concurrency = 0;  // Requests in flight; 0: no bound.
+  uint32_t seed = 1;
+  int64_t warmup_requests = 1;  // Of the first prompt, at most 32 tokens each; not counted.
+  bool flush_cache = false;     // POST /flush_cache between warm-up and run.
+  double ready_s = 60.0;        // To wait for the server's GET /v1/models.
+  // Prompts are its texts, and the outputs are counted again by it. Null: prompts are ids.
+  const Tokenizer* tokenizer = nullptr;
+  bool send_ids = false;   // Even so.
+  int64_t vocab_size = 0;  // Ids are below this; 0: the tokenizer's, or as /get_server_info says.
+  HttpTimeouts timeouts = {};
+  std::function<void(int64_t done, int64_t total)> on_progress = {};  // May be empty.
 };
 
 struct UrlBenchReport {
   std::string url;
-  int64_t completed = 0;
-  int64_t parallel = 0;
-  int64_t input_len = 0;
-  int64_t output_len = 0;
-  double duration_s = 0.0;  // From the first POST to the end of the last stream.
-  double requests_per_s = 0.0;
-  double input_tok_per_s = 0.0;
-  double output_tok_per_s = 0.0;
-  double mean_concurrency = 0.0;  // Sum of latencies / duration.
-  LatencySummary ttft_ms;         // Time to first token.
-  LatencySummary tpot_ms;         // (latency - TTFT) / (output tokens - 1), where there are two.
-  LatencySummary itl_ms;          // Between tokens.
-  LatencySummary latency_ms;
+  UrlBenchOptions options;  // As given; the pointers are not used.
+  bool sent_text = false;
+  double duration_s = 0.0;  // From the first request to after the answer of /server_info.
+  int64_t failed = 0;       // Requests that count in no figure.
+  Status first_failure;
+  int64_t input_tokens = 0;  // Of the requests that succeeded, as drawn.
+  TimingSummary summary;
+  std::optional<int64_t> output_tokens_retokenized;  // With a tokenizer.
+  std::string server_info;                           // JSON as it came; empty: no answer.
 };
 
-// Errors: kInvalidArgument for an option out of range or an unknown vocabulary size; whatever the
-// first failed request says.
+// Polls GET /v1/models, at most ready_s, until it answers 200; the first name in it. BenchUrl
+// begins with this too. Errors: kUnavailable, kCorrupt.
+Result<std::string> AwaitServedName(const HttpUrl& url, const UrlBenchOptions& options);
+
+// Errors: kInvalidArgument for an option out of range, an unknown vocabulary size, or a chat
+// without a tokenizer; kUnavailable for a server that is not ready; whatever the warm-up says; the
+// first failure when all requests fail.
 Result<UrlBenchReport> BenchUrl(const HttpUrl& url, const UrlBenchOptions& options);
 
-// Token ids of prompt `prompt_idx`: (offset + prompt_idx + j) mod vocabulary at position j, the
-// offset drawn from (seed, prompt_idx).
-std::vector<int32_t> RandomPrompt(const UrlBenchOptions& options, int64_t vocab_size,
-                                  int64_t prompt_idx);
-
-// The figures of timings that ran for `duration_s` together.
-UrlBenchReport SummarizeTimings(const UrlBenchOptions& options, const HttpUrl& url,
-                                const std::vector<RequestTiming>& timings, double duration_s);
-
 std::string UrlBenchReportText(const UrlBenchReport& report);
+// One line with the keys of the original's result file.
 std::string UrlBenchReportJson(const UrlBenchReport& report);
 
 }  // namespace octavo

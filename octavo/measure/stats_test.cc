@@ -5,6 +5,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <vector>
+
 namespace octavo {
 namespace {
 
@@ -32,6 +35,12 @@ TEST(Mean, IsTheArithmeticOne) {
   EXPECT_DOUBLE_EQ(Mean(samples), 3.0);
 }
 
+TEST(StandardDeviation, IsOverThePopulation) {
+  EXPECT_EQ(StandardDeviation({}), 0.0);
+  const double samples[] = {2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0};
+  EXPECT_DOUBLE_EQ(StandardDeviation(samples), 2.0);  // sqrt((9 + 1 + 1 + 1 + 0 + 0 + 4 + 16) / 8)
+}
+
 TEST(SpreadOf, GivesMedianAndExtremes) {
   const double samples[] = {5.0, 1.0, 2.0};
   const Spread spread = SpreadOf(samples);
@@ -47,6 +56,8 @@ TEST(SummarizeLatency, ReportsMilliseconds) {
   }
   const LatencySummary summary = SummarizeLatency(seconds);
   EXPECT_NEAR(summary.mean, 50.0, 1e-9);
+  // The mean of (i - 50)^2 over 101 values is (101^2 - 1) / 12 = 850.
+  EXPECT_NEAR(summary.std, std::sqrt(850.0), 1e-9);
   EXPECT_NEAR(summary.median, 50.0, 1e-9);
   EXPECT_NEAR(summary.p90, 90.0, 1e-9);
   EXPECT_NEAR(summary.p95, 95.0, 1e-9);

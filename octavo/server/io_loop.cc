@@ -1,5 +1,7 @@
 #include "octavo/server/io_loop.h"
 
+#include <pthread.h>
+
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
@@ -25,6 +27,10 @@ namespace asio = boost::asio;
 
 // Weight calls that may wait for the worker; each can hold a body of hundreds of MiB.
 constexpr size_t kBlockingTasksMax = 32;
+
+// What top -H and /proc call the thread, so that its share of the work can be read there. At most
+// 15 characters.
+void NameThread(const char* name) { (void)pthread_setname_np(pthread_self(), name); }
 
 }  // namespace
 
@@ -72,8 +78,14 @@ IoLoop::~IoLoop() { Stop(); }
 asio::io_context& IoLoop::context() { return *impl_->io; }
 
 void IoLoop::Start() {
-  impl_->io_thread = std::thread([this] { impl_->io->run(); });
-  impl_->worker = std::thread([this] { impl_->WorkerLoop(); });
+  impl_->io_thread = std::thread([this] {
+    NameThread("octavo-http");
+    impl_->io->run();
+  });
+  impl_->worker = std::thread([this] {
+    NameThread("octavo-worker");
+    impl_->WorkerLoop();
+  });
 }
 
 void IoLoop::Post(std::function<void()> task) {
