@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <iterator>
-#include <mutex>
 #include <span>
 #include <utility>
 #include <vector>
@@ -29,31 +27,117 @@
 namespace octavo {
 namespace {
 
-// Bytes unpacked at a time: they are hashed while they are in the cache.
-constexpr int64_t kBandBytes = int64_t{1} << 18;
+// Bytes unpacked at a time, in whole panels of 16 rows: they are hashed while they are in the
+// cache.
+constexpr int64_t kBandBytes = int64_t{1} << 17;
+constexpr int64_t kBandRows = 16;
+constexpr auto kChunkBytes = static_cast<int64_t>(TensorHasher::kChunkBytes);
 
-Result<Hash128> DigestCodes(const PackedMatrix& packed, const Backend& backend) {
-  const int64_t row_bytes = packed.format == WeightFormat::kBf16
-                                ? packed.cols * DTypeBytes(DType::kBf16)
-                                : CodeBytes(packed.format, 1, packed.cols);
-  const int64_t band_rows = std::clamp<int64_t>(kBandBytes / row_bytes, 1, packed.rows);
-  ASSIGN_OR_RETURN(Buffer band, Buffer::AllocateHost(band_rows * row_bytes));
+// The codes or the scales of one weight, in chunks of the digest. Chunks of all tensors are counted
+// through, so that threads take equal shares of them wherever tensors begin and end.
+struct HashJob {
+  const PackedMatrix* packed = nullptr;
+  bool is_scales = false;
+  int64_t num_bytes = 0;
+  int64_t first_chunk = 0;
+
+  int64_t NumChunks() const { return (num_bytes + kChunkBytes - 1) / kChunkBytes; }
+};
+
+// What is to be hashed of all weights, and the values as they come.
+struct HashPlan {
+  std::vector<HashJob> jobs;  // Two a weight: codes, scales; none of a vector.
+  std::vector<Hash128> chunks;
+
+  Hash128 DigestOf(size_t row_idx, bool is_scales) const {
+    const HashJob& job = jobs[2 * row_idx + (is_scales ? 1 : 0)];
+    return TensorDigestOfChunks(std::span(chunks).subspan(static_cast<size_t>(job.first_chunk),
+                                                          static_cast<size_t>(job.NumChunks())));
+  }
+};
+
+int64_t CodeRowBytes(const PackedMatrix& packed) {
+  return packed.format == WeightFormat::kBf16 ? packed.cols * DTypeBytes(DType::kBf16)
+                                              : CodeBytes(packed.format, 1, packed.cols);
+}
+
+HashPlan PlanHashes(const PrecisionTable& table, const ModelWeights& weights) {
+  HashPlan plan;
+  int64_t num_chunks = 0;
+  for (size_t i = 0; i < weights.matrices.size(); ++i) {
+    const PackedMatrix& packed = weights.matrices[i];
+    for (const bool is_scales : {false, true}) {
+      HashJob job{.packed = &packed, .is_scales = is_scales, .first_chunk = num_chunks};
+      if (!packed.codes.empty() && !IsVector(table.rows[i])) {
+        const bool has_scales = packed.format != WeightFormat::kBf16;
+        job.num_bytes = !is_scales   ? packed.rows * CodeRowBytes(packed)
+                        : has_scales ? ScaleBytes(packed.format, packed.rows, packed.cols)
+                                     : 0;
+      }
+      num_chunks += job.NumChunks();
+      plan.jobs.push_back(job);
+    }
+  }
+  plan.chunks.resize(static_cast<size_t>(num_chunks));
+  return plan;
+}
+
+// Chunks [begin, end) of a matrix of codes to `hashes`.
+Status HashCodes(const HashJob& job, int64_t begin, int64_t end, const Backend& backend,
+                 std::span<Hash128> hashes) {
+  const PackedMatrix& packed = *job.packed;
+  const int64_t row_bytes = CodeRowBytes(packed);
+  const int64_t first_byte = begin * kChunkBytes;
+  const int64_t last_byte = std::min(end * kChunkBytes, job.num_bytes);
+  const int64_t band_rows = std::max(kBandRows, kBandBytes / row_bytes / kBandRows * kBandRows);
+  ASSIGN_OR_RETURN(Buffer band, Buffer::AllocateHost(std::min(band_rows, packed.rows) * row_bytes));
   TensorHasher hasher;
-  for (int64_t row = 0; row < packed.rows; row += band_rows) {
-    const int64_t num_rows = std::min(band_rows, packed.rows - row);
+  for (int64_t byte = first_byte; byte < last_byte;) {
+    const int64_t row = byte / row_bytes;
+    const int64_t row_end = std::min((row / band_rows + 1) * band_rows, packed.rows);
+    const int64_t num_rows = std::min(row_end, (last_byte + row_bytes - 1) / row_bytes) - row;
     const std::span<std::byte> bytes =
         band.bytes().first(static_cast<size_t>(num_rows * row_bytes));
     RETURN_IF_ERROR(backend.UnpackCodes(packed, row, num_rows, bytes));
-    hasher.Update(bytes);
+    const int64_t skipped = byte - row * row_bytes;
+    const int64_t size = std::min(last_byte - byte, num_rows * row_bytes - skipped);
+    hasher.Update(bytes.subspan(static_cast<size_t>(skipped), static_cast<size_t>(size)));
+    byte += size;
   }
-  return hasher.Finish();
+  std::ranges::copy(hasher.FinishChunks(), hashes.begin());
+  return OkStatus();
 }
 
-Result<Hash128> DigestScales(const PackedMatrix& packed, const Backend& backend) {
-  ASSIGN_OR_RETURN(Buffer scales,
-                   Buffer::AllocateHost(ScaleBytes(packed.format, packed.rows, packed.cols)));
-  RETURN_IF_ERROR(backend.UnpackScales(packed, scales.bytes()));
-  return TensorDigest(scales.bytes());
+// All chunks of a tensor of scales.
+Status HashScales(const HashJob& job, const Backend& backend, std::span<Hash128> hashes) {
+  ASSIGN_OR_RETURN(Buffer scales, Buffer::AllocateHost(job.num_bytes));
+  RETURN_IF_ERROR(backend.UnpackScales(*job.packed, scales.bytes()));
+  TensorHasher hasher;
+  hasher.Update(scales.bytes());
+  std::ranges::copy(hasher.FinishChunks(), hashes.begin());
+  return OkStatus();
+}
+
+// The worker's share of the plan's chunks; scales, which are small, go to whom their first falls.
+Status HashShare(int worker_idx, int num_workers, const Backend& backend, HashPlan* plan) {
+  const auto num_chunks = static_cast<int64_t>(plan->chunks.size());
+  const int64_t begin = num_chunks * worker_idx / num_workers;
+  const int64_t end = num_chunks * (worker_idx + 1) / num_workers;
+  for (const HashJob& job : plan->jobs) {
+    const int64_t first = std::max(begin, job.first_chunk);
+    const int64_t last = std::min(end, job.first_chunk + job.NumChunks());
+    const auto hashes = std::span(plan->chunks).subspan(static_cast<size_t>(job.first_chunk));
+    if (first >= last) {
+      continue;
+    }
+    if (!job.is_scales) {
+      RETURN_IF_ERROR(HashCodes(job, first - job.first_chunk, last - job.first_chunk, backend,
+                                hashes.subspan(static_cast<size_t>(first - job.first_chunk))));
+    } else if (first == job.first_chunk) {
+      RETURN_IF_ERROR(HashScales(job, backend, hashes));
+    }
+  }
+  return OkStatus();
 }
 
 Hash128 DigestFloat(const float& value) {
@@ -62,17 +146,18 @@ Hash128 DigestFloat(const float& value) {
 
 // One weight as it is held.
 struct LiveRow {
+  size_t row_idx = 0;
   const PrecisionRow* row = nullptr;
   const PackedMatrix* packed = nullptr;
   float stored_input_scale = 0.0F;  // 0: none is held.
 };
 
-Result<Hash128> DigestPart(const LiveRow& live, StoredPart part, const Backend& backend) {
+Result<Hash128> DigestPart(const LiveRow& live, StoredPart part, const HashPlan& plan) {
   switch (part) {
     case StoredPart::kCodes:
-      return DigestCodes(*live.packed, backend);
+      return plan.DigestOf(live.row_idx, /*is_scales=*/false);
     case StoredPart::kScales:
-      return DigestScales(*live.packed, backend);
+      return plan.DigestOf(live.row_idx, /*is_scales=*/true);
     case StoredPart::kTensorScale:
     case StoredPart::kTensorDivisor:
       return DigestFloat(live.packed->tensor_scale);
@@ -83,40 +168,24 @@ Result<Hash128> DigestPart(const LiveRow& live, StoredPart part, const Backend& 
   return Internal("{}: an unknown part", live.row->name);
 }
 
-Result<std::vector<TensorDigestLine>> LinesOf(const LiveRow& live, StoredLayout layout,
-                                              const Backend& backend) {
-  std::vector<TensorDigestLine> lines;
+Status AddLines(const LiveRow& live, StoredLayout layout, const HashPlan& plan,
+                std::vector<TensorDigestLine>* lines) {
   if (live.packed->codes.empty()) {
-    return lines;
+    return OkStatus();
   }
   if (IsVector(*live.row)) {
-    lines.push_back({live.row->name, live.packed->vector_dtype, live.row->shape,
-                     HashHex(TensorDigest(live.packed->codes.bytes()))});
-    return lines;
+    lines->push_back({live.row->name, live.packed->vector_dtype, live.row->shape,
+                      HashHex(TensorDigest(live.packed->codes.bytes()))});
+    return OkStatus();
   }
   for (const StoredTensorSpec& spec : AcceptedTensorsOf(*live.row, layout)) {
     if (IsInputScale(spec.part) && live.stored_input_scale == 0.0F) {
       continue;
     }
-    ASSIGN_OR_RETURN(const Hash128 hash, DigestPart(live, spec.part, backend));
-    lines.push_back({spec.name, spec.dtype, spec.shape, HashHex(hash)});
+    ASSIGN_OR_RETURN(const Hash128 hash, DigestPart(live, spec.part, plan));
+    lines->push_back({spec.name, spec.dtype, spec.shape, HashHex(hash)});
   }
-  return lines;
-}
-
-// Large weights first, dealt out in turn: a static schedule that keeps all threads busy.
-std::vector<size_t> BySize(const ModelWeights& weights) {
-  std::vector<std::pair<int64_t, size_t>> sizes;
-  for (size_t i = 0; i < weights.matrices.size(); ++i) {
-    sizes.emplace_back(-weights.matrices[i].codes.num_bytes(), i);
-  }
-  std::ranges::sort(sizes);
-  std::vector<size_t> order;
-  order.reserve(sizes.size());
-  for (const auto& [size, row_idx] : sizes) {
-    order.push_back(row_idx);
-  }
-  return order;
+  return OkStatus();
 }
 
 Result<PackedMatrix> CloneMatrix(const PackedMatrix& matrix) {
@@ -161,33 +230,30 @@ Status CheckDerivedWeights(const ModelSpec& spec, const ModelWeights& weights,
 Result<ModelDigest> DigestLiveWeights(const PrecisionTable& table, const ModelWeights& weights,
                                       const Backend& backend, ThreadPool* pool) {
   CHECK(weights.matrices.size() == table.rows.size());
-  const std::vector<size_t> order = BySize(weights);
-  std::mutex mutex;
-  std::vector<TensorDigestLine> lines;  // Guarded by mutex, and so is error.
-  Status error = OkStatus();
+  HashPlan plan = PlanHashes(table, weights);
   const int num_workers = pool == nullptr ? 1 : pool->num_threads();
+  std::vector<Status> statuses(static_cast<size_t>(num_workers), OkStatus());
   const auto work = [&](int worker_idx) {
-    for (size_t i = static_cast<size_t>(worker_idx); i < order.size();
-         i += static_cast<size_t>(num_workers)) {
-      const size_t row_idx = order[i];
-      const float input_scale =
-          weights.stored_input_scales.empty() ? 0.0F : weights.stored_input_scales[row_idx];
-      Result<std::vector<TensorDigestLine>> row_lines = LinesOf(
-          {&table.rows[row_idx], &weights.matrices[row_idx], input_scale}, table.layout, backend);
-      const std::lock_guard lock(mutex);
-      if (!row_lines) {
-        error = row_lines.error();
-        return;
-      }
-      std::ranges::move(*row_lines, std::back_inserter(lines));
-    }
+    statuses[static_cast<size_t>(worker_idx)] = HashShare(worker_idx, num_workers, backend, &plan);
   };
   if (pool == nullptr) {
     work(0);
   } else {
     pool->Run(work);
   }
-  RETURN_IF_ERROR(error);
+  for (const Status& status : statuses) {
+    RETURN_IF_ERROR(status);
+  }
+  std::vector<TensorDigestLine> lines;
+  for (size_t i = 0; i < table.rows.size(); ++i) {
+    const float input_scale =
+        weights.stored_input_scales.empty() ? 0.0F : weights.stored_input_scales[i];
+    RETURN_IF_ERROR(AddLines({.row_idx = i,
+                              .row = &table.rows[i],
+                              .packed = &weights.matrices[i],
+                              .stored_input_scale = input_scale},
+                             table.layout, plan, &lines));
+  }
   return ModelDigestOf(std::move(lines));
 }
 
