@@ -25,6 +25,7 @@
 #include "octavo/policy/keep_pattern.h"
 #include "octavo/policy/policy_presets.h"
 #include "octavo/policy/precision_table.h"
+#include "octavo/policy/toml_text.h"
 
 namespace octavo {
 namespace {
@@ -328,24 +329,6 @@ Result<PolicyOptions> ReadFile(const Place& place, const toml::table& table) {
   return options;
 }
 
-// The line of the first character from U+FB26 to U+FEFE, 0 if there is none: toml++ 3.3 has no
-// answer to whether these are blanks, and its behaviour is then undefined.
-int64_t LineOfUnreadable(std::string_view text) {
-  int64_t line = 1;
-  for (size_t i = 0; i < text.size(); ++i) {
-    line += text[i] == '\n' ? 1 : 0;
-    if (static_cast<uint8_t>(text[i]) != 0xEF || i + 2 >= text.size()) {
-      continue;  // Not the first byte of U+F000 to U+FFFF.
-    }
-    const uint32_t code_point = 0xF000U | (static_cast<uint8_t>(text[i + 1]) & 0x3FU) << 6 |
-                                (static_cast<uint8_t>(text[i + 2]) & 0x3FU);
-    if (code_point >= 0xFB26 && code_point <= 0xFEFE) {
-      return line;
-    }
-  }
-  return 0;
-}
-
 }  // namespace
 
 Result<PolicyOptions> ParsePolicyFile(std::string_view text, std::string_view file_name) {
@@ -353,9 +336,7 @@ Result<PolicyOptions> ParsePolicyFile(std::string_view text, std::string_view fi
     return InvalidArgument("{}: expected at most {} bytes, got {}", file_name, kFileBytesMax,
                            text.size());
   }
-  if (const int64_t line = LineOfUnreadable(text); line != 0) {
-    return Unsupported("{}:{}: a character from U+FB26 to U+FEFE", file_name, line);
-  }
+  RETURN_IF_ERROR(CheckTomlText(text, file_name));
   const Place place{file_name};
   const toml::parse_result parsed = toml::parse(text);
   if (!parsed) {
