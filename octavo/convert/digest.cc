@@ -33,7 +33,8 @@ ModelDigest ModelDigestOf(std::vector<TensorDigestLine> lines) {
     text += fmt::format("{} {} {} {}\n", line.name, DTypeName(line.dtype),
                         fmt::join(line.shape, ","), line.hex);
   }
-  return {.tensors = std::move(lines), .hex = HashHex(HashText(text))};
+  const Hash128 hash = HashText(text);
+  return {.tensors = std::move(lines), .hex = HashHex(hash), .hash = hash};
 }
 
 ModelDigest DigestCheckpoint(const Checkpoint& checkpoint, ThreadPool* pool) {

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "octavo/base/hash.h"
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
 #include "octavo/base/thread_pool.h"
@@ -28,6 +29,7 @@ struct TensorDigestLine {
 struct ModelDigest {
   std::vector<TensorDigestLine> tensors;  // Sorted by name as bytes.
   std::string hex;
+  Hash128 hash = {};  // The same.
 };
 
 // Digests the bytes of `tensor`. Thread-safe.

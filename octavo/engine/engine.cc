@@ -303,6 +303,7 @@ void Engine::Impl::Publish() {
   if (stats_.weight_version != core_->weight_version()) {
     stats_.weight_version = core_->weight_version();
   }
+  stats_.weight_digest = core_->weights().digest;
   token_rate_ = core_->token_rate();
   latencies_ = core_->latencies();
 }

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "octavo/base/hash.h"
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
 #include "octavo/engine/latencies.h"
@@ -99,6 +100,7 @@ struct EngineStats {
   WeightState weight_state = WeightState::kLive;
   bool returns_routed_experts = false;
   std::string weight_version;
+  std::optional<Hash128> weight_digest;  // ModelWeights::digest of the live ones.
 };
 
 // All public methods are thread-safe: each posts a message. Callbacks run on the engine thread.

@@ -294,10 +294,13 @@ void EngineCore::DeliverSample(Sequence& sequence, RowResult& result) {
   const int32_t id = result.chosen.id;
   sequence.tokens.push_back(id);
   output.new_ids.push_back(id);
-  if (output.versions.empty() || output.versions.back().version != weight_version_) {
-    output.versions.push_back({.version = weight_version_, .num_tokens = 0});
+  if (output.versions.empty() || output.versions.back().version != weight_version_ ||
+      output.versions.back().digest != weights_->digest) {
+    output.versions.push_back(
+        {.version = weight_version_, .num_tokens = 0, .digest = weights_->digest});
   }
   ++output.versions.back().num_tokens;
+  output.mixed_context = output.mixed_context || sequence.mixed;
   ++totals_.generated_tokens;
   output.finish = TestFinish(sequence, id);
 }
@@ -375,6 +378,7 @@ void EngineCore::FillCounts(Sequence& sequence) const {
   output.completion_tokens = sequence.num_generated();
   output.weight_version =
       output.versions.empty() ? weight_version_ : output.versions.back().version;
+  output.weight_digest = output.versions.empty() ? weights_->digest : output.versions.back().digest;
   output.queue_seconds = std::chrono::duration<double>(scheduled - sequence.submitted).count();
   output.e2e_seconds = std::chrono::duration<double>(now - sequence.submitted).count();
 }
@@ -390,6 +394,7 @@ void EngineCore::SendSnapshot(Sequence& sequence) {
   next.cached_tokens = snapshot.cached_tokens;
   next.num_retractions = snapshot.num_retractions;
   next.versions = snapshot.versions;
+  next.mixed_context = snapshot.mixed_context;
   next.routed_experts = std::move(snapshot.routed_experts);  // Whole, with the last one.
   sequence.tokens_at_snapshot = sequence.num_generated();
   sequence.request.sink->OnOutput(std::move(snapshot));

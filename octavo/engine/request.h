@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "octavo/base/hash.h"
 #include "octavo/base/status.h"
 
 namespace octavo {
@@ -57,6 +58,7 @@ struct FinishReason {
 struct VersionSpan {
   std::string version;
   int64_t num_tokens = 0;
+  std::optional<Hash128> digest = {};  // ModelWeights::digest.
 };
 
 // A snapshot of one request, built on the engine thread. Output lists hold what is new since the
@@ -83,8 +85,11 @@ struct RequestOutput {
   int64_t cached_tokens = 0;
   int64_t num_retractions = 0;
   int64_t seed = 0;
-  std::vector<VersionSpan> versions;  // Whole output so far, run-length encoded, in order.
-  std::string weight_version;         // Of the last token, or of the engine when there is none.
+  std::vector<VersionSpan> versions;     // Whole output so far, run-length encoded, in order.
+  std::string weight_version;            // Of the last token, or of the engine when there is none.
+  std::optional<Hash128> weight_digest;  // Likewise.
+  // A token was sampled over KV of other weights than its own (InFlight::kInPlace).
+  bool mixed_context = false;
   double queue_seconds = 0.0;
   double e2e_seconds = 0.0;
 };

@@ -3,9 +3,11 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "octavo/base/hash.h"
 #include "octavo/base/status.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/kernels/ops.h"
@@ -23,6 +25,9 @@ struct ModelWeights {
   std::vector<float> stored_input_scales;
   // What a forward pass needs beside them, made by DeriveWeights; empty for most architectures.
   std::vector<PackedMatrix> derived;
+  // Digest of their canonical bytes, sealed by whoever completed them (sync): it names them in
+  // replies. Absent: nobody did.
+  std::optional<Hash128> digest = {};
 };
 
 // Fills weights->derived from the complete matrices: for MLA, W_UK transposed and W_UV of each head

@@ -168,4 +168,9 @@ bool IsEmulated(std::span<const InputForm> inputs) {
   });
 }
 
+bool DependsOnBatch(std::span<const InputForm> inputs) {
+  return std::ranges::any_of(inputs,
+                             [](InputForm input) { return input == InputForm::kNvfp4Batch; });
+}
+
 }  // namespace octavo

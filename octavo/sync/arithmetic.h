@@ -57,4 +57,7 @@ std::string RecipeId(std::string_view backend_recipe, const PrecisionTable& tabl
 // and nvfp4 with quantized inputs, on CPUs by exact decode to BF16.
 bool IsEmulated(std::span<const InputForm> inputs);
 
+// True when a request's numbers depend on the others of its steps: nvfp4 with kBatch.
+bool DependsOnBatch(std::span<const InputForm> inputs);
+
 }  // namespace octavo

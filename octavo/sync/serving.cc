@@ -14,6 +14,7 @@
 #include "octavo/base/thread_pool.h"
 #include "octavo/checkpoint/checkpoint.h"
 #include "octavo/checkpoint/hf_config.h"
+#include "octavo/convert/digest.h"
 #include "octavo/engine/engine.h"
 #include "octavo/formats/format.h"
 #include "octavo/kernels/backend.h"
@@ -22,6 +23,7 @@
 #include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/precision_table.h"
 #include "octavo/sync/arithmetic.h"
+#include "octavo/sync/live_digest.h"
 #include "octavo/sync/load_weights.h"
 #include "octavo/sync/pack_row.h"
 #include "octavo/sync/weight_plan.h"
@@ -118,10 +120,15 @@ Result<std::unique_ptr<Serving>> StartServing(const ServingOptions& options) {
   serving->recipe = RecipeId(backend->recipe(), serving->table, serving->plan->inputs,
                              options.engine.kv_cache_dtype);
   serving->is_emulated = IsEmulated(serving->plan->inputs);
+  serving->depends_on_batch = DependsOnBatch(serving->plan->inputs);
+  serving->kv_cache_dtype = options.engine.kv_cache_dtype;
   ASSIGN_OR_RETURN(std::unique_ptr<ModelWeights> weights,
                    checkpoint.has_value() ? LoadWeights(*checkpoint, *serving->plan, *backend)
                                           : DummyWeights(*serving->plan, *backend));
   serving->weight_bytes = HeldBytes(*serving->plan, *weights);
+  ASSIGN_OR_RETURN(const ModelDigest digest,
+                   DigestLiveWeights(serving->table, *weights, *backend, &backend->pool()));
+  weights->digest = digest.hash;
 
   const Backend* const packing = backend.get();  // Owned by the engine from here on.
   ASSIGN_OR_RETURN(serving->engine, Engine::Start(std::move(backend), serving->spec,

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
 #include "octavo/checkpoint/hf_config.h"
 #include "octavo/engine/engine.h"
 #include "octavo/kernels/backend.h"
@@ -50,9 +51,11 @@ struct Serving {
   HfConfig config;
   ModelSpec spec;
   PrecisionTable table;
-  std::string backend_name;  // Backend::name(), such as "cpu/avx512".
-  std::string recipe;        // RecipeId: what is computed, in a word.
-  bool is_emulated = false;  // IsEmulated.
+  std::string backend_name;       // Backend::name(), such as "cpu/avx512".
+  std::string recipe;             // RecipeId: what is computed, in a word.
+  bool is_emulated = false;       // IsEmulated.
+  bool depends_on_batch = false;  // DependsOnBatch.
+  DType kv_cache_dtype = DType::kBf16;
   int num_threads = 0;
   int64_t weight_bytes = 0;  // Canonical bytes of the live weights.
   double load_seconds = 0.0;

@@ -462,6 +462,11 @@ Status Staging::Seal() {
   return OkStatus();
 }
 
+const ModelWeights& Staging::sealed() const {
+  CHECK(is_sealed_);
+  return *weights_;
+}
+
 std::unique_ptr<ModelWeights> Staging::Take() {
   CHECK(is_sealed_);
   return std::move(weights_);

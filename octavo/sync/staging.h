@@ -58,7 +58,8 @@ class Staging {
   // nobody put are those of the base; in a cold load from BF16, what the transform writes.
   // Errors: kInvalidArgument naming what is missing; those of DeriveWeights. More may be put then.
   Status Seal();
-  // The sealed weights. Leaves the staging empty.
+  // The sealed weights, in place and taken away. Take leaves the staging empty.
+  const ModelWeights& sealed() const;
   std::unique_ptr<ModelWeights> Take();
 
   int64_t num_staged() const { return num_staged_; }
