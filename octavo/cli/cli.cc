@@ -36,6 +36,7 @@ int RunCli(int argc, const char* const* argv) {
   AddPushCommand(app, &exit_code);
   AddEvalCommand(app, &exit_code);
   AddBenchCommand(app, &exit_code);
+  AddReplayCommand(app, &exit_code);
   AddConformanceCommand(app, &exit_code);
 
   try {  // CLI11 reports by exception; none leaves this function.

@@ -24,6 +24,7 @@ void AddServeCommand(CLI::App& app, int* exit_code);
 void AddPushCommand(CLI::App& app, int* exit_code);
 void AddEvalCommand(CLI::App& app, int* exit_code);
 void AddBenchCommand(CLI::App& app, int* exit_code);
+void AddReplayCommand(CLI::App& app, int* exit_code);
 
 // --- Shared by the commands ----------------------------------------------------------------------
 

@@ -104,6 +104,10 @@ void AddServerFlags(CLI::App& command, ServeFlags* flags) {
                 "Stream what is new instead of all so far")
       ->group(group);
   command
+      .add_flag("--return-replay", server.return_replay,
+                "Every reply carries meta_info.replay, what octavo replay needs")
+      ->group(group);
+  command
       .add_flag("--allow-auto-truncate", server.allow_auto_truncate,
                 "Cut prompts and budgets to the context instead of refusing them")
       ->group(group);

@@ -16,6 +16,7 @@
 #include "octavo/server/info.h"
 #include "octavo/server/openai_defaults.h"
 #include "octavo/server/reactor.h"
+#include "octavo/server/replay_record.h"
 #include "octavo/server/router.h"
 #include "octavo/server/server.h"
 #include "octavo/sync/serving.h"
@@ -53,6 +54,7 @@ Application::Application(const ServerOptions& options, Serving* serving, const S
       chat_defaults_(ReadChatDefaults(serving->model_dir, serving->spec.vocab_size)),
       reactor_(std::move(reactor)),
       rids_(DrawSeed()),
+      replay_server_(std::make_shared<const ReplayServer>(MakeReplayServer(*serving))),
       max_text_bytes_(MaxTextBytes(text.tokenizer, serving->engine->Stats().context_length)),
       created_unix_s_(std::chrono::duration_cast<std::chrono::seconds>(
                           std::chrono::system_clock::now().time_since_epoch())

@@ -21,6 +21,7 @@
 #include "octavo/server/parse_openai.h"
 #include "octavo/server/parse_sampling.h"
 #include "octavo/server/reactor.h"
+#include "octavo/server/replay_record.h"
 #include "octavo/server/router.h"
 #include "octavo/server/server.h"
 
@@ -141,6 +142,7 @@ class Application {
   const Result<SamplingFields> chat_defaults_;  // ReadChatDefaults.
   const std::shared_ptr<Reactor> reactor_;
   RidSource rids_;
+  const std::shared_ptr<const ReplayServer> replay_server_;
   int64_t max_text_bytes_ = 0;
   int64_t created_unix_s_ = 0;
 

@@ -15,6 +15,7 @@
 #include "octavo/server/json.h"
 #include "octavo/server/parse_generate.h"
 #include "octavo/server/render_sequence.h"
+#include "octavo/server/replay_record.h"
 #include "octavo/server/stop_strings.h"
 
 namespace octavo {
@@ -95,6 +96,10 @@ void Application::RunCall(GenerateCall call, const WriterPtr& writer) {
     render.recipe = serving_->recipe;
     render.is_emulated = serving_->is_emulated;
     render.incremental = options_.incremental_streaming_output;
+    if (parsed.shows_meta && (parsed.return_replay || options_.return_replay)) {
+      render.replay =
+          std::make_shared<const ReplayRequest>(MakeReplayRequest(item, replay_server_));
+    }
     session_options.sequences.push_back(std::move(render));
     session_options.rids.push_back(item.request.rid);
     prompt_tokens += static_cast<int64_t>(item.request.input_ids.size());

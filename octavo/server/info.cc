@@ -10,7 +10,9 @@
 #include <string>
 #include <string_view>
 
+#include "octavo/base/hash.h"
 #include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
 #include "octavo/base/version.h"
 #include "octavo/engine/engine.h"
 #include "octavo/formats/format.h"
@@ -170,6 +172,13 @@ std::string ServerInfoJson(const InfoContext& info) {
   json.Field("emulated", serving.is_emulated);
   json.Field("num_threads", serving.num_threads);
   json.Field("weight_format", FormatOf(serving)).Field("policy_hash", serving.table.Hash());
+  json.Key("weight_digest");
+  if (stats.weight_digest.has_value()) {
+    json.Value(HashHex(*stats.weight_digest));
+  } else {
+    json.Null();
+  }
+  json.Field("kv_cache_dtype", serving.kv_cache_dtype == DType::kF8E4m3 ? "fp8_e4m3" : "bf16");
   json.Field("weight_bytes", serving.weight_bytes).Field("load_seconds", serving.load_seconds);
   json.Field("version", Version()).Key("kv_events").Null();
   WriteInternalState(json, info);

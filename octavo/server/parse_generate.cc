@@ -120,6 +120,7 @@ Result<ParsedGenerate> ParseGenerate(std::string_view body, const GenerateContex
   ASSIGN_OR_RETURN(call.stream, BoolField(json, "stream", false));
   ASSIGN_OR_RETURN(call.return_prompt_token_ids, BoolField(json, "return_prompt_token_ids", false));
   ASSIGN_OR_RETURN(call.return_text_in_logprobs, BoolField(json, "return_text_in_logprobs", false));
+  ASSIGN_OR_RETURN(call.return_replay, BoolField(json, "return_replay", false));
 
   ASSIGN_OR_RETURN(Prompts prompts, ReadPrompts(json, context));
   RETURN_IF_ERROR(ReadSampling(json, context, prompts));

@@ -51,6 +51,7 @@ struct ParsedGenerate {
   bool stream = false;
   bool return_prompt_token_ids = false;
   bool return_text_in_logprobs = false;
+  bool return_replay = false;
   bool shows_meta = true;  // The answer has meta_info, and in it the logprobs asked for.
   std::string batch_rid =
       {};  // The one rid of a batch, whose items are batch_rid_0, batch_rid_1, ...

@@ -18,6 +18,7 @@
 #include "octavo/engine/request.h"
 #include "octavo/server/base64.h"
 #include "octavo/server/json_writer.h"
+#include "octavo/server/replay_record.h"
 #include "octavo/server/stop_strings.h"
 #include "octavo/text/tokenizer.h"
 
@@ -119,6 +120,8 @@ void SequenceRenderer::Append(const RequestOutput& output) {
   last_.seed = output.seed;
   last_.versions = output.versions;
   last_.weight_version = output.weight_version;
+  last_.weight_digest = output.weight_digest;
+  last_.mixed_context = output.mixed_context;
   last_.queue_seconds = output.queue_seconds;
   last_.e2e_seconds = output.e2e_seconds;
 }
@@ -255,6 +258,9 @@ void SequenceRenderer::WriteMeta(JsonWriter& json) const {
   if (finished() && options_.routed_experts) {
     json.Field("routed_experts", routed_experts_);
     json.Field("routed_experts_start_len", options_.routed_experts_start_len);
+  }
+  if (finished() && options_.replay != nullptr) {
+    WriteReplayRecord(*options_.replay, last_, json.Key("replay"));
   }
   if (options_.return_logprob) {
     WriteLogprobs(json);

@@ -18,6 +18,8 @@
 
 namespace octavo {
 
+struct ReplayRequest;
+
 struct RenderOptions {
   const Tokenizer* tokenizer = nullptr;  // Null: every text is "".
   std::string recipe = {};               // Serving::recipe, reported for replay.
@@ -34,7 +36,8 @@ struct RenderOptions {
   int64_t routed_experts_start_len = 0;
   int64_t max_new_tokens = 0;
   bool return_prompt_token_ids = false;
-  std::vector<int32_t> prompt_token_ids = {};  // Set when return_prompt_token_ids.
+  std::vector<int32_t> prompt_token_ids = {};        // Set when return_prompt_token_ids.
+  std::shared_ptr<const ReplayRequest> replay = {};  // Null: no meta_info.replay.
 };
 
 // One thread. The tokenizer must outlive it.

@@ -21,6 +21,7 @@ struct ServerOptions {
   std::string served_model_name = {};         // Empty: the model folder as given.
   bool incremental_streaming_output = false;  // Stream deltas instead of all so far.
   int64_t stream_interval = 1;                // Tokens of a chunk where the request does not say.
+  bool return_replay = false;        // Every reply carries meta_info.replay, asked for or not.
   bool allow_auto_truncate = false;  // Cut prompts and budgets to the context, instead of a 400.
   int64_t num_connections_max = 65536;
   double drain_seconds = 60.0;         // After SIGTERM, until what still runs is aborted.
