@@ -31,7 +31,8 @@ struct HttpResponse {
   int status = 200;
   std::string content_type = "application/json";
   std::string body = {};
-  std::string allow = {};  // The Allow header of a 405; empty otherwise.
+  std::string allow = {};         // The Allow header of a 405; empty otherwise.
+  std::string more_headers = {};  // Whole lines, each "Name: value\r\n".
 };
 
 // The way out of one exchange. One thread: the io thread. Either Send once, or StartStream, any

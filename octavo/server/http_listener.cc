@@ -277,10 +277,10 @@ class HttpListener::Impl::Writer final : public ResponseWriter {
     if (const std::shared_ptr<Connection> connection = Live()) {
       const std::string allow =
           response.allow.empty() ? std::string() : fmt::format("Allow: {}\r\n", response.allow);
-      connection->Push(
-          FormatHead(response.status, response.content_type, connection->exchange(),
-                     fmt::format("{}Content-Length: {}\r\n", allow, response.body.size())),
-          response.body.empty() || connection->exchange().is_head);
+      connection->Push(FormatHead(response.status, response.content_type, connection->exchange(),
+                                  fmt::format("{}{}Content-Length: {}\r\n", allow,
+                                              response.more_headers, response.body.size())),
+                       response.body.empty() || connection->exchange().is_head);
       connection->Push(std::move(response.body), true);
     }
   }

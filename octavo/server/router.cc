@@ -26,7 +26,7 @@ constexpr Route kRoutes[] = {
     {"/health", kGet, Access::kOpen, Endpoint::kHealth},
     {"/health_generate", kGet, Access::kOpen, Endpoint::kHealthGenerate},
     {"/ping", kGet, Access::kUser, Endpoint::kPing},
-    {"/", kGet, Access::kUser, Endpoint::kStatusPage},
+    {"/", kGet, Access::kOpen, Endpoint::kStatusPage},  // The page asks for the key itself.
     {"/metrics", kGet, Access::kOpen, Endpoint::kMetrics},
     {"/generate", kPost | kPut, Access::kUser, Endpoint::kGenerate},
     {"/v1/completions", kPost, Access::kUser, Endpoint::kCompletions},
