@@ -1,7 +1,6 @@
 """Method: a client of the standard library alone holds a real server to OpenAI's two endpoints:
-what they generate is compared with /generate bit for bit, every answer's members by name, streams
-with whole answers, and the requests that the `openai` Python client sends are replayed as it sent
-them (tests/data/server/openai_client.jsonl, recorded with openai 3.54.0)."""
+what they generate is compared with /generate bit for bit, every answer's members by name, and
+streams with whole answers."""
 
 import http.client
 import json
@@ -13,84 +12,14 @@ import unittest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import octavo_testing
-from api_testing import ApiTest, CONTEXT, EOS, ONE_THREAD, PROMPT, VOCABULARY, object_error
+from api_testing import CONTEXT, EOS, ONE_THREAD, PROMPT, VOCABULARY
 from octavo_testing import DENSE, ROOT, Server, folder
+from openai_testing import CHAT, COMPLETIONS, OpenAiTest, malformed, refused
 
-TRAFFIC = ROOT / "tests" / "data" / "server" / "openai_client.jsonl"
-CHAT = "/v1/chat/completions"
-COMPLETIONS = "/v1/completions"
 MESSAGES = [{"role": "system", "content": "You add."}, {"role": "user", "content": "3 + 4?"}]
 CHAT_TEXT = ("<|im_start|>system\nYou add.<|im_end|>\n<|im_start|>user\n3 + 4?<|im_end|>\n"
              "<|im_start|>assistant\n")
-USAGE = {"prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details",
-         "reasoning_tokens"}
 META_TIMES = ("id", "e2e_latency", "queue_time", "cached_tokens")
-
-
-def refused(test, status, reply, name=""):
-    """The body of a value that these endpoints refuse."""
-    object_error(test, status, reply)
-    test.assertEqual(reply["type"], "BadRequestError")
-    test.assertIn(name, reply["message"])
-
-
-def malformed(test, status, reply, name=""):
-    """The body of a request that is not well formed."""
-    object_error(test, status, reply)
-    test.assertEqual(reply["type"], "Bad Request")
-    test.assertIn(name, reply["message"])
-
-
-class OpenAiTest(ApiTest):
-    def call(self, path, **body):
-        status, reply = self.post(path, body)
-        self.assertEqual(status, 200, reply)
-        return reply
-
-    def stream(self, path, **body):
-        """The events of a streamed request but [DONE]."""
-        connection = http.client.HTTPConnection(self.server.host, int(self.server.port), timeout=60)
-        self.addCleanup(connection.close)
-        connection.request("POST", path, body=json.dumps(dict(body, stream=True)),
-                           headers={"Content-Type": "application/json"})
-        reply = connection.getresponse()
-        text = reply.read().decode()
-        self.assertEqual(reply.status, 200, text)
-        self.assertEqual(reply.getheader("Content-Type"), "text/event-stream")
-        return self.events(text)
-
-    def events(self, text):
-        events = text.split("\n\n")
-        self.assertEqual(events.pop(), "")
-        self.assertTrue(all(e.startswith("data: ") and "\n" not in e for e in events))
-        self.assertEqual(events.pop(), "data: [DONE]")
-        return [json.loads(e[len("data: "):]) for e in events]
-
-    def check_answer(self, reply, path, choices=1):
-        """Members and types of a whole answer."""
-        chat = path == CHAT
-        self.assertEqual(set(reply), {"id", "object", "created", "model", "choices", "usage",
-                                      "metadata"})
-        self.assertEqual(reply["object"], "chat.completion" if chat else "text_completion")
-        self.assertIsInstance(reply["created"], int)
-        self.assertEqual(reply["metadata"], {"weight_version": "0"})
-        self.assertEqual([c["index"] for c in reply["choices"]], list(range(choices)))
-        for choice in reply["choices"]:
-            self.assertLessEqual({"index", "message" if chat else "text", "logprobs",
-                                  "finish_reason", "matched_stop"}, set(choice))
-            self.assertIn(choice["finish_reason"], ("stop", "length", "abort"))
-            if chat:
-                self.assertEqual(set(choice["message"]),
-                                 {"role", "content", "reasoning_content", "tool_calls"})
-                self.assertEqual(choice["message"]["role"], "assistant")
-                self.assertIsInstance(choice["message"]["content"], str)
-        self.check_usage(reply["usage"])
-
-    def check_usage(self, usage):
-        self.assertEqual(set(usage), USAGE)
-        self.assertEqual(usage["total_tokens"],
-                         usage["prompt_tokens"] + usage["completion_tokens"])
-        self.assertEqual(set(usage["prompt_tokens_details"]), {"cached_tokens"})
 
 
 class Completions(OpenAiTest):
@@ -372,41 +301,6 @@ class Chat(OpenAiTest):
         self.await_running(2)
         connection.close()
         self.await_load(0)
-
-
-class ClientTraffic(OpenAiTest):
-    def test_what_the_openai_client_sends_is_answered_in_the_form_it_parses(self):
-        connection = http.client.HTTPConnection(self.server.host, int(self.server.port), timeout=60)
-        self.addCleanup(connection.close)  # One connection for all, as the client keeps it.
-        requests = [json.loads(line) for line in TRAFFIC.read_text().splitlines()]
-        self.assertGreater(len(requests), 10)
-        for request in requests:
-            body = request["body"]
-            with self.subTest(request=json.dumps(request)[:200]):
-                connection.request(request["method"], request["path"], headers=request["headers"],
-                                   body=None if body is None else json.dumps(body))
-                reply = connection.getresponse()
-                self.check_traffic(request["path"], body or {}, reply.status, reply.read().decode())
-
-    def check_traffic(self, path, body, status, text):
-        if body.get("response_format", {}).get("type") == "json_object":
-            return refused(self, status, json.loads(text), "response_format")
-        self.assertEqual(status, 200, text)
-        if path == "/v1/models":
-            return self.assertEqual(json.loads(text)["object"], "list")
-        prompts = body.get("prompt", "")
-        count = len(prompts) if isinstance(prompts, list) and isinstance(prompts[0], str) else 1
-        count *= body.get("n", 1)
-        if not body.get("stream"):
-            reply = json.loads(text)
-            self.check_answer(reply, path, choices=count)
-            return self.assertEqual(reply["model"], body["model"])
-        chunks = self.events(text)
-        self.check_usage(chunks.pop()["usage"])
-        ends = [c["choices"][0] for c in chunks if c["choices"][0]["finish_reason"]]
-        self.assertEqual(sorted(c["index"] for c in ends), list(range(count)))
-        self.assertTrue(all(isinstance(c["created"], int) and c["model"] == body["model"]
-                            for c in chunks))
 
 
 class Experts(OpenAiTest):
