@@ -4,6 +4,8 @@
 //       output logprobs against none: decode steps, forward pass and sampling, in pairs
 //   rollout_bench groups SHAPE FORMAT [groups] [size] [threads]
 //       distinct prompts, then groups of samples of one prompt: output tokens a second
+//   rollout_bench digest SHAPE FORMAT [rounds] [threads]
+//       the digest of all live weights, against plain reads of them before and after
 
 #include <fmt/core.h>
 
@@ -27,6 +29,7 @@
 
 #include "octavo/base/random.h"
 #include "octavo/base/status.h"
+#include "octavo/base/thread_pool.h"
 #include "octavo/engine/engine.h"
 #include "octavo/engine/logits_pass.h"
 #include "octavo/engine/page_pool.h"
@@ -34,10 +37,13 @@
 #include "octavo/engine/sequence.h"
 #include "octavo/formats/format.h"
 #include "octavo/kernels/backend.h"
+#include "octavo/kernels/machine_peaks.h"
+#include "octavo/kernels/matrix.h"
 #include "octavo/kernels/ops.h"
 #include "octavo/model/model.h"
 #include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/precision_table.h"
+#include "octavo/sync/live_digest.h"
 #include "octavo/sync/serving.h"
 
 namespace octavo {
@@ -292,6 +298,57 @@ void BenchGroups(const std::string& shape, std::string_view format, int64_t num_
   }
 }
 
+// What DigestLiveWeights reads.
+std::vector<std::span<const std::byte>> MemoryOf(const ModelWeights& weights) {
+  std::vector<std::span<const std::byte>> memory;
+  for (const PackedMatrix& matrix : weights.matrices) {
+    memory.push_back(matrix.codes.bytes());
+    memory.push_back(matrix.scales.bytes());
+  }
+  return memory;
+}
+
+void BenchDigest(const std::string& shape, std::string_view format, int num_rounds,
+                 int num_threads) {
+  const std::unique_ptr<Serving> serving = StartShape(shape, format, num_threads);
+  ThreadPool pool(num_threads > 0 ? num_threads : NumUsableThreads());
+  const auto measure = [&](const ModelWeights& live, Backend& backend) {
+    const std::vector<std::span<const std::byte>> memory = MemoryOf(live);
+    double num_bytes = 0.0;
+    for (const std::span<const std::byte> part : memory) {
+      num_bytes += static_cast<double>(part.size());
+    }
+    std::vector<double> rates;
+    std::vector<double> reads;
+    std::vector<double> shares;
+    double before = MeasureReadBandwidth(memory, &pool);
+    for (int round = 0; round < num_rounds; ++round) {
+      const double start = Now();
+      Must(DigestLiveWeights(serving->table, live, backend, &pool).error());
+      rates.push_back(num_bytes / (Now() - start));
+      const double after = MeasureReadBandwidth(memory, &pool);
+      reads.push_back(after);
+      shares.push_back(rates.back() / (0.5 * (before + after)));
+      before = after;
+    }
+    std::ranges::sort(shares);
+    fmt::print(
+        "{{\"bench\":\"digest\",\"shape\":\"{}\",\"format\":\"{}\",\"backend\":\"{}\","
+        "\"threads\":{},\"rounds\":{},\"gb\":{:.3f},\"gb_per_s\":{:.2f},\"read_gb_per_s\":{:.2f},"
+        "\"read_share\":{:.3f},\"read_share_quartiles\":[{:.3f},{:.3f}]}}\n",
+        shape, format, serving->backend_name, pool.num_threads(), num_rounds, num_bytes / 1e9,
+        Median(rates) / 1e9, Median(reads) / 1e9, shares[shares.size() / 2],
+        shares[shares.size() / 4], shares[3 * shares.size() / 4]);
+    std::fflush(stdout);
+  };
+  std::promise<void> finished;
+  serving->engine->RunBetweenSteps([&](const ModelWeights& live, Backend& backend) {
+    measure(live, backend);
+    finished.set_value();
+  });
+  finished.get_future().wait();
+}
+
 int Main(std::span<char*> args) {
   const std::string_view what = args.size() > 1 ? args[1] : "";
   const auto number = [&](size_t i, int otherwise) {
@@ -301,10 +358,13 @@ int Main(std::span<char*> args) {
     BenchLogprobs(args[2], args[3], number(4, 20), number(5, 0));
   } else if (what == "groups" && args.size() > 3) {
     BenchGroups(args[2], args[3], number(4, 8), number(5, 8), number(6, 0));
+  } else if (what == "digest" && args.size() > 3) {
+    BenchDigest(args[2], args[3], number(4, 9), number(5, 0));
   } else {
     fmt::print(stderr,
                "usage: rollout_bench logprobs SHAPE FORMAT [pairs] [threads]\n"
-               "       rollout_bench groups SHAPE FORMAT [groups] [size] [threads]\n");
+               "       rollout_bench groups SHAPE FORMAT [groups] [size] [threads]\n"
+               "       rollout_bench digest SHAPE FORMAT [rounds] [threads]\n");
     return 2;
   }
   return 0;
