@@ -14,6 +14,7 @@
 #include "octavo/model/model.h"
 #include "octavo/server/http.h"
 #include "octavo/server/info.h"
+#include "octavo/server/metrics.h"
 #include "octavo/server/openai_defaults.h"
 #include "octavo/server/reactor.h"
 #include "octavo/server/replay_record.h"
@@ -75,8 +76,9 @@ InfoContext Application::Info() const {
           .num_clamped_logprobs = num_clamped_logprobs_};
 }
 
-void Application::Handle(HttpRequest request, const WriterPtr& writer) {
+void Application::Handle(HttpRequest request, const WriterPtr& peer) {
   const RouteMatch match = MatchRoute(request.method, request.path);
+  const WriterPtr writer = CountRequest(peer, match.route, http_counts_);
   const ApiKeys keys = {options_.api_key, options_.admin_api_key};
   if (!IsAuthorized(match.access, request.authorization, keys)) {
     writer->Send(JsonResponse(R"({"error":"Unauthorized"})", 401));

@@ -17,6 +17,7 @@
 #include "octavo/server/generate_session.h"
 #include "octavo/server/http.h"
 #include "octavo/server/info.h"
+#include "octavo/server/metrics.h"
 #include "octavo/server/parse_generate.h"
 #include "octavo/server/parse_openai.h"
 #include "octavo/server/parse_sampling.h"
@@ -24,6 +25,9 @@
 #include "octavo/server/replay_record.h"
 #include "octavo/server/router.h"
 #include "octavo/server/server.h"
+#include "octavo/sync/serving.h"
+#include "octavo/sync/weight_checker.h"
+#include "octavo/sync/weight_update.h"
 
 namespace octavo {
 
@@ -36,8 +40,8 @@ class Application {
   Application(const ServerOptions& options, Serving* serving, const ServerText& text,
               std::shared_ptr<Reactor> reactor);
 
-  // Answers through `writer`, now or later.
-  void Handle(HttpRequest request, const WriterPtr& writer);
+  // Answers through `peer`, now or later.
+  void Handle(HttpRequest request, const WriterPtr& peer);
 
   // From here on /health is 503 and new generation requests are refused with 503.
   void StartDraining() { draining_ = true; }
@@ -83,6 +87,8 @@ class Application {
 
   // handlers_status.cc
   void StatusPage(const WriterPtr& writer);
+
+  // handlers_metrics.cc
   void Metrics(const WriterPtr& writer);
 
   // handlers_memory.cc
@@ -152,6 +158,16 @@ class Application {
   int64_t live_prompt_tokens_ = 0;
   std::unordered_map<std::string, std::vector<std::string>> batch_rids_;
   std::optional<OpenUpdate> update_;
+  const std::shared_ptr<HttpCounts> http_counts_ = std::make_shared<HttpCounts>();
+
+  // Between /begin_weight_update and /end_weight_update.
+  struct Bracket {
+    std::string holder;  // Peer that began it.
+    std::chrono::steady_clock::time_point begun;
+  };
+  std::optional<Bracket> bracket_;
+  const std::unique_ptr<WeightChecker> checker_ =
+      std::make_unique<WeightChecker>(&serving_->updater->live());
 };
 
 // The same for the worker: blocks until the engine has published its figures.

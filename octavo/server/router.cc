@@ -123,9 +123,13 @@ RouteMatch MatchRoute(HttpMethod method, std::string_view path) {
     return {.status = 404};
   }
   if ((route->methods & MethodBit(method)) == 0) {
-    return {.status = 405, .access = route->access, .allow = AllowHeader(route->methods)};
+    return {.status = 405,
+            .access = route->access,
+            .route = route->path,
+            .allow = AllowHeader(route->methods)};
   }
-  RouteMatch match{.endpoint = route->endpoint, .access = route->access};
+  RouteMatch match{
+      .endpoint = route->endpoint, .access = route->access, .route = route->path};
   if (route->endpoint == Endpoint::kModel) {
     match.suffix = path.substr(kModelPrefix.size());
   }

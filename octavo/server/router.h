@@ -61,8 +61,9 @@ struct RouteMatch {
   int status = 200;  // 404 and 405 match no endpoint.
   Endpoint endpoint = Endpoint::kHealth;
   Access access = Access::kUser;
-  std::string allow = {};   // For 405: "GET, POST".
-  std::string suffix = {};  // The {id} of kModel.
+  std::string_view route = {};  // As the table has it; "" for 404.
+  std::string allow = {};       // For 405: "GET, POST".
+  std::string suffix = {};      // The {id} of kModel.
 };
 
 RouteMatch MatchRoute(HttpMethod method, std::string_view path);

@@ -134,8 +134,9 @@ Result<std::unique_ptr<Serving>> StartServing(const ServingOptions& options) {
   ASSIGN_OR_RETURN(serving->engine, Engine::Start(std::move(backend), serving->spec,
                                                   std::move(weights), serving->config.eos_token_ids,
                                                   options.weight_version, options.engine));
-  serving->updater =
-      std::make_unique<WeightUpdater>(serving->engine.get(), packing, serving->plan.get());
+  serving->updater = std::make_unique<WeightUpdater>(
+      serving->engine.get(), packing, serving->plan.get(),
+      WeightUpdater::Options{.live = {.keep_backup = options.keep_weights_backup}});
   serving->load_seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   LOG(INFO,

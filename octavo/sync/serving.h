@@ -37,6 +37,8 @@ struct ServingOptions {
   int num_threads = 0;     // 0: NumUsableThreads().
   LoadFormat load_format = LoadFormat::kAuto;
   std::string weight_version = "0";
+  // LiveWeightsOptions::keep_backup: releasing the weights keeps a copy in a file.
+  bool keep_weights_backup = false;
   EngineOptions engine;
 };
 

@@ -23,7 +23,7 @@
 #include "octavo/kernels/backend.h"
 #include "octavo/model/model.h"
 #include "octavo/policy/precision_table.h"
-#include "octavo/sync/live_digest.h"
+#include "octavo/sync/live_weights.h"
 #include "octavo/sync/load_weights.h"
 #include "octavo/sync/staging.h"
 #include "octavo/sync/weight_plan.h"
@@ -36,33 +36,6 @@ using Clock = std::chrono::steady_clock;
 double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
-
-int64_t UnixSeconds() {
-  return std::chrono::duration_cast<std::chrono::seconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
-
-// One value handed from the engine thread to a waiting one.
-template <typename T>
-class Handover {
- public:
-  void Set(T value) {
-    const std::lock_guard lock(mutex_);
-    value_ = std::move(value);
-    ready_.notify_one();
-  }
-  T Wait() {
-    std::unique_lock lock(mutex_);
-    ready_.wait(lock, [this] { return value_.has_value(); });
-    return *std::move(value_);
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable ready_;
-  std::optional<T> value_;
-};
 
 // "7" -> "8"; any other label gets ".1" appended.
 std::string NextVersion(const std::string& version) {
@@ -83,10 +56,8 @@ struct OpenUpdate {
   std::string version;
   std::unique_ptr<Staging> staging;
   bool sealed = false;
-  ModelDigest digest;  // Of what is sealed.
-  bool busy = false;   // A call works on it without holding the lock of the registry.
-  Clock::time_point begun = Clock::now();
-  Clock::time_point last_touched = begun;
+  bool busy = false;  // A call works on it without holding the lock of the registry.
+  Clock::time_point last_touched = Clock::now();
   double put_seconds = 0.0;
   double seal_seconds = 0.0;
 };
@@ -98,39 +69,27 @@ struct WeightUpdater::Impl {
       : engine(engine_in),
         backend(backend_in),
         plan(plan_in),
-        options(options_in),
+        options(std::move(options_in)),
+        live(engine, backend, plan, options.live),
         pool(NumStagingThreads()) {}
 
   // Takes the open update out of the registry's hands for one call: nobody else may touch it until
   // Release. Errors: kNotFound, kUnavailable (another call works on it).
   Result<OpenUpdate*> Acquire(const std::string& id);
   void Release(OpenUpdate* update);
-  Status SealStaged(OpenUpdate* update);
-  Result<SwapReport> Swap(std::unique_ptr<ModelWeights> weights, const std::string& version,
-                          InFlight in_flight);
-  // Calls fn on the engine's thread, between two steps, and hands its result over.
-  template <typename T>
-  T BetweenSteps(T (*fn)(const ModelWeights& live)) const {
-    const auto handover = std::make_shared<Handover<T>>();
-    engine->RunBetweenSteps([handover, fn](const ModelWeights& live, Backend& /*backend*/) {
-      handover->Set(fn(live));
-    });
-    return handover->Wait();
-  }
 
   Engine* const engine;
   const Backend* const backend;
   const WeightPlan* const plan;
   const Options options;
 
-  std::mutex mutex;                  // Guards open, next_id and last_commit.
+  std::mutex mutex;                  // Guards open and next_id.
   std::condition_variable released;  // An update stopped being busy.
   std::optional<OpenUpdate> open;
   uint64_t next_id = 1;
-  std::optional<CommitReport> last_commit;
 
-  std::mutex live_mutex;  // Held while the live weights are swapped or read.
-  ThreadPool pool;        // Used by the one call that holds the open update.
+  LiveWeights live;
+  ThreadPool pool;  // Used by the one call that holds the open update.
 };
 
 WeightUpdater::WeightUpdater(Engine* engine, const Backend* backend, const WeightPlan* plan)
@@ -138,7 +97,7 @@ WeightUpdater::WeightUpdater(Engine* engine, const Backend* backend, const Weigh
 
 WeightUpdater::WeightUpdater(Engine* engine, const Backend* backend, const WeightPlan* plan,
                              Options options)
-    : impl_(std::make_unique<Impl>(engine, backend, plan, options)) {}
+    : impl_(std::make_unique<Impl>(engine, backend, plan, std::move(options))) {}
 
 WeightUpdater::~WeightUpdater() = default;
 
@@ -163,7 +122,7 @@ void WeightUpdater::Impl::Release(OpenUpdate* update) {
 
 Result<std::string> WeightUpdater::Begin(const std::string& version) {
   const std::string live_version = impl_->engine->Stats().weight_version;
-  LiveBase base = impl_->BetweenSteps(&LiveBaseOf);  // Only a commit of an update changes it.
+  LiveBase base = impl_->live.Base();  // Only a commit of an update changes it.
   const std::lock_guard lock(impl_->mutex);
   if (impl_->open.has_value()) {
     const OpenUpdate& holder = *impl_->open;
@@ -206,41 +165,14 @@ Status WeightUpdater::Put(const std::string& id, std::string_view name,
   return status;
 }
 
-// The digest is read from the memory that will be live, while the old weights serve: replies name
-// their weights by it from the first step on.
-Status WeightUpdater::Impl::SealStaged(OpenUpdate* update) {
-  if (update->sealed) {
-    return OkStatus();
-  }
-  RETURN_IF_ERROR(update->staging->Seal());
-  ASSIGN_OR_RETURN(update->digest,
-                   DigestLiveWeights(*plan->table, update->staging->sealed(), *backend, &pool));
-  update->sealed = true;
-  return OkStatus();
-}
-
 Status WeightUpdater::Seal(const std::string& id) {
   ASSIGN_OR_RETURN(OpenUpdate * update, impl_->Acquire(id));
   const Clock::time_point start = Clock::now();
-  const Status status = impl_->SealStaged(update);
+  const Status status = update->sealed ? OkStatus() : update->staging->Seal();
+  update->sealed = status.ok();
   update->seal_seconds += SecondsSince(start);
   impl_->Release(update);
   return status;
-}
-
-Result<SwapReport> WeightUpdater::Impl::Swap(std::unique_ptr<ModelWeights> weights,
-                                             const std::string& version, InFlight in_flight) {
-  struct Outcome {
-    SwapReport report;
-    std::unique_ptr<ModelWeights> old;
-  };
-  const auto handover = std::make_shared<Handover<Outcome>>();
-  const std::lock_guard lock(live_mutex);
-  engine->SwapWeights(std::move(weights), version, in_flight,
-                      [handover](SwapReport report, std::unique_ptr<ModelWeights> old) {
-                        handover->Set({report, std::move(old)});
-                      });
-  return handover->Wait().report;
 }
 
 Result<CommitReport> WeightUpdater::Commit(const std::string& id, InFlight in_flight) {
@@ -251,43 +183,27 @@ Result<CommitReport> WeightUpdater::Commit(const std::string& id, InFlight in_fl
   }
   const Clock::time_point start = Clock::now();
   CommitReport report{.version = update->version,
-                      .digest = update->digest.hex,
                       .swap = {},
                       .num_tensors = update->staging->num_staged(),
                       .bytes_in = update->staging->bytes_in(),
                       .bytes_staged = update->staging->bytes_staged(),
                       .put_seconds = update->put_seconds,
-                      .seal_seconds = update->seal_seconds};
-  const Clock::time_point begun = update->begun;
-  std::unique_ptr<ModelWeights> weights = update->staging->Take();
-  weights->digest = update->digest.hash;
-  const Result<SwapReport> swap = impl_->Swap(std::move(weights), update->version, in_flight);
+                      .seal_seconds = update->seal_seconds,
+                      .commit_seconds = 0.0};
+  report.swap = impl_->live.Swap(update->staging->Take(), update->version, in_flight);
   {
     const std::lock_guard lock(impl_->mutex);
     impl_->open.reset();
     impl_->released.notify_all();
   }
-  if (!swap) {
-    return swap.error();
-  }
-  report.swap = *swap;
   report.commit_seconds = SecondsSince(start);
-  report.open_seconds = SecondsSince(begun);
-  report.unix_seconds = UnixSeconds();
   LOG(INFO,
       "update committed id={} version={} tensors={} bytes_in={} put_s={:.3f} commit_s={:.3f} "
       "pause_ms={:.2f} in_flight={} retracted={} aborted={}",
       id, report.version, report.num_tensors, report.bytes_in, report.put_seconds,
       report.commit_seconds, report.swap.pause_ms, report.swap.in_flight, report.swap.retracted,
       report.swap.aborted);
-  const std::lock_guard lock(impl_->mutex);
-  impl_->last_commit = report;
   return report;
-}
-
-std::optional<CommitReport> WeightUpdater::LastCommit() const {
-  const std::lock_guard lock(impl_->mutex);
-  return impl_->last_commit;
 }
 
 void WeightUpdater::Abort(const std::string& id) {
@@ -327,14 +243,8 @@ Result<CommitReport> WeightUpdater::UpdateFromDisk(const std::string& dir,
   return Commit(id, in_flight);
 }
 
-Result<ModelDigest> WeightUpdater::LiveDigest() {
-  // The pointer stays good: weights are replaced only under live_mutex.
-  const std::lock_guard lock(impl_->live_mutex);
-  const ModelWeights* live = impl_->BetweenSteps<const ModelWeights*>(
-      [](const ModelWeights& weights) { return &weights; });
-  RETURN_IF_ERROR(CheckDerivedWeights(*impl_->plan->spec, *live, *impl_->backend));
-  ThreadPool pool(NumUsableThreads());
-  return DigestLiveWeights(*impl_->plan->table, *live, *impl_->backend, &pool);
-}
+Result<ModelDigest> WeightUpdater::LiveDigest() { return impl_->live.Digest(); }
+
+LiveWeights& WeightUpdater::live() { return impl_->live; }
 
 }  // namespace octavo

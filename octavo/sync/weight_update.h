@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 #include <string_view>
 
@@ -13,22 +12,20 @@
 #include "octavo/convert/digest.h"
 #include "octavo/engine/engine.h"
 #include "octavo/kernels/backend.h"
+#include "octavo/sync/live_weights.h"
 #include "octavo/sync/weight_plan.h"
 
 namespace octavo {
 
 struct CommitReport {
   std::string version;
-  std::string digest = {};  // Of the new weights, sealed before the swap: 32 hex digits.
   SwapReport swap;
   int64_t num_tensors = 0;      // Weights of the table that were staged.
   int64_t bytes_in = 0;         // As received.
   int64_t bytes_staged = 0;     // Canonical bytes of what was staged.
   double put_seconds = 0.0;     // Spent quantizing and packing.
-  double seal_seconds = 0.0;    // Spent on the ledger and the digest.
+  double seal_seconds = 0.0;    // Spent on the ledger.
   double commit_seconds = 0.0;  // From the commit call to the swap having happened.
-  double open_seconds = 0.0;    // From begin to the swap: what lies between the others is transfer.
-  int64_t unix_seconds = 0;     // When the swap had happened.
 };
 
 // Thread-safe. One update at a time.
@@ -39,6 +36,7 @@ class WeightUpdater {
     double idle_timeout_s = 300.0;
     // Of one update, StagingOptions::waiting_bytes_max.
     int64_t waiting_bytes_max = int64_t{4} << 30;
+    LiveWeightsOptions live = {};
   };
 
   // `engine` and `backend` outlive the updater; `backend` is the engine's (only its const,
@@ -75,12 +73,11 @@ class WeightUpdater {
   Result<CommitReport> UpdateFromDisk(const std::string& dir, const std::string& version,
                                       InFlight in_flight);
 
-  // The last commit that succeeded; absent before the first.
-  std::optional<CommitReport> LastCommit() const;
-
   // Digest of what is live now, read from the live memory while serving goes on; commits wait.
   // Errors: kCorrupt when weights derived from the live ones are not what those give.
   Result<ModelDigest> LiveDigest();
+  // What the updates are updates of.
+  LiveWeights& live();
 
  private:
   struct Impl;
