@@ -96,6 +96,7 @@ Result<WeightFile> WeightFile::Write(const ModelWeights& weights, const std::str
   ASSIGN_OR_RETURN(file.matrices_, file.AppendAll(weights.matrices));
   ASSIGN_OR_RETURN(file.derived_, file.AppendAll(weights.derived));
   file.form_.stored_input_scales = weights.stored_input_scales;
+  file.form_.digest = weights.digest;
   return file;
 }
 
@@ -134,6 +135,7 @@ Result<std::unique_ptr<ModelWeights>> WeightFile::Read() const {
     ASSIGN_OR_RETURN(weights->derived.emplace_back(), ReadEntry(entry));
   }
   weights->stored_input_scales = form_.stored_input_scales;
+  weights->digest = form_.digest;
   return weights;
 }
 

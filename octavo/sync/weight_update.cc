@@ -23,6 +23,7 @@
 #include "octavo/kernels/backend.h"
 #include "octavo/model/model.h"
 #include "octavo/policy/precision_table.h"
+#include "octavo/sync/live_digest.h"
 #include "octavo/sync/live_weights.h"
 #include "octavo/sync/load_weights.h"
 #include "octavo/sync/staging.h"
@@ -35,6 +36,12 @@ using Clock = std::chrono::steady_clock;
 
 double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+int64_t UnixSeconds() {
+  return std::chrono::duration_cast<std::chrono::seconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 
 // "7" -> "8"; any other label gets ".1" appended.
@@ -56,8 +63,10 @@ struct OpenUpdate {
   std::string version;
   std::unique_ptr<Staging> staging;
   bool sealed = false;
-  bool busy = false;  // A call works on it without holding the lock of the registry.
-  Clock::time_point last_touched = Clock::now();
+  ModelDigest digest;  // Of what is sealed.
+  bool busy = false;   // A call works on it without holding the lock of the registry.
+  Clock::time_point begun = Clock::now();
+  Clock::time_point last_touched = begun;
   double put_seconds = 0.0;
   double seal_seconds = 0.0;
 };
@@ -77,16 +86,18 @@ struct WeightUpdater::Impl {
   // Release. Errors: kNotFound, kUnavailable (another call works on it).
   Result<OpenUpdate*> Acquire(const std::string& id);
   void Release(OpenUpdate* update);
+  Status SealStaged(OpenUpdate* update);
 
   Engine* const engine;
   const Backend* const backend;
   const WeightPlan* const plan;
   const Options options;
 
-  std::mutex mutex;                  // Guards open and next_id.
+  std::mutex mutex;                  // Guards open, next_id and last_commit.
   std::condition_variable released;  // An update stopped being busy.
   std::optional<OpenUpdate> open;
   uint64_t next_id = 1;
+  std::optional<CommitReport> last_commit;
 
   LiveWeights live;
   ThreadPool pool;  // Used by the one call that holds the open update.
@@ -165,11 +176,23 @@ Status WeightUpdater::Put(const std::string& id, std::string_view name,
   return status;
 }
 
+// The digest is read from the memory that will be live, while the old weights serve: replies name
+// their weights by it from the first step on.
+Status WeightUpdater::Impl::SealStaged(OpenUpdate* update) {
+  if (update->sealed) {
+    return OkStatus();
+  }
+  RETURN_IF_ERROR(update->staging->Seal());
+  ASSIGN_OR_RETURN(update->digest,
+                   DigestLiveWeights(*plan->table, update->staging->sealed(), *backend, &pool));
+  update->sealed = true;
+  return OkStatus();
+}
+
 Status WeightUpdater::Seal(const std::string& id) {
   ASSIGN_OR_RETURN(OpenUpdate * update, impl_->Acquire(id));
   const Clock::time_point start = Clock::now();
-  const Status status = update->sealed ? OkStatus() : update->staging->Seal();
-  update->sealed = status.ok();
+  const Status status = impl_->SealStaged(update);
   update->seal_seconds += SecondsSince(start);
   impl_->Release(update);
   return status;
@@ -183,27 +206,39 @@ Result<CommitReport> WeightUpdater::Commit(const std::string& id, InFlight in_fl
   }
   const Clock::time_point start = Clock::now();
   CommitReport report{.version = update->version,
+                      .digest = update->digest.hex,
                       .swap = {},
                       .num_tensors = update->staging->num_staged(),
                       .bytes_in = update->staging->bytes_in(),
                       .bytes_staged = update->staging->bytes_staged(),
                       .put_seconds = update->put_seconds,
-                      .seal_seconds = update->seal_seconds,
-                      .commit_seconds = 0.0};
-  report.swap = impl_->live.Swap(update->staging->Take(), update->version, in_flight);
+                      .seal_seconds = update->seal_seconds};
+  const Clock::time_point begun = update->begun;
+  std::unique_ptr<ModelWeights> weights = update->staging->Take();
+  weights->digest = update->digest.hash;
+  report.swap = impl_->live.Swap(std::move(weights), update->version, in_flight);
   {
     const std::lock_guard lock(impl_->mutex);
     impl_->open.reset();
     impl_->released.notify_all();
   }
   report.commit_seconds = SecondsSince(start);
+  report.open_seconds = SecondsSince(begun);
+  report.unix_seconds = UnixSeconds();
   LOG(INFO,
       "update committed id={} version={} tensors={} bytes_in={} put_s={:.3f} commit_s={:.3f} "
       "pause_ms={:.2f} in_flight={} retracted={} aborted={}",
       id, report.version, report.num_tensors, report.bytes_in, report.put_seconds,
       report.commit_seconds, report.swap.pause_ms, report.swap.in_flight, report.swap.retracted,
       report.swap.aborted);
+  const std::lock_guard lock(impl_->mutex);
+  impl_->last_commit = report;
   return report;
+}
+
+std::optional<CommitReport> WeightUpdater::LastCommit() const {
+  const std::lock_guard lock(impl_->mutex);
+  return impl_->last_commit;
 }
 
 void WeightUpdater::Abort(const std::string& id) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -19,13 +20,16 @@ namespace octavo {
 
 struct CommitReport {
   std::string version;
+  std::string digest = {};  // Of the new weights, sealed before the swap: 32 hex digits.
   SwapReport swap;
   int64_t num_tensors = 0;      // Weights of the table that were staged.
   int64_t bytes_in = 0;         // As received.
   int64_t bytes_staged = 0;     // Canonical bytes of what was staged.
   double put_seconds = 0.0;     // Spent quantizing and packing.
-  double seal_seconds = 0.0;    // Spent on the ledger.
+  double seal_seconds = 0.0;    // Spent on the ledger and the digest.
   double commit_seconds = 0.0;  // From the commit call to the swap having happened.
+  double open_seconds = 0.0;    // From begin to the swap: what lies between the others is transfer.
+  int64_t unix_seconds = 0;     // When the swap had happened.
 };
 
 // Thread-safe. One update at a time.
@@ -72,6 +76,9 @@ class WeightUpdater {
   // kInvalidArgument naming the first tensor that differs.
   Result<CommitReport> UpdateFromDisk(const std::string& dir, const std::string& version,
                                       InFlight in_flight);
+
+  // The last commit that succeeded; absent before the first.
+  std::optional<CommitReport> LastCommit() const;
 
   // Digest of what is live now, read from the live memory while serving goes on; commits wait.
   // Errors: kCorrupt when weights derived from the live ones are not what those give.
