@@ -23,7 +23,6 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using ::testing::Not;
 
 PolicyOptions Parsed(std::string_view text) {
   const Result<PolicyOptions> options = ParsePolicyFile(text, "p.toml");
@@ -128,32 +127,23 @@ TEST(PolicyFile, EveryRoleIsDocumented) {
   }
 }
 
-// toml++ runs into undefined behaviour where it looks for blanks among these.
-TEST(PolicyFile, RefusesCharactersThatItsReaderCannotJudge) {
-  // Of each range that toml++ has no answer for, at the places where it asks.
+// Of each range that toml++ has no answer for, at the places where it asks for blanks.
+TEST(PolicyFile, CharactersBeyondAsciiStandInStringsAndCommentsAlone) {
   for (const std::string character :
        {"\xEF\xAC\xA6", "\xEF\xB7\xBF", "\xC3\xA9", "\xCC\x99", "\xE3\x80\x81"}) {
     for (const std::string& text :
          {character + "z", "format = " + character, "format = \"fp8\"\n" + character + " = 1",
-          "format = \"\"\"fp8\\\n  " + character + "\"\"\""}) {
+          "keep_last = 2'" + character + "'"}) {
       const auto options = ParsePolicyFile(text, "p.toml");
       ASSERT_FALSE(options.has_value()) << text;
-      EXPECT_THAT(options.error().message(), HasSubstr("beyond ASCII")) << text;
+      EXPECT_THAT(options.error().message(), HasSubstr("p.toml:")) << text;
     }
     EXPECT_TRUE(ParsePolicyFile("# " + character + "\nformat = \"fp8\" # \"" + character, "p.toml")
                     .has_value());
-    // In strings they are read, whatever is then said of them.
-    for (const std::string& text :
-         {"keep = [\"" + character + "\"]", "'" + character + "' = 1",
-          "keep = ['\\', \"\\\"" + character + "\"]", "format = \"\"\"\"" + character + "\"\"\""}) {
-      const auto options = ParsePolicyFile(text, "p.toml");
-      ASSERT_FALSE(options.has_value()) << text;
-      EXPECT_THAT(options.error().message(), Not(HasSubstr("beyond ASCII"))) << text;
-    }
+    EXPECT_THAT(
+        ParsePolicyFile("format = \"\"\"\\\n  " + character + "\"\"\"", "p.toml").error().message(),
+        HasSubstr("\"" + character + "\""));
   }
-  EXPECT_THAT(ParsePolicyFile("format = \"fp8\"\n\xC3\xA9", "p.toml").error().message(),
-              HasSubstr("p.toml:2"));
-  EXPECT_THAT(ParsePolicyFile("# \xC3", "p.toml").error().message(), HasSubstr("UTF-8"));
   EXPECT_TRUE(ParsePolicyFile("\xEF\xBB\xBF"
                               "format = \"fp8\"\n",
                               "p.toml")
