@@ -9,6 +9,7 @@
 
 #include <optional>
 #include <set>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -105,6 +106,19 @@ TEST_F(ParseGenerateTest, ReadsNullAsAbsent) {
       "logprob_start_len":null,"top_logprobs_num":null,"token_ids_logprob":null,"model":null})");
   ASSERT_TRUE(call.has_value()) << call.error().message();
   EXPECT_EQ(call->items[0].request.sampling.temperature, 1.0F);
+}
+
+TEST_F(ParseGenerateTest, OneCallCannotCopyItsPromptWithoutBound) {
+  // 4,095 tokens 65,536 times are more than 2^26.
+  std::string ids = "5";
+  for (int i = 1; i < 4095; ++i) {
+    ids += ",5";
+  }
+  const std::string body =
+      R"({{"input_ids":[{}],"sampling_params":{{"n":{},"max_new_tokens":1}}}})";
+  ExpectRefused(Parse(fmt::format(fmt::runtime(body), ids, 65536)), kRefused,
+                "n: expected at most 67108864 prompt tokens");
+  EXPECT_TRUE(Parse(fmt::format(fmt::runtime(body), ids, 16)).has_value());
 }
 
 TEST_F(ParseGenerateTest, NullBudgetIsTheRestOfTheContext) {

@@ -37,6 +37,9 @@ constexpr std::string_view kRefusedFields[] = {"image_data",
 // The same, but false is fine.
 constexpr std::string_view kRefusedSwitches[] = {"return_hidden_states", "return_entropy"};
 
+// Of one call: prompts times n, each with its own copy. A body of the largest size holds fewer.
+constexpr int64_t kPromptTokensMax = int64_t{1} << 26;
+
 using ReadPrompt = Result<std::vector<int32_t>> (*)(const JsonValue&, std::string_view,
                                                     const GenerateContext&);
 
@@ -280,6 +283,15 @@ Status SpreadOut(const Prompts& prompts, const GenerateContext& context, ParsedG
     return InvalidArgument(
         "n: expected at most {} sequences in one call, got {} prompts with n = {}",
         context.max_sequences, num_prompts, n);
+  }
+  int64_t prompt_tokens = 0;
+  for (const PromptItem& prompt : prompts.items) {
+    prompt_tokens += static_cast<int64_t>(prompt.ids.size());
+  }
+  if (prompt_tokens > kPromptTokensMax / n) {
+    return InvalidArgument(
+        "n: expected at most {} prompt tokens in one call, got {} in {} prompts with n = {}",
+        kPromptTokensMax, prompt_tokens, num_prompts, n);
   }
   call.is_list = prompts.is_batch || n > 1;
   if (n > 1) {

@@ -59,7 +59,7 @@ class Completions(OpenAiTest):
             ignore_eos=True, logit_bias={"5": 2}, n=3, best_of=3, seed=11)
         self.check_answer(reply, COMPLETIONS, choices=3)
         self.assertEqual([c["text"] for c in reply["choices"]], [x["text"] for x in native])
-        self.assertEqual(len(set(c["text"] for c in reply["choices"])), 3)
+        self.assertEqual(len({c["text"] for c in reply["choices"]}), 3)
         self.assertEqual(reply["usage"]["prompt_tokens"], native[0]["meta_info"]["prompt_tokens"])
         self.assertEqual(reply["usage"]["completion_tokens"], 36)
 

@@ -9,7 +9,7 @@ import unittest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import octavo_testing
-from api_testing import ApiTest, CONTEXT, ONE_THREAD, PROMPT, VOCABULARY, object_error
+from api_testing import CONTEXT, ONE_THREAD, PROMPT, VOCABULARY, ApiTest, object_error
 from octavo_testing import DENSE, ROOT, Server, folder
 
 TEXTS = ["", " ", PROMPT, "3,5 €\n\tñ 漢字 🙂", "<|im_start|>user\n1 + 1<|im_end|>"]
