@@ -95,9 +95,13 @@ Result<std::string> ContentText(const JsonValue* content, std::string_view name)
   return joined;
 }
 
-// A tool call's function, whose arguments clients send as the text of a JSON object and templates
-// want as the object.
-Status WriteFunction(const JsonValue& function, std::string_view name, JsonWriter& json) {
+// How the template is shown the arguments of an assistant's tool calls. Clients send the text of a
+// JSON object. HF's convention is the object, which most templates turn into text in their own way;
+// DeepSeek's join the text to others.
+enum class Arguments { kObject, kText };
+
+Status WriteFunction(const JsonValue& function, std::string_view name, Arguments form,
+                     JsonWriter& json) {
   if (function.object() == nullptr) {
     WriteJson(function, json);
     return OkStatus();
@@ -115,13 +119,14 @@ Status WriteFunction(const JsonValue& function, std::string_view name, JsonWrite
           "{}.function.arguments: expected the text of a JSON object, got \"{}\"", name,
           member.value.string()->substr(0, 64));
     }
-    WriteJson(*arguments, json);
+    WriteJson(form == Arguments::kObject ? *arguments : member.value, json);
   }
   json.EndObject();
   return OkStatus();
 }
 
-Status WriteToolCalls(const JsonValue& calls, std::string_view name, JsonWriter& json) {
+Status WriteToolCalls(const JsonValue& calls, std::string_view name, Arguments form,
+                      JsonWriter& json) {
   if (calls.array() == nullptr) {
     return Corrupt("{}.tool_calls: expected a list, got {}", name, calls.KindName());
   }
@@ -136,7 +141,7 @@ Status WriteToolCalls(const JsonValue& calls, std::string_view name, JsonWriter&
       json.Key(member.key);
       if (member.key == "function") {
         RETURN_IF_ERROR(
-            WriteFunction(member.value, fmt::format("{}.tool_calls[{}]", name, i), json));
+            WriteFunction(member.value, fmt::format("{}.tool_calls[{}]", name, i), form, json));
       } else {
         WriteJson(member.value, json);
       }
@@ -151,17 +156,24 @@ bool IsAssistant(const JsonValue& message) {
   return *message.Find("role")->string() == "assistant";
 }
 
-Status WriteMessage(const JsonValue& message, std::string_view name, JsonWriter& json) {
-  ASSIGN_OR_RETURN(const std::string content,
-                   ContentText(message.Find("content"), fmt::format("{}.content", name)));
-  json.BeginObject().Field("role", *message.Find("role")->string()).Field("content", content);
+Status WriteMessage(const JsonValue& message, std::string_view name, Arguments form,
+                    JsonWriter& json) {
+  const JsonValue* given = message.Find("content");
+  ASSIGN_OR_RETURN(const std::string content, ContentText(given, fmt::format("{}.content", name)));
+  json.BeginObject().Field("role", *message.Find("role")->string()).Key("content");
+  // A message of tool calls alone is known by its null.
+  if (given == nullptr && IsAssistant(message) && message.Find("tool_calls") != nullptr) {
+    json.Null();
+  } else {
+    json.Value(content);
+  }
   for (const JsonMember& member : *message.object()) {
     if (member.key == "role" || member.key == "content" || member.value.is_null()) {
       continue;
     }
     json.Key(member.key);
     if (member.key == "tool_calls" && IsAssistant(message)) {
-      RETURN_IF_ERROR(WriteToolCalls(member.value, name, json));
+      RETURN_IF_ERROR(WriteToolCalls(member.value, name, form, json));
     } else {
       WriteJson(member.value, json);
     }
@@ -176,7 +188,7 @@ struct ChatMessages {
 };
 
 // `body` has passed CheckMessages.
-Result<ChatMessages> ReadMessages(const JsonValue& body) {
+Result<ChatMessages> ReadMessages(const JsonValue& body, Arguments form) {
   ASSIGN_OR_RETURN(const bool continues, BoolField(body, "continue_final_message", false));
   std::span<const JsonValue> messages = *body.Find("messages")->array();
   const size_t last_idx = messages.size() - 1;
@@ -187,7 +199,7 @@ Result<ChatMessages> ReadMessages(const JsonValue& body) {
   for (size_t i = 0; i < messages.size(); ++i) {
     const std::string name = fmt::format("messages[{}]", i);
     if (i < last_idx || !ends_in_assistant) {
-      RETURN_IF_ERROR(WriteMessage(messages[i], name, json));
+      RETURN_IF_ERROR(WriteMessage(messages[i], name, form, json));
       continue;
     }
     ASSIGN_OR_RETURN(const std::string content,
@@ -222,6 +234,19 @@ Result<std::string> ReadTemplateVariables(const JsonValue& body) {
   }
   json.EndObject();
   return json.Take();
+}
+
+Result<std::string> RenderMessages(const JsonValue& body, const ChatTemplate& chat_template,
+                                   const std::tm& now, Arguments form) {
+  ASSIGN_OR_RETURN(const ChatMessages messages, ReadMessages(body, form));
+  ASSIGN_OR_RETURN(const bool passes_tools, PassesTools(body));
+  ASSIGN_OR_RETURN(const std::string variables, ReadTemplateVariables(body));
+  const std::string tools = passes_tools ? JsonOf(*body.Find("tools")) : std::string();
+  ASSIGN_OR_RETURN(
+      const std::string prompt,
+      chat_template.Render(
+          {.messages = messages.json, .tools = tools, .kwargs = variables, .now = now}));
+  return prompt + messages.prefix;
 }
 
 }  // namespace
@@ -280,15 +305,12 @@ Result<std::string> RenderChatPrompt(const JsonValue& body, const ServerText& te
   if (text.chat_template == nullptr) {
     return Unsupported("messages: chat is not served: {}", text.no_chat_reason);
   }
-  ASSIGN_OR_RETURN(const ChatMessages messages, ReadMessages(body));
-  ASSIGN_OR_RETURN(const bool passes_tools, PassesTools(body));
-  ASSIGN_OR_RETURN(const std::string variables, ReadTemplateVariables(body));
-  const std::string tools = passes_tools ? JsonOf(*body.Find("tools")) : std::string();
-  ASSIGN_OR_RETURN(
-      const std::string prompt,
-      text.chat_template->Render(
-          {.messages = messages.json, .tools = tools, .kwargs = variables, .now = now}));
-  return prompt + messages.prefix;
+  Result<std::string> prompt = RenderMessages(body, *text.chat_template, now, Arguments::kObject);
+  if (!prompt.has_value() && prompt.error().code() == StatusCode::kInvalidArgument) {
+    Result<std::string> other = RenderMessages(body, *text.chat_template, now, Arguments::kText);
+    return other.has_value() ? other : prompt;
+  }
+  return prompt;
 }
 
 }  // namespace octavo

@@ -22,9 +22,10 @@ Result<bool> PassesTools(const JsonValue& body);
 // encoded without further special tokens.
 //
 // Before the template sees them, messages are put into the form that templates of HF expect: parts
-// of text are joined by spaces, an absent content is "", null members are dropped, and the
-// arguments of an assistant's tool calls are parsed. An assistant message that comes last is
-// continued (continue_final_message) or becomes the user's. The generation prompt is always added.
+// of text are joined by spaces, an absent content is "" (null beside tool calls), other null members
+// are dropped, and the arguments of an assistant's tool calls are parsed, unless the template refuses
+// that form and takes their text. An assistant message that comes last is continued
+// (continue_final_message) or becomes the user's. The generation prompt is always added.
 //
 // Errors: kCorrupt, kInvalidArgument (what the template refuses), kUnsupported (no tokenizer; no
 // template, with the reason; parts that are not text).

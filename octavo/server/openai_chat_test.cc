@@ -88,6 +88,22 @@ TEST_F(OpenAiChatTest, ArgumentsOfToolCallsBecomeObjects) {
             "7 c1");
 }
 
+TEST_F(OpenAiChatTest, OrStayTextForATemplateThatJoinsThemToText) {
+  constexpr std::string_view kBody = R"({"messages":[{"role":"assistant","tool_calls":[
+      {"function":{"name":"f","arguments":"{\"x\":  7}"}}]},{"role":"user","content":"Q"}]})";
+  // As DeepSeek's own template has it: calls under a null content, arguments as they came.
+  EXPECT_EQ(Text("{% for m in messages %}{% if m.content is none %}{% for c in m.tool_calls %}"
+                 "{{ c.function.name + ':' + c.function.arguments }};{% endfor %}{% else %}"
+                 "{{ m.content }}{% endif %}{% endfor %}",
+                 kBody),
+            "f:{\"x\":  7};Q");
+  // What fails either way is said of the form that comes first.
+  const Result<std::string> neither =
+      Render("{{ messages[0].tool_calls[0].function.arguments + 5 }}", kBody);
+  ASSERT_FALSE(neither.has_value());
+  EXPECT_THAT(neither.error().message(), HasSubstr("a dict"));
+}
+
 TEST_F(OpenAiChatTest, AnAssistantMessageThatComesLastBecomesTheUsers) {
   EXPECT_EQ(Text(kMessages, R"({"messages":[{"role":"assistant","content":"A"},
                  {"role":"assistant","content":"B"}]})"),

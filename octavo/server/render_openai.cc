@@ -1,6 +1,5 @@
 #include "octavo/server/render_openai.h"
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
