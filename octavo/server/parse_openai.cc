@@ -256,6 +256,10 @@ Status ReadStream(const JsonValue& body, ParsedOpenAi& parsed) {
   ASSIGN_OR_RETURN(answer.return_meta_info, BoolField(body, "return_meta_info", false));
   ASSIGN_OR_RETURN(parsed.call.return_prompt_token_ids,
                    BoolField(body, "return_prompt_token_ids", false));
+  ASSIGN_OR_RETURN(parsed.call.return_replay, BoolField(body, "return_replay", false));
+  if (parsed.call.return_replay && !answer.return_meta_info) {
+    return InvalidArgument("return_replay: expected return_meta_info beside it, which holds it");
+  }
   if (parsed.call.stream && (answer.return_meta_info || parsed.call.return_prompt_token_ids)) {
     return InvalidArgument(
         "{}: expected false in a stream, got true",

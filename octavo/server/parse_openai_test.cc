@@ -374,6 +374,9 @@ TEST_F(ParseOpenAiTest, TheFieldsOfAMultiTurnTrainerAreTakenUnlessItStreams) {
   EXPECT_TRUE(parsed->call.shows_meta && parsed->answer.return_meta_info);
   EXPECT_TRUE(parsed->call.return_prompt_token_ids);
   EXPECT_TRUE(parsed->call.return_text_in_logprobs);
+  EXPECT_FALSE(parsed->call.return_replay);
+  EXPECT_TRUE(Chat(R"("return_meta_info":true,"return_replay":true)")->call.return_replay);
+  ExpectRefused(Chat(R"("return_replay":true)"), kRefused, "return_replay");
   ExpectRefused(Chat(R"("return_meta_info":true,"stream":true)"), kRefused, "return_meta_info");
   ExpectRefused(Chat(R"("return_prompt_token_ids":true,"stream":true)"), kRefused,
                 "return_prompt_token_ids");

@@ -207,6 +207,17 @@ class Chat(OpenAiTest):
         self.assertEqual(len(choice["meta_info"]["output_token_logprobs"]),
                          choice["meta_info"]["completion_tokens"])
 
+    def test_what_a_reply_says_of_itself_makes_it_again(self):
+        fields = {"messages": MESSAGES, "max_tokens": 12, "temperature": 1.2, "top_p": 0.9,
+                  "logprobs": True, "return_meta_info": True}
+        meta = self.call(CHAT, return_replay=True, **fields)["choices"][0]["meta_info"]
+        again = self.server.generate(**meta["replay"]["request"])
+        self.assertEqual([x[:2] for x in again["meta_info"]["output_token_logprobs"]],
+                         [x[:2] for x in meta["output_token_logprobs"]])
+        self.assertNotIn("replay", self.call(CHAT, **fields)["choices"][0]["meta_info"])
+        refused(self, *self.post(CHAT, {"messages": MESSAGES, "return_replay": True}),
+                "return_replay")
+
     def test_input_ids_replace_the_template(self):
         reply = self.call(CHAT, messages=MESSAGES, input_ids=[5, 6, 7], max_tokens=8, temperature=0,
                           return_prompt_token_ids=True)
