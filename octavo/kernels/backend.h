@@ -14,7 +14,7 @@
 
 namespace octavo {
 
-// One thread at a time calls ops (the engine's); Pack, Unpack and UnpackTo are const and
+// One thread at a time calls ops (the engine's); Pack, UnpackCodes and UnpackScales are const and
 // thread-safe. Ops return kUnsupported, naming what, when a backend does not have a case; all
 // other argument errors are our bugs and CHECKed (check_args.h). No op allocates once Reserve has
 // been called with sizes that cover it.
@@ -45,8 +45,9 @@ class Backend {
   // packed = Pack(canonical), a pure function; `packed` is replaced. Unpack gives back the same
   // canonical bytes: `codes` and `scales` have the canonical sizes. Rows can be unpacked in bands:
   // [first_row, first_row + num_rows) of codes.
-  // Errors: kInvalidArgument for spans of another size; kUnsupported for an input form that does
-  // not go with the format.
+  // Errors: kInvalidArgument for spans of another size, and for scales that matrix.h excludes;
+  // kUnsupported for an input form that does not go with the format, and for scales of mxfp8 that
+  // are not exact in BF16.
   virtual Status Pack(const CanonicalMatrix& canonical, PackedMatrix* packed) const = 0;
   virtual Status UnpackCodes(const PackedMatrix& packed, int64_t first_row, int64_t num_rows,
                              std::span<std::byte> codes) const = 0;

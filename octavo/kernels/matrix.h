@@ -27,6 +27,10 @@ enum class InputForm {
 };
 
 // y = x W^T with W [rows, cols] = [out, in]. Views; the tensors they came from must outlive them.
+// Of scales, Pack refuses by row and columns what no formula of ops.h has: a group scale of nvfp4
+// that is negative or NaN (bytes above 0x7E), one of mxfp8 outside 2^-117 to 2^119 beside codes
+// that are not all zero, a tensor scale that is not finite, an input scale that is not finite or
+// above 0.
 struct CanonicalMatrix {
   WeightFormat format = WeightFormat::kBf16;
   int64_t rows = 0;

@@ -66,7 +66,8 @@ struct AddArgs {
 //   fp8-channel          y = A((C(codes, codes) * sa[t]) * sw[n] + bias)
 //   fp8-tensor           y = A((C(codes, codes) * sa[t]) * tensor_scale + bias)
 //   mxfp8                x^ = code * 2^(b - 127), D likewise: y = A(C(x^, D) + bias)
-//   nvfp4                x^ = code * group scale, D likewise (475 values, exact in BF16):
+//   nvfp4                x^ = code * group scale, D likewise (475 values, exact in BF16; group
+//                        scales are E4M3 from 0x00 to 0x7E, Pack refuses others):
 //                        y = A(C(x^, D) * (ga[t] * tensor_scale) + bias)
 // With InputForm::kBf16 (weight-only) x is not quantized and the factors sa and ga are absent: fp8
 // blocks fma(P, sw[n / 128, b], acc), mxfp8 as above, the others A(C * sw + bias).
@@ -147,11 +148,11 @@ enum class RouteScoring { kSoftmax, kSigmoid };
 // Groups (num_groups > 1): a group's rank is the sum of its two largest choices, or its only one;
 // experts outside the top_groups best groups are not eligible. The top_k eligible with the largest
 // choice are taken; of equal ones the lower index wins, for groups too. weight = p of the chosen;
-// with norm_topk_prob divided by (their sum, ascending expert, + sum_eps); then times scale. Experts of
-// a token are returned in ascending order. A token with a choice that is not finite (a NaN logit,
-// +inf under softmax, a bad bias) gets NaN weights and the experts 0 .. top_k - 1. Source: HF
-// transformers modeling_qwen3_moe.py, modeling_deepseek_v3.py; masked groups are -inf as in
-// DeepSeek's own code.
+// with norm_topk_prob divided by (their sum, ascending expert, + sum_eps); then times scale.
+// Experts of a token are returned in ascending order. A token with a choice that is not finite (a
+// NaN logit, +inf under softmax, a bad bias) gets NaN weights and the experts 0 .. top_k - 1.
+// Source: HF transformers modeling_qwen3_moe.py, modeling_deepseek_v3.py; masked groups are -inf as
+// in DeepSeek's own code.
 struct RouteArgs {
   Activations logits;  // [tokens, experts] A or F32.
   RouteScoring scoring = RouteScoring::kSoftmax;

@@ -20,7 +20,6 @@
 #include "octavo/convert/digest.h"
 #include "octavo/formats/format.h"
 #include "octavo/kernels/backend.h"
-#include "octavo/kernels/matrix.h"
 #include "octavo/kernels/test_tensors.h"
 #include "octavo/model/model.h"
 #include "octavo/model/spec/model_spec.h"

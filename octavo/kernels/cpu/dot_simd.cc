@@ -9,7 +9,6 @@
 #include <immintrin.h>
 
 #include <bit>
-#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -118,7 +117,7 @@ template <int kRows, int kPanels, Form kForm>
 void Block(const MatMulArgs& args, const BlockAt& at) {
   constexpr bool kScaled = kForm.is_scaled;
   Chains<kRows, kPanels> chains;
-  alignas(64) float partial[kScaled ? kRows * kPanels * kLanes : 1];  // P before the last tile.
+  alignas(64) float partial[kScaled ? kLanes * kRows * kPanels : 1];  // P before the last tile.
   for (int64_t tile = 0; tile < args.num_tiles; ++tile) {
     chains.Clear();
     for (int64_t k = 0; k < kTileDepth; k += kStepDepth) {

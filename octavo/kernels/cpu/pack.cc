@@ -14,6 +14,7 @@
 #include "octavo/formats/quantize.h"
 #include "octavo/kernels/check_args.h"
 #include "octavo/kernels/cpu/cpu_path.h"
+#include "octavo/kernels/cpu/kernel_table.h"
 #include "octavo/kernels/cpu/layout.h"
 #include "octavo/kernels/matrix.h"
 

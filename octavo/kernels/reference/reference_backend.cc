@@ -8,20 +8,14 @@
 #include <cstring>
 #include <limits>
 #include <memory>
-#include <optional>
 #include <span>
-#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "octavo/base/buffer.h"
 #include "octavo/base/check.h"
-#include "octavo/base/float_env.h"
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
-#include "octavo/formats/bf16.h"
-#include "octavo/formats/e4m3.h"
-#include "octavo/formats/format.h"
 #include "octavo/formats/fp8_block.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/kernels/check_args.h"
