@@ -23,6 +23,7 @@
 #include "octavo/server/info.h"
 #include "octavo/server/process_memory.h"
 #include "octavo/sync/serving.h"
+#include "octavo/sync/weight_update.h"
 
 namespace octavo {
 namespace {
@@ -165,6 +166,32 @@ void WriteEngineCounters(MetricsWriter& text, const MetricsContext& context) {
                       "From a request's submission to its first step.");
 }
 
+void WriteUpdateGauges(MetricsWriter& text, const UpdateTotals& updates) {
+  text.Family("sglang:weight_load_duration_seconds", "gauge",
+              "From the begin of the last committed update of each source to its swap; 0: none.");
+  text.Sample(updates.last_disk_seconds, {{"source", "disk"}});
+  text.Sample(updates.last_push_seconds, {{"source", "push"}});
+}
+
+void WriteUpdateCounters(MetricsWriter& text, const UpdateTotals& updates) {
+  text.Family("octavo:weight_updates_total", "counter",
+              "Weight updates: committed, failed (from disk), dropped (aborted or displaced).");
+  text.Sample(updates.num_committed, {{"outcome", "committed"}});
+  text.Sample(updates.num_failed, {{"outcome", "failed"}});
+  text.Sample(updates.num_dropped, {{"outcome", "dropped"}});
+  text.Family("octavo:weight_update_seconds_total", "counter",
+              "Time that committed updates took: put (quantizing and packing), seal (ledger and "
+              "digest), commit (until the swap), and pause (between two steps).");
+  text.Sample(updates.put_seconds, {{"phase", "put"}});
+  text.Sample(updates.seal_seconds, {{"phase", "seal"}});
+  text.Sample(updates.commit_seconds, {{"phase", "commit"}});
+  text.Sample(updates.pause_seconds, {{"phase", "pause"}});
+  text.Family("octavo:weight_update_bytes_total", "counter",
+              "Bytes of committed updates: as received, and in their stored form.");
+  text.Sample(updates.bytes_in, {{"form", "received"}});
+  text.Sample(updates.bytes_staged, {{"form", "stored"}});
+}
+
 void WriteHttp(MetricsWriter& text, const HttpCounts& http) {
   text.Family("octavo:http_requests_total", "counter",
               "Requests by route and status: 499 for a peer that left before its answer, an empty "
@@ -287,7 +314,9 @@ std::string MetricsText(const MetricsContext& context) {
     gauge_labels.emplace_back(rank, "0");
   }
   MetricsWriter text(gauge_labels);
+  const UpdateTotals updates = serving.updater->Totals();
   WriteEngineGauges(text, context.info.stats);
+  WriteUpdateGauges(text, updates);
   text.Gauge("octavo:http_requests_in_flight", context.http->in_flight(),
              "Requests that are not answered yet, this one included.");
   WriteProcess(text);
@@ -299,6 +328,7 @@ std::string MetricsText(const MetricsContext& context) {
                            {"weight_version", context.info.stats.weight_version}});
   text.SetCommon(counter_labels);
   WriteEngineCounters(text, context);
+  WriteUpdateCounters(text, updates);
   WriteHttp(text, *context.http);
   WriteProcessCounters(text);
   return text.Take();

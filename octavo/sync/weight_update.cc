@@ -69,6 +69,7 @@ struct OpenUpdate {
   Clock::time_point last_touched = begun;
   double put_seconds = 0.0;
   double seal_seconds = 0.0;
+  bool from_disk = false;
 };
 
 }  // namespace
@@ -87,17 +88,20 @@ struct WeightUpdater::Impl {
   Result<OpenUpdate*> Acquire(const std::string& id);
   void Release(OpenUpdate* update);
   Status SealStaged(OpenUpdate* update);
+  bool Drop(const std::string& id);
+  void Count(const CommitReport& report);
 
   Engine* const engine;
   const Backend* const backend;
   const WeightPlan* const plan;
   const Options options;
 
-  std::mutex mutex;                  // Guards open, next_id and last_commit.
+  std::mutex mutex;                  // Guards open, next_id, last_commit and totals.
   std::condition_variable released;  // An update stopped being busy.
   std::optional<OpenUpdate> open;
   uint64_t next_id = 1;
   std::optional<CommitReport> last_commit;
+  UpdateTotals totals;
 
   LiveWeights live;
   ThreadPool pool;  // Used by the one call that holds the open update.
@@ -148,6 +152,7 @@ Result<std::string> WeightUpdater::Begin(const std::string& version) {
     LOG(WARNING, "update displaced id={} version={} idle_s={:.1f}", holder.id, holder.version,
         idle_s);
     impl_->open.reset();
+    ++impl_->totals.num_dropped;
   }
   OpenUpdate update;
   update.id = fmt::format("update-{}", impl_->next_id++);
@@ -212,7 +217,8 @@ Result<CommitReport> WeightUpdater::Commit(const std::string& id, InFlight in_fl
                       .bytes_in = update->staging->bytes_in(),
                       .bytes_staged = update->staging->bytes_staged(),
                       .put_seconds = update->put_seconds,
-                      .seal_seconds = update->seal_seconds};
+                      .seal_seconds = update->seal_seconds,
+                      .from_disk = update->from_disk};
   const Clock::time_point begun = update->begun;
   std::unique_ptr<ModelWeights> weights = update->staging->Take();
   weights->digest = update->digest.hash;
@@ -233,7 +239,19 @@ Result<CommitReport> WeightUpdater::Commit(const std::string& id, InFlight in_fl
       report.swap.aborted);
   const std::lock_guard lock(impl_->mutex);
   impl_->last_commit = report;
+  impl_->Count(report);
   return report;
+}
+
+void WeightUpdater::Impl::Count(const CommitReport& report) {
+  ++totals.num_committed;
+  totals.put_seconds += report.put_seconds;
+  totals.seal_seconds += report.seal_seconds;
+  totals.commit_seconds += report.commit_seconds;
+  totals.pause_seconds += 1e-3 * report.swap.pause_ms;
+  totals.bytes_in += report.bytes_in;
+  totals.bytes_staged += report.bytes_staged;
+  (report.from_disk ? totals.last_disk_seconds : totals.last_push_seconds) = report.open_seconds;
 }
 
 std::optional<CommitReport> WeightUpdater::LastCommit() const {
@@ -241,14 +259,27 @@ std::optional<CommitReport> WeightUpdater::LastCommit() const {
   return impl_->last_commit;
 }
 
+UpdateTotals WeightUpdater::Totals() const {
+  const std::lock_guard lock(impl_->mutex);
+  return impl_->totals;
+}
+
+// Drops the staging once no call works on it. False when that update is not open.
+bool WeightUpdater::Impl::Drop(const std::string& id) {
+  std::unique_lock lock(mutex);
+  released.wait(lock, [&] { return !open.has_value() || open->id != id || !open->busy; });
+  if (!open.has_value() || open->id != id) {
+    return false;
+  }
+  open.reset();
+  LOG(INFO, "update aborted id={}", id);
+  return true;
+}
+
 void WeightUpdater::Abort(const std::string& id) {
-  std::unique_lock lock(impl_->mutex);
-  impl_->released.wait(lock, [&] {
-    return !impl_->open.has_value() || impl_->open->id != id || !impl_->open->busy;
-  });
-  if (impl_->open.has_value() && impl_->open->id == id) {
-    impl_->open.reset();
-    LOG(INFO, "update aborted id={}", id);
+  if (impl_->Drop(id)) {
+    const std::lock_guard lock(impl_->mutex);
+    ++impl_->totals.num_dropped;
   }
 }
 
@@ -265,6 +296,7 @@ Result<CommitReport> WeightUpdater::UpdateFromDisk(const std::string& dir,
   ASSIGN_OR_RETURN(const std::string id, Begin(version));
   ASSIGN_OR_RETURN(OpenUpdate * update, impl_->Acquire(id));
   const Clock::time_point start = Clock::now();
+  update->from_disk = true;
   Status status = StageCheckpoint(checkpoint, *impl_->plan, update->staging.get());
   update->put_seconds += SecondsSince(start);
   impl_->Release(update);
@@ -272,7 +304,7 @@ Result<CommitReport> WeightUpdater::UpdateFromDisk(const std::string& dir,
     status = Seal(id);
   }
   if (!status.ok()) {
-    Abort(id);
+    impl_->Drop(id);
     return status.WithContext(dir);
   }
   return Commit(id, in_flight);

@@ -30,6 +30,24 @@ struct CommitReport {
   double commit_seconds = 0.0;  // From the commit call to the swap having happened.
   double open_seconds = 0.0;    // From begin to the swap: what lies between the others is transfer.
   int64_t unix_seconds = 0;     // When the swap had happened.
+  bool from_disk = false;       // By UpdateFromDisk.
+};
+
+// What all updates so far came to.
+struct UpdateTotals {
+  int64_t num_committed = 0;
+  int64_t num_failed = 0;   // From disk, and refused.
+  int64_t num_dropped = 0;  // Aborted, or displaced by another.
+  // Of those that were committed:
+  double put_seconds = 0.0;
+  double seal_seconds = 0.0;
+  double commit_seconds = 0.0;
+  double pause_seconds = 0.0;
+  int64_t bytes_in = 0;
+  int64_t bytes_staged = 0;
+  // From begin to swap of the last one of each source; 0: there was none.
+  double last_disk_seconds = 0.0;
+  double last_push_seconds = 0.0;
 };
 
 // Thread-safe. One update at a time.
@@ -79,6 +97,7 @@ class WeightUpdater {
 
   // The last commit that succeeded; absent before the first.
   std::optional<CommitReport> LastCommit() const;
+  UpdateTotals Totals() const;
 
   // Digest of what is live now, read from the live memory while serving goes on; commits wait.
   // Errors: kCorrupt when weights derived from the live ones are not what those give.
@@ -88,6 +107,9 @@ class WeightUpdater {
 
  private:
   struct Impl;
+  Result<CommitReport> StageAndCommit(const std::string& dir, const std::string& version,
+                                      InFlight in_flight);
+
   std::unique_ptr<Impl> impl_;
 };
 
