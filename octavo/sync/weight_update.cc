@@ -285,6 +285,16 @@ void WeightUpdater::Abort(const std::string& id) {
 
 Result<CommitReport> WeightUpdater::UpdateFromDisk(const std::string& dir,
                                                    const std::string& version, InFlight in_flight) {
+  Result<CommitReport> report = StageAndCommit(dir, version, in_flight);
+  if (!report.has_value()) {
+    const std::lock_guard lock(impl_->mutex);
+    ++impl_->totals.num_failed;
+  }
+  return report;
+}
+
+Result<CommitReport> WeightUpdater::StageAndCommit(const std::string& dir,
+                                                   const std::string& version, InFlight in_flight) {
   ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(dir));
   RETURN_IF_ERROR(CheckSameModel(*impl_->plan->spec, checkpoint.config()).WithContext(dir));
   const std::string& quantization_config = checkpoint.config().quantization_config;
