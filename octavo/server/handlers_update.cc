@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -144,6 +145,18 @@ HttpResponse ReadDigest(Serving* serving) {
   return JsonResponse(json.Take());
 }
 
+// The last update that went live, whoever sent it, and where its time went.
+void WriteLastCommit(const CommitReport& commit, JsonWriter& json) {
+  json.BeginObject().Field("version", commit.version).Field("digest", commit.digest);
+  json.Field("unix_seconds", commit.unix_seconds).Field("open_seconds", commit.open_seconds);
+  json.Field("put_seconds", commit.put_seconds).Field("seal_seconds", commit.seal_seconds);
+  json.Field("commit_seconds", commit.commit_seconds);
+  json.Field("pause_ms", commit.swap.pause_ms).Field("in_flight", commit.swap.in_flight);
+  json.Field("retracted", commit.swap.retracted).Field("aborted", commit.swap.aborted);
+  json.Field("tensors", commit.num_tensors).Field("bytes_in", commit.bytes_in);
+  json.Field("bytes_staged", commit.bytes_staged).EndObject();
+}
+
 double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
@@ -208,6 +221,12 @@ void Application::UpdateStatus(const WriterPtr& writer) {
     json.Field("holder", update_->holder);
     json.Field("idle_seconds", update_->num_busy > 0 ? 0.0 : SecondsSince(update_->last_touched));
     json.Field("buckets", static_cast<int64_t>(update_->done.size()));
+  }
+  json.Key("last");
+  if (const std::optional<CommitReport> last = serving_->updater->LastCommit()) {
+    WriteLastCommit(*last, json);
+  } else {
+    json.Null();
   }
   json.EndObject();
   writer->Send(JsonResponse(json.Take()));
