@@ -37,9 +37,9 @@ struct ReplayOptions {
   // Replay what this server's weights and recipe made, and leave out the rest, instead of refusing
   // the file: of a reply that spans several versions, the part that is theirs.
   bool matching = false;
-  HttpTimeouts timeouts;
+  HttpTimeouts timeouts = {};
   // Called with requests done and requests in all, by any thread, one at a time. May be empty.
-  std::function<void(int64_t done, int64_t total)> on_progress;
+  std::function<void(int64_t done, int64_t total)> on_progress = {};
 };
 
 // One request that replays a reply, or a part of one.

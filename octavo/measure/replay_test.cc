@@ -1,6 +1,6 @@
-// Method: recorded lines are written by hand in each form that a client may keep, and in each broken
-// form; plans are made against servers described by hand; the run talks to a scripted server that
-// gives back what the test says.
+// Method: recorded lines are written by hand in each form that a client may keep, and in each
+// broken form; plans are made against servers described by hand; the run talks to a scripted server
+// that gives back what the test says.
 
 #include "octavo/measure/replay.h"
 
@@ -99,7 +99,8 @@ TEST(ReplayLine, IsAListOrAChatCompletionOrAPair) {
   EXPECT_EQ(Read(Json::array({reply, reply}))[1].Name(), "line 7 [1] (rid r1)");
   EXPECT_EQ(Read({{"request", {{"text", "q"}}}, {"response", reply}}).size(), 1U);
 
-  Json choice = {{"index", 0}, {"message", {{"content", "abc"}}}, {"meta_info", reply["meta_info"]}};
+  Json choice = {
+      {"index", 0}, {"message", {{"content", "abc"}}}, {"meta_info", reply["meta_info"]}};
   const Json chat = {{"object", "chat.completion"}, {"choices", Json::array({choice, choice})}};
   const std::vector<RecordedReply> replies = Read(chat);
   ASSERT_EQ(replies.size(), 2U);
@@ -285,8 +286,8 @@ TEST(PlanReplay, RefusesWhatTheServerCannotMakeAgain) {
   ExpectNoPlan(WithRecord("weights", Json::array({Span("4", kOther, 3)})), {},
                fmt::format("digest {} (version 4), the server holds {}", kOther, kDigest));
   ExpectNoPlan(WithRecord("weights", Json::array({Span("3", kDigest, 3)})), {}, "--any-version");
-  ExpectNoPlan(WithRecord("weights", Json::array({Span("3", kOther, 2), Span("4", kDigest, 1)})), {},
-               "made by weight versions 3 (2 tokens), 4 (1 tokens)");
+  ExpectNoPlan(WithRecord("weights", Json::array({Span("3", kOther, 2), Span("4", kDigest, 1)})),
+               {}, "made by weight versions 3 (2 tokens), 4 (1 tokens)");
   const std::vector<RecordedReply> two =
       Read(Json::array({Reply(), WithRecord("recipe", "serving-1/bf16")}));
   const Result<ReplayPlan> plan = PlanReplay(two, Target(), {});
@@ -301,13 +302,14 @@ TEST(PlanReplay, GoesByTheDigestWhenAsked) {
   ASSERT_TRUE(plan.has_value()) << plan.error().message();
   ASSERT_EQ(plan->tasks.size(), 1U);
   EXPECT_THAT(plan->tasks[0].sent.content.output_ids, ElementsAre(11, 12, 13));
-  ExpectNoPlan(WithRecord("weights", Json::array({Span("4", kOther, 3)})), {.any_version = true}, "digest");
+  ExpectNoPlan(WithRecord("weights", Json::array({Span("4", kOther, 3)})), {.any_version = true},
+               "digest");
 }
 
 TEST(PlanReplay, TakesTheMatchingPartOfAReplyWhenAsked) {
-  const std::vector<RecordedReply> replies =
-      Read(Json::array({WithRecord("weights", Json::array({Span("3", kOther, 2), Span("4", kDigest, 1)})),
-                        WithRecord("recipe", "serving-1/bf16"), Reply()}));
+  const std::vector<RecordedReply> replies = Read(Json::array(
+      {WithRecord("weights", Json::array({Span("3", kOther, 2), Span("4", kDigest, 1)})),
+       WithRecord("recipe", "serving-1/bf16"), Reply()}));
   const Result<ReplayPlan> plan = PlanReplay(replies, Target(), {.matching = true});
   ASSERT_TRUE(plan.has_value()) << plan.error().message();
   ASSERT_EQ(plan->tasks.size(), 2U);
@@ -421,8 +423,11 @@ TEST(RunReplay, StopsWhenTheWeightsChangeMeanwhile) {
 TEST(GetReplayTarget, RefusesLiveWeightsThatAreNotTheSealedOnes) {
   const auto serve = [](const char* sealed) {
     return [sealed](const ScriptedRequest& request) {
-      const Json info = {{"recipe", "r"},          {"policy_hash", "p"}, {"kv_cache_dtype", "bf16"},
-                         {"weight_version", "4"}, {"weight_digest", sealed}};
+      const Json info = {{"recipe", "r"},
+                         {"policy_hash", "p"},
+                         {"kv_cache_dtype", "bf16"},
+                         {"weight_version", "4"},
+                         {"weight_digest", sealed}};
       const Json digest = {{"digest", kDigest}, {"weight_version", "4"}};
       return RawReply(200, (request.line == "GET /server_info" ? info : digest).dump());
     };

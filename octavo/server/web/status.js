@@ -3,7 +3,8 @@
 "use strict";
 
 const POLL_MS = 1000;
-const WINDOW_S = 300;
+const WINDOW_S = 300;     // Kept, and shown once there is so much.
+const WINDOW_MIN_S = 60;  // Shown at least.
 const STORE = "octavo-status";
 const $ = (id) => document.getElementById(id);
 
@@ -198,7 +199,7 @@ function phasesOf(last) {
     ["receive", "from the sender", Math.max(transfer, 0)],
     ["stage", "quantize and pack", last.put_seconds],
     ["seal", "check and digest", last.seal_seconds],
-    ["swap", "at a step boundary", last.commit_seconds],
+    ["swap", "wait for a step boundary", last.commit_seconds],
   ];
 }
 
@@ -216,7 +217,7 @@ function showUpdate(info, update) {
     const items = make("ul", { class: "phases" });
     phases.forEach(([name, what, time], i) => {
       const piece = make("i", { class: "phase-" + i });
-      piece.style.flexGrow = time;
+      piece.style.flexGrow = 1000 * time / last.open_seconds;
       bar.append(piece);
       items.append(make("li", {}, make("i", { class: "phase-" + i }),
           make("span", {}, make("b", { "data-phase": name, "data-value": time }, seconds(time)),
@@ -286,8 +287,9 @@ function svg(tag, attributes) {
 // Lines over the last minutes in a box of 100 by 100; the first one is filled.
 function draw(id, series, unit) {
   const now = Date.now() / 1000;
+  const span = Math.min(Math.max(now - samples[0][0], WINDOW_MIN_S), WINDOW_S);
   const top = niceTop(Math.max(...series.flat().map((point) => point[1]), 0));
-  const x = (time) => (100 * (1 - (now - time) / WINDOW_S)).toFixed(2);
+  const x = (time) => (100 * (1 - (now - time) / span)).toFixed(2);
   const y = (value) => (98 - 92 * value / top).toFixed(2);
   const picture = svg("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none", "aria-hidden": "true" });
   picture.append(svg("path", { class: "base", d: "M0 98H100M0 6H100" }));
@@ -302,7 +304,7 @@ function draw(id, series, unit) {
     picture.append(svg("path", { class: i === 0 ? "line" : "line second", d: "M" + line }));
   });
   $(id).replaceChildren(picture, make("span", { class: "top" }, count(top) + unit),
-      make("span", { class: "from" }, "5 min ago"), make("span", { class: "to" }, "now"));
+      make("span", { class: "from" }, ago(now - span)), make("span", { class: "to" }, "now"));
 }
 
 function niceTop(value) {
@@ -455,7 +457,9 @@ function showPolicy(policy) {
     }
     body.append(row);
   }
-  $("map").replaceChildren(outside, make("table", {}, make("thead", {}, top, names), body));
+  const table = make("table", {}, make("thead", {}, top, names), body);
+  table.style.minWidth = 40 + 21 * (names.children.length - 1) + "px";
+  $("map").replaceChildren(outside, table);
   chosen = null;
   $("detail").replaceChildren(make("p", { class: "quiet" },
       "Point at a square, or tap it: which rule decided its format, and why."));
