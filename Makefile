@@ -3,7 +3,7 @@
 JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 60
 
-.PHONY: build demo test bench bench-convert bench-serving accuracy format check asan tsan fuzz packages check-packages clean
+.PHONY: build demo test bench bench-convert bench-serving accuracy format check asan tsan fuzz packages test-packages check-packages clean
 
 build: packages
 	@cmake --preset release >build.log 2>&1 || { cat build.log; rm -f build.log; exit 1; }
@@ -14,7 +14,7 @@ build: packages
 demo: build
 	python3 scripts/demo.py
 
-test: build
+test: build test-packages
 	ctest --test-dir build --output-on-failure -j $(JOBS)
 
 bench: build
@@ -54,6 +54,9 @@ fuzz: check-packages
 
 packages:
 	@scripts/bootstrap.sh build
+
+test-packages:
+	@scripts/bootstrap.sh test
 
 check-packages:
 	@scripts/bootstrap.sh check

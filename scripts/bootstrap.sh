@@ -2,7 +2,9 @@
 # Makes sure that the Debian packages of a build are installed: installs the missing ones where it
 # may (root, or sudo without a password), otherwise prints exactly which are missing and exits 1.
 #
-# Usage: scripts/bootstrap.sh [build|check]     check adds what `make check` and `make fuzz` need.
+# Usage: scripts/bootstrap.sh [build|check|test]
+#   check adds what `make check` and `make fuzz` need; test installs what tests use and do without,
+#   and succeeds either way: where it is missing they say that they were skipped.
 set -euo pipefail
 
 build_packages=(
@@ -10,11 +12,16 @@ build_packages=(
   libboost1.81-dev libcli11-dev libfmt-dev libgmock-dev libgtest-dev libhwy-dev libpcre2-dev
   libsimdjson-dev libspdlog-dev libtomlplusplus-dev libutf8proc-dev libxxhash-dev nlohmann-json3-dev
 )
+test_packages=(chromium)  # The status page.
 check_packages=(clang-19 clang-format-19 clang-tidy-19 libclang-rt-19-dev)
 
 packages=("${build_packages[@]}")
 if [ "${1:-build}" = check ]; then
   packages+=("${check_packages[@]}")
+elif [ "${1:-build}" = test ]; then
+  packages=("${test_packages[@]}")
+  trap 'status=$?; [ $status -eq 0 ] ||
+    echo "bootstrap: going on without ${packages[*]}: tests that need it are skipped" >&2; exit 0' EXIT
 fi
 
 if ! command -v dpkg-query >/dev/null; then
