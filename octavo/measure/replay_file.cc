@@ -150,8 +150,9 @@ Status ReadIds(const Json& reply, const Json& meta, ReplyContent* content) {
   const ReplayScores* scores = FindScores(*content, "output_token_logprobs");
   if (ids != nullptr && ids->is_array()) {
     for (const Json& id : *ids) {
-      ASSIGN_OR_RETURN(content->output_ids.emplace_back(),
-                       ToId(id, fmt::format("output_ids[{}]", content->output_ids.size() - 1)));
+      ASSIGN_OR_RETURN(const int32_t checked,
+                       ToId(id, fmt::format("output_ids[{}]", content->output_ids.size())));
+      content->output_ids.push_back(checked);
     }
     return OkStatus();
   }

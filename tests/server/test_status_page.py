@@ -125,8 +125,8 @@ class Figures(InBrowser):
         for thread in threads:
             thread.start()
         self.page.until("Number(document.getElementById('throughput').dataset.value) > 0")
-        self.assertGreater(self.page.run(
-            "document.querySelector('#throughput-spark .line').getAttribute('d').split('L').length"), 2)
+        self.page.until("document.querySelector('#throughput-spark .line').getAttribute('d')"
+                        ".split('L').length > 2")
         server.call("POST", "/pause_generation", {"mode": "in_place"})
         load = server.call("GET", "/v1/loads")[1]["loads"][0]
         self.assertEqual(load["num_running_reqs"], 5)
