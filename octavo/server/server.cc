@@ -6,6 +6,7 @@
 
 #include "octavo/base/log.h"
 #include "octavo/base/status.h"
+#include "octavo/engine/memory_budget.h"
 #include "octavo/formats/format.h"
 #include "octavo/server/application.h"
 #include "octavo/server/http.h"
@@ -20,6 +21,26 @@ namespace {
 // Between the engine's last output and the end of the loop: time for the last bytes to leave.
 constexpr double kFlushSeconds = 10.0;
 constexpr double kPollSeconds = 0.02;
+
+// Most that a request without logprobs holds while it is in flight: its connection (coroutine,
+// parser, buffers, the allocator's slack) and, for each token of its context, the id, its text in
+// the body and in the reply, and the two again as JSON. A stream whose reader lags may hold 1 MiB
+// more (generate_session.cc). Measured: 17 kB a request that waits with 1024 tokens.
+constexpr int64_t kConnectionBytes = 64 << 10;
+constexpr int64_t kRequestTokenBytes = 32;
+
+// What the process may come to hold, said before the first request.
+void LogMemory(const Serving& serving) {
+  const Result<int64_t> fixed = MappedMemoryBytes();
+  if (!fixed.has_value()) {
+    LOG(WARNING, "memory bound is not known: {}", fixed.error().message());
+    return;
+  }
+  LOG(INFO, "memory fixed_bytes={} weight_bytes={} request_bytes={} update_bytes={}", *fixed,
+      serving.weight_bytes,
+      kConnectionBytes + serving.engine->Stats().context_length * kRequestTokenBytes,
+      serving.weight_bytes);
+}
 
 }  // namespace
 
@@ -101,6 +122,7 @@ Result<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Serv
   LOG(INFO, "serving url=http://{}{}{}:{} model={} weights={} backend={}", is_v6 ? "[" : "",
       options.host, is_v6 ? "]" : "", impl->options.port, serving->model_dir,
       WeightFormatName(serving->table.format), serving->backend_name);
+  LogMemory(*serving);
   return std::unique_ptr<Server>(new Server(std::move(impl)));
 }
 
