@@ -3,7 +3,7 @@
 JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 60
 
-.PHONY: build demo test bench bench-convert bench-serving accuracy format check asan tsan fuzz packages test-packages check-packages clean
+.PHONY: build demo test test-openapi bench bench-convert bench-serving accuracy format check asan tsan fuzz packages test-packages check-packages clean
 
 build: packages
 	@cmake --preset release >build.log 2>&1 || { cat build.log; rm -f build.log; exit 1; }
@@ -16,6 +16,10 @@ demo: build
 
 test: build test-packages
 	ctest --test-dir build --output-on-failure -j $(JOBS)
+
+# Schemathesis, from PyPI into a folder that is thrown away, tries docs/openapi.json on a server.
+test-openapi: build
+	python3 scripts/run_schemathesis.py
 
 bench: build
 	python3 bench/run.py

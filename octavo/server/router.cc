@@ -1,10 +1,13 @@
 #include "octavo/server/router.h"
 
+#include <fmt/format.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "octavo/server/http.h"
 
@@ -128,12 +131,21 @@ RouteMatch MatchRoute(HttpMethod method, std::string_view path) {
             .route = route->path,
             .allow = AllowHeader(route->methods)};
   }
-  RouteMatch match{
-      .endpoint = route->endpoint, .access = route->access, .route = route->path};
+  RouteMatch match{.endpoint = route->endpoint, .access = route->access, .route = route->path};
   if (route->endpoint == Endpoint::kModel) {
     match.suffix = path.substr(kModelPrefix.size());
   }
   return match;
+}
+
+std::vector<RouteInfo> ListRoutes() {
+  std::vector<RouteInfo> routes;
+  for (const Route& route : kRoutes) {
+    routes.push_back({std::string(route.path), AllowHeader(route.methods), route.access});
+  }
+  routes.push_back({fmt::format("{}{{id}}", kModelPrefix), AllowHeader(kModelRoute.methods),
+                    kModelRoute.access});
+  return routes;
 }
 
 bool IsAuthorized(Access access, std::string_view authorization, const ApiKeys& keys) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "octavo/server/http.h"
 
@@ -67,6 +68,14 @@ struct RouteMatch {
 };
 
 RouteMatch MatchRoute(HttpMethod method, std::string_view path);
+
+// One path that is answered, for what is checked against the documentation.
+struct RouteInfo {
+  std::string path;     // "/v1/models/{id}" for the one with a suffix.
+  std::string methods;  // As in Allow: "GET, POST".
+  Access access = Access::kUser;
+};
+std::vector<RouteInfo> ListRoutes();
 
 struct ApiKeys {
   std::string api_key;        // Empty: none is asked for.
