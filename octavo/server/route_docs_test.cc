@@ -71,7 +71,7 @@ TEST(RouteDocs, EveryReferenceOfTheOpenApiFileIsThere) {
   for (const std::string& pointer : used) {
     EXPECT_TRUE(document.contains(Json::json_pointer(pointer))) << pointer;
   }
-  for (const char* kind : {"schemas", "responses"}) {
+  for (const char* kind : {"schemas", "responses", "requestBodies"}) {
     for (const auto& [name, value] : document["components"][kind].items()) {
       EXPECT_TRUE(used.contains("/components/" + std::string(kind) + "/" + name)) << name;
     }

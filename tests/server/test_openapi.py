@@ -111,7 +111,7 @@ class Operations(ApiTest):
         """(bytes, media type) to send: the examples, and an empty object for optional bodies."""
         if "requestBody" not in operation:
             return [(None, None)]
-        (kind, media), = operation["requestBody"]["content"].items()
+        (kind, media), = resolve(operation["requestBody"])["content"].items()
         examples = [e["value"] for e in media.get("examples", {}).values()]
         if kind != "application/json":
             return [(b"", kind)]
@@ -152,7 +152,8 @@ class Operations(ApiTest):
     def test_malformed_bodies_are_answered_as_documented(self):
         for path, operations in DOCUMENT["paths"].items():
             for method, operation in operations.items():
-                if "application/json" not in operation.get("requestBody", {}).get("content", {}):
+                if "application/json" not in resolve(operation.get("requestBody", {})).get(
+                        "content", {}):
                     continue
                 for body in (b"{", b"[]", b"\xff", b'{"a":'):
                     with self.subTest(f"{method} {path} {body}"):
