@@ -16,6 +16,7 @@
 
 #include "octavo/base/file.h"
 #include "octavo/base/status.h"
+#include "octavo/checkpoint/config_merge.h"
 #include "octavo/checkpoint/folder.h"
 #include "octavo/checkpoint/hf_config.h"
 #include "octavo/checkpoint/safetensors.h"
@@ -199,7 +200,7 @@ Checkpoint::Checkpoint(Checkpoint&&) noexcept = default;
 Checkpoint& Checkpoint::operator=(Checkpoint&&) noexcept = default;
 Checkpoint::~Checkpoint() = default;
 
-Result<HfConfig> ReadHfConfig(const std::string& dir) {
+Result<HfConfig> ReadHfConfig(const std::string& dir, const std::string& config_overrides) {
   std::error_code error;
   if (!std::filesystem::exists(dir, error)) {
     return NotFound("{}: no such folder", dir);
@@ -208,7 +209,14 @@ Result<HfConfig> ReadHfConfig(const std::string& dir) {
   if (!config && config.error().code() == StatusCode::kNotFound) {
     return NotFound("{}: expected config.json, got none", dir);
   }
-  ASSIGN_OR_RETURN(const std::string text, std::move(config));
+  ASSIGN_OR_RETURN(std::string text, std::move(config));
+  if (!config_overrides.empty()) {
+    Result<std::string> merged = MergeConfigJson(text, config_overrides);
+    if (!merged.has_value()) {
+      return merged.error().WithContext(dir);
+    }
+    text = *std::move(merged);
+  }
   ASSIGN_OR_RETURN(const std::string generation, ReadBeside(dir, "generation_config.json"));
   ASSIGN_OR_RETURN(const std::string hf_quant, ReadBeside(dir, "hf_quant_config.json"));
   auto parsed =
@@ -216,14 +224,14 @@ Result<HfConfig> ReadHfConfig(const std::string& dir) {
   return parsed ? std::move(parsed) : parsed.error().WithContext(dir);
 }
 
-Result<Checkpoint> Checkpoint::Open(const std::string& dir) {
+Result<Checkpoint> Checkpoint::Open(const std::string& dir, const std::string& config_overrides) {
   ASSIGN_OR_RETURN(CheckpointFolder folder, ListCheckpointFolder(dir));
   if (folder.safetensors.empty() && !folder.has_index) {
     return NoWeights(dir, folder);
   }
   auto impl = std::make_unique<Impl>();
   impl->dir = dir;
-  ASSIGN_OR_RETURN(impl->config, ReadHfConfig(dir));
+  ASSIGN_OR_RETURN(impl->config, ReadHfConfig(dir, config_overrides));
   ASSIGN_OR_RETURN(const std::optional<ShardIndex> index, ReadIndex(dir, folder));
   ASSIGN_OR_RETURN(impl->shard_names,
                    ChooseFiles(dir, folder, index ? &*index : nullptr, impl->warnings));

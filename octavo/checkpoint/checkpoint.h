@@ -14,8 +14,10 @@
 namespace octavo {
 
 // config.json of a folder, and what lies beside it: generation_config.json, hf_quant_config.json.
-// Errors: kNotFound (no config.json), those of ParseHfConfig; all name the folder.
-Result<HfConfig> ReadHfConfig(const std::string& dir);
+// `config_overrides`, a JSON object, is merged into config.json first (config_merge.h); empty:
+// none. Errors: kNotFound (no config.json), those of MergeConfigJson and ParseHfConfig; all name
+// the folder.
+Result<HfConfig> ReadHfConfig(const std::string& dir, const std::string& config_overrides = "");
 
 // One tensor as it stands in a file; the view lives as long as the Checkpoint.
 struct StoredTensor {
@@ -29,9 +31,10 @@ class Checkpoint {
  public:
   // Opens DIR: model.safetensors.index.json with its shards, or a single model.safetensors, or
   // several *.safetensors without index (consolidated*.safetensors beside model*.safetensors is
-  // ignored). Every header is checked before this returns (docs/formats.md).
+  // ignored). Every header is checked before this returns (docs/formats.md). config() is that of
+  // ReadHfConfig.
   // Errors: kNotFound, kCorrupt, kInvalidArgument, kUnsupported, naming file and tensor.
-  static Result<Checkpoint> Open(const std::string& dir);
+  static Result<Checkpoint> Open(const std::string& dir, const std::string& config_overrides = "");
 
   Checkpoint(Checkpoint&&) noexcept;
   Checkpoint& operator=(Checkpoint&&) noexcept;

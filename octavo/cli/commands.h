@@ -60,6 +60,8 @@ struct ServingFlags {
   std::string isa;  // Empty: the best of this processor.
   int threads = 0;
   std::string load_format = "auto";
+  std::string config_overrides;   // JSON; empty: none.
+  double memory_fraction = 0.0;   // 0: not given.
   std::string nvfp4_input_scale;  // Empty: token.
   EngineOptions engine;
 };

@@ -1,19 +1,27 @@
+#include <fmt/format.h>
+
 #include <cstdlib>
 #include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "octavo/base/file.h"
 #include "octavo/base/log.h"
 #include "octavo/base/status.h"
 #include "octavo/cli/cli.h"
 #include "octavo/cli/commands.h"
+#include "octavo/cli/launch_flags.h"
 #include "octavo/server/http_listener.h"
+#include "octavo/server/json_writer.h"
+#include "octavo/server/model_root.h"
 #include "octavo/server/server.h"
 #include "octavo/sync/serving.h"
 #include "octavo/text/chat_template.h"
 #include "octavo/text/tokenizer.h"
+#include "octavo/text/tokenizer_config.h"
 
 namespace octavo {
 namespace {
@@ -22,19 +30,40 @@ constexpr const char* kOnlineInputScaleVariable = "SGLANG_NVFP4_ONLINE_INPUT_SCA
 
 struct ServeFlags {
   ServingFlags serving;
+  LaunchFlags launch;
   std::string weight_version = "0";
   ServerOptions server;
 };
 
 // Absent for a folder without tokenizer.json, which is served for input_ids alone.
-Result<std::optional<Tokenizer>> LoadTokenizer(const std::string& model_dir) {
-  const std::string path = std::filesystem::path(model_dir) / "tokenizer.json";
-  if (!std::filesystem::exists(path)) {
-    LOG(WARNING, "no tokenizer.json in {}: input_ids alone are served", model_dir);
+Result<std::optional<Tokenizer>> LoadTokenizer(const std::string& folder, bool skip) {
+  if (!std::filesystem::exists(folder)) {
+    return NotFound("{}: no such folder", folder);
+  }
+  const std::string path = std::filesystem::path(folder) / "tokenizer.json";
+  if (skip || !std::filesystem::exists(path)) {
+    LOG(WARNING, "{}: input_ids alone are served",
+        skip ? "--skip-tokenizer-init" : fmt::format("no tokenizer.json in {}", folder));
     return std::optional<Tokenizer>();
   }
-  ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::LoadFolder(model_dir));
+  ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::LoadFolder(folder));
   return std::optional<Tokenizer>(std::move(tokenizer));
+}
+
+// The template of the tokenizer's folder, or the one that --chat-template names. A name of one of
+// SGLang's own templates is no file, and is refused as such.
+Result<std::optional<ChatTemplate>> LoadChatTemplate(const std::string& folder,
+                                                     const std::string& file) {
+  if (file.empty()) {
+    return ChatTemplate::LoadFolder(folder);
+  }
+  Result<std::string> source = ReadTextFile(file);
+  if (!source.has_value()) {
+    return source.error().WithContext("--chat-template: expected a file of Jinja");
+  }
+  ASSIGN_OR_RETURN(const TokenizerConfig config, LoadTokenizerConfig(folder));
+  ASSIGN_OR_RETURN(ChatTemplate parsed, ChatTemplate::Parse(*source, config));
+  return std::optional<ChatTemplate>(std::move(parsed));
 }
 
 // A template that cannot be rendered costs chat requests alone: each is told why.
@@ -62,20 +91,108 @@ void WarnOfForeignSwitch() {
   }
 }
 
-Status RunServeCommand(const ServeFlags& flags) {
+void WarnOfIgnoredFlags(const std::vector<std::string>& ignored) {
+  if (!ignored.empty()) {
+    LOG(WARNING, "flags without a meaning here, ignored: {}", fmt::join(ignored, " "));
+  }
+}
+
+LogLevel LevelOf(const std::string& name) {
+  if (name == "debug") {
+    return LogLevel::kDebug;
+  }
+  if (name == "info") {
+    return LogLevel::kInfo;
+  }
+  return name == "warning" ? LogLevel::kWarning : LogLevel::kError;
+}
+
+std::string JsonText(std::string_view text) {
+  std::string json;
+  AppendJsonString(json, text);
+  return json;
+}
+
+// What /server_info tells of the launch beside ServerOptions.
+std::vector<std::pair<std::string, std::string>> DescribeLaunch(const ServeFlags& flags,
+                                                                const ServingOptions& serving) {
+  const EngineOptions& engine = serving.engine;
+  const auto number = [](double value) {
+    std::string json;
+    AppendJsonDouble(json, value);
+    return json;
+  };
+  const auto boolean = [](bool value) { return std::string(value ? "true" : "false"); };
+  JsonWriter ignored;
+  ignored.BeginArray();
+  for (const std::string& name : flags.launch.ignored) {
+    ignored.Value(name);
+  }
+  ignored.EndArray();
+  return {
+      {"random_seed", engine.random_seed.has_value() ? fmt::format("{}", *engine.random_seed)
+                                                     : std::string("null")},
+      {"mem_fraction_static",
+       serving.memory_fraction > 0.0 ? number(serving.memory_fraction) : std::string("null")},
+      {"chunked_prefill_size", fmt::format("{}", engine.chunk_tokens)},
+      {"max_queued_requests", engine.max_queued_requests > 0
+                                  ? fmt::format("{}", engine.max_queued_requests)
+                                  : std::string("null")},
+      {"disable_radix_cache", boolean(!engine.prefix_cache)},
+      {"load_format", JsonText(flags.serving.load_format)},
+      {"json_model_override_args",
+       serving.config_overrides.empty() ? std::string("{}") : serving.config_overrides},
+      {"skip_tokenizer_init", boolean(flags.launch.skip_tokenizer_init)},
+      {"chat_template", flags.launch.chat_template.empty() ? std::string("null")
+                                                           : JsonText(flags.launch.chat_template)},
+      {"log_level", JsonText(flags.launch.log_level)},
+      {"base_gpu_id", fmt::format("{}", flags.launch.base_gpu_id)},
+      {"gpu_id_step", fmt::format("{}", flags.launch.gpu_id_step)},
+      {"trust_remote_code", "false"},
+      {"ignored_flags", ignored.Take()},
+  };
+}
+
+// Everything that the line says, checked before anything is loaded.
+Result<ServingOptions> ReadLine(const CLI::App& command, ServeFlags* flags) {
+  RETURN_IF_ERROR(CheckLaunchLine(command, flags->launch));
+  ASSIGN_OR_RETURN(flags->serving.model,
+                   ChooseModel(flags->serving.model, flags->launch.model_path));
+  ServingOptions quantized;
+  RETURN_IF_ERROR(
+      ApplyQuantization(flags->launch.quantization, &flags->serving.policy, &quantized));
+  ASSIGN_OR_RETURN(ServingOptions options, ParseServing(flags->serving));
+  options.formats = std::move(quantized.formats);
+  options.weight_version = flags->weight_version;
+  options.keep_weights_backup = flags->server.enable_weights_cpu_backup;
+  if (!flags->server.model_root.empty()) {
+    ASSIGN_OR_RETURN(flags->server.model_root, CanonicalFolder(flags->server.model_root));
+  }
+  return options;
+}
+
+Status RunServeCommand(const CLI::App& command, ServeFlags* flags) {
+  ASSIGN_OR_RETURN(const ServingOptions options, ReadLine(command, flags));
+  SetLogLevel(LevelOf(flags->launch.log_level));
   WarnOfForeignSwitch();
-  ASSIGN_OR_RETURN(ServingOptions options, ParseServing(flags.serving));
-  options.weight_version = flags.weight_version;
-  RETURN_IF_ERROR(CheckAddressIsFree(flags.server.host, flags.server.port));
-  ASSIGN_OR_RETURN(const std::unique_ptr<Serving> serving, StartServing(options));
-  ASSIGN_OR_RETURN(const std::optional<Tokenizer> tokenizer, LoadTokenizer(flags.serving.model));
+  WarnOfIgnoredFlags(flags->launch.ignored);
+  flags->server.launch = DescribeLaunch(*flags, options);
+  RETURN_IF_ERROR(CheckAddressIsFree(flags->server.host, flags->server.port));
+  const std::string& text_folder =
+      flags->launch.tokenizer_path.empty() ? flags->serving.model : flags->launch.tokenizer_path;
+  ASSIGN_OR_RETURN(const std::optional<Tokenizer> tokenizer,
+                   LoadTokenizer(text_folder, flags->launch.skip_tokenizer_init));
   const Result<std::optional<ChatTemplate>> chat_template =
-      ChatTemplate::LoadFolder(flags.serving.model);
+      LoadChatTemplate(text_folder, flags->launch.chat_template);
+  if (!chat_template.has_value() && !flags->launch.chat_template.empty()) {
+    return chat_template.error();  // Asked for by name: not to be found out request by request.
+  }
+  ASSIGN_OR_RETURN(const std::unique_ptr<Serving> serving, StartServing(options));
   ASSIGN_OR_RETURN(
       const std::unique_ptr<Server> server,
-      Server::Start(flags.server, serving.get(), MakeServerText(tokenizer, chat_template)));
-  PrintLine(fmt::format("octavo: serving {} at http://{}:{}", flags.serving.model,
-                        flags.server.host, server->port()));
+      Server::Start(flags->server, serving.get(), MakeServerText(tokenizer, chat_template)));
+  PrintLine(fmt::format("octavo: serving {} at http://{}:{}", flags->serving.model,
+                        flags->server.host, server->port()));
   server->RunUntilSignal();
   return OkStatus();
 }
@@ -83,20 +200,32 @@ Status RunServeCommand(const ServeFlags& flags) {
 void AddServerFlags(CLI::App& command, ServeFlags* flags) {
   const std::string group = "Server";
   ServerOptions& server = flags->server;
-  command.add_option("--host", server.host, "Address to listen on")
+  command.add_option("--host", server.host, "Address to listen on; 0.0.0.0: all of them")
       ->capture_default_str()
       ->group(group);
   command.add_option("--port", server.port, "0: any free one, printed")
       ->check(CLI::Range(0, 65535))
       ->capture_default_str()
       ->group(group);
-  command.add_option("--api-key", server.api_key, "Asked for in every request but /health")
+  command
+      .add_option("--api-key", server.api_key,
+                  "Asked for in every request but /health and /metrics")
       ->group(group);
   command.add_option("--admin-api-key", server.admin_api_key, "Asked for by control endpoints")
+      ->group(group);
+  command
+      .add_option("--model-root", server.model_root,
+                  "Folder below which every path in a weight request must lie")
       ->group(group);
   command.add_option("--served-model-name", server.served_model_name, "Name in /v1/models")
       ->group(group);
   command.add_option("--weight-version", flags->weight_version, "Label of the first weights")
+      ->capture_default_str()
+      ->group(group);
+  command
+      .add_option("--stream-interval", server.stream_interval,
+                  "Tokens of a chunk, for requests that name none")
+      ->check(CLI::PositiveNumber)
       ->capture_default_str()
       ->group(group);
   command
@@ -111,6 +240,46 @@ void AddServerFlags(CLI::App& command, ServeFlags* flags) {
       .add_flag("--allow-auto-truncate", server.allow_auto_truncate,
                 "Cut prompts and budgets to the context instead of refusing them")
       ->group(group);
+  command
+      .add_flag("--enable-memory-saver", server.enable_memory_saver,
+                "Memory can always be released; told in /server_info to clients that compare")
+      ->group(group);
+  command
+      .add_flag("--enable-weights-cpu-backup", server.enable_weights_cpu_backup,
+                "Weights that were released come back as they were")
+      ->group(group);
+  command
+      .add_option("--watchdog-timeout", server.stuck_seconds,
+                  "Seconds of the engine's silence after which /health answers 503")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str()
+      ->group(group);
+}
+
+void AddLimitFlags(CLI::App& command, HttpLimits* limits) {
+  const std::string group = "Limits";
+  command.add_option("--max-connections", limits->connections_max, "Connections; more are closed")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str()
+      ->group(group);
+  command
+      .add_option("--max-body-bytes", limits->body_bytes_max,
+                  "Body of one request, such as 1GiB; a larger one is a 413")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false))
+      ->capture_default_str()
+      ->group(group);
+  const auto seconds = [&](const char* name, double* value, const char* help) {
+    command.add_option(name, *value, help)
+        ->check(CLI::PositiveNumber)
+        ->capture_default_str()
+        ->group(group);
+  };
+  seconds("--keep-alive-timeout", &limits->idle_seconds,
+          "Seconds that a connection without a request is kept");
+  seconds("--header-timeout", &limits->header_seconds,
+          "Seconds for the head of a request; a slower one is a 408");
+  seconds("--body-timeout", &limits->body_seconds,
+          "Seconds for a body, and one more for each 64 KiB of it; a slower one is a 408");
 }
 
 }  // namespace
@@ -118,15 +287,18 @@ void AddServerFlags(CLI::App& command, ServeFlags* flags) {
 void AddServeCommand(CLI::App& app, int* exit_code) {
   CLI::App* command = app.add_subcommand("serve", "Serves a model over the HTTP dialect of SGLang");
   const auto flags = std::make_shared<ServeFlags>();
-  AddServingFlags(*command, &flags->serving, true);
+  AddServingFlags(*command, &flags->serving, false);
   AddServerFlags(*command, flags.get());
+  AddLimitFlags(*command, &flags->server.limits);
+  AddLaunchFlags(*command, &flags->launch);
   AddExamples(*command,
               "  octavo serve models/abacus-dense --format fp8 --keep-last 2 --port 30000\n"
+              "  octavo serve --model-path models/abacus-dense --quantization fp8 --tp-size 1\n"
               "  curl -s http://127.0.0.1:30000/generate -d '{\"text\": \"Question: Tom has 3 "
               "apples and buys 4. How many?\\nAnswer:\", \"sampling_params\": "
               "{\"temperature\": 0}}'");
-  command->callback([flags, exit_code] {
-    const Status status = RunServeCommand(*flags);
+  command->callback([command, flags, exit_code] {
+    const Status status = RunServeCommand(*command, flags.get());
     *exit_code = status.ok() ? kExitOk : ReportError(status);
   });
 }

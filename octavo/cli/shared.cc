@@ -29,8 +29,14 @@ void AddComputeFlags(CLI::App& command, ServingFlags* flags) {
       ->group(kEngineGroup);
   command
       .add_option("--load-format", flags->load_format,
-                  "auto, or dummy: random weights of the right shapes, from config.json alone")
-      ->check(CLI::IsMember({"auto", "dummy"}))
+                  "auto or safetensors, or dummy: random weights of the right shapes, from "
+                  "config.json alone")
+      ->check(CLI::IsMember({"auto", "safetensors", "dummy"}))
+      ->group(kEngineGroup);
+  command
+      .add_option("--json-model-override-args", flags->config_overrides,
+                  "JSON object merged into config.json: nested objects member by member, null "
+                  "removes")
       ->group(kEngineGroup);
   command
       .add_option("--nvfp4-input-scale", flags->nvfp4_input_scale,
@@ -40,7 +46,8 @@ void AddComputeFlags(CLI::App& command, ServingFlags* flags) {
       ->group(kEngineGroup);
 }
 
-void AddCacheFlags(CLI::App& command, EngineOptions& engine) {
+void AddCacheFlags(CLI::App& command, ServingFlags* flags) {
+  EngineOptions& engine = flags->engine;
   command
       .add_option("--max-total-tokens", engine.max_total_tokens,
                   "Tokens of the KV cache; 0: from free memory")
@@ -57,13 +64,19 @@ void AddCacheFlags(CLI::App& command, EngineOptions& engine) {
       ->check(CLI::Range(0.0, 1.0))
       ->group(kEngineGroup);
   command
+      .add_option("--mem-fraction-static,--mem-fraction", flags->memory_fraction,
+                  "Share of free memory that weights and KV cache take together")
+      ->check(CLI::Range(0.0, 1.0))
+      ->group(kEngineGroup);
+  command
       .add_option("--kv-cache-dtype", engine.kv_cache_dtype,
                   "auto (bf16), bf16 or fp8_e4m3: half the memory, and other bits")
       ->transform(
           CLI::CheckedTransformer(std::map<std::string, DType>{{"auto", DType::kBf16},
                                                                {"bf16", DType::kBf16},
+                                                               {"bfloat16", DType::kBf16},
                                                                {"fp8_e4m3", DType::kF8E4m3}})
-              .description("auto|bf16|fp8_e4m3"))
+              .description("auto|bf16|bfloat16|fp8_e4m3"))
       ->group(kEngineGroup);
 }
 
@@ -85,8 +98,9 @@ void AddSchedulerFlags(CLI::App& command, EngineOptions& engine) {
       ->group(kEngineGroup);
   command
       .add_option("--chunked-prefill-size", engine.chunk_tokens,
-                  "Tokens of one step, prefill chunks included")
-      ->check(CLI::PositiveNumber)
+                  "Tokens of one step, prefill chunks included; -1 or 0: the default, for chunks "
+                  "change no bits")
+      ->check(CLI::Range(int64_t{-1}, int64_t{1} << 30))
       ->capture_default_str()
       ->group(kEngineGroup);
   command
@@ -95,6 +109,10 @@ void AddSchedulerFlags(CLI::App& command, EngineOptions& engine) {
       ->check(CLI::NonNegativeNumber)
       ->group(kEngineGroup);
   command.add_flag("!--disable-radix-cache", engine.prefix_cache, "Compute every prefix anew")
+      ->group(kEngineGroup);
+  command
+      .add_option("--random-seed", engine.random_seed,
+                  "Where the seeds of requests without one begin; drawn when not given")
       ->group(kEngineGroup);
 }
 
@@ -109,7 +127,7 @@ void AddServingFlags(CLI::App& command, ServingFlags* flags, bool with_model) {
                       "; or with activations in BF16: w8a16 (fp8 at load, any 8-bit format as "
                       "stored), w4a16 (nvfp4)");
   AddComputeFlags(command, flags);
-  AddCacheFlags(command, flags->engine);
+  AddCacheFlags(command, flags);
   AddSchedulerFlags(command, flags->engine);
 }
 
@@ -137,7 +155,17 @@ Result<ServingOptions> ParseServing(const ServingFlags& flags) {
   }
   options.num_threads = flags.threads;
   options.load_format = flags.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kAuto;
+  options.config_overrides = flags.config_overrides;
+  options.memory_fraction = flags.memory_fraction;
   options.engine = flags.engine;
+  if (options.engine.chunk_tokens < 1) {
+    options.engine.chunk_tokens = EngineOptions{}.chunk_tokens;
+  }
+  if (flags.memory_fraction > 0.0 &&
+      (flags.engine.kv_cache_bytes > 0 || flags.engine.kv_cache_fraction > 0.0)) {
+    return InvalidArgument(
+        "--mem-fraction-static: expected none beside --kv-cache-bytes or --kv-cache-fraction");
+  }
   return options;
 }
 

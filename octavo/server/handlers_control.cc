@@ -15,6 +15,7 @@
 #include "octavo/server/info.h"
 #include "octavo/server/json.h"
 #include "octavo/server/json_writer.h"
+#include "octavo/server/model_root.h"
 #include "octavo/sync/serving.h"
 #include "octavo/sync/weight_update.h"
 
@@ -104,14 +105,19 @@ Result<InFlight> ChooseInFlight(const DiskUpdate& update, const EngineStats& sta
   return InFlight::kInPlace;
 }
 
-HttpResponse RunDiskUpdate(Serving* serving, const DiskUpdate& update) {
+HttpResponse RunDiskUpdate(Serving* serving, const std::string& model_root,
+                           const DiskUpdate& update) {
+  const Result<std::string> folder = ResolveBelow(model_root, update.model_path);
+  if (!folder.has_value()) {
+    return WeightError(folder.error().WithContext("model_path"), /*with_paused=*/true);
+  }
   // Asked again here, on the worker: the engine may have been paused while the call waited.
   Result<InFlight> in_flight = ChooseInFlight(update, serving->engine->Stats());
   if (!in_flight.has_value()) {
     return WeightError(in_flight.error(), /*with_paused=*/true);
   }
   const Result<CommitReport> report =
-      serving->updater->UpdateFromDisk(update.model_path, update.weight_version, *in_flight);
+      serving->updater->UpdateFromDisk(*folder, update.weight_version, *in_flight);
   if (!report.has_value()) {
     return WeightError(report.error(), /*with_paused=*/true);
   }
@@ -249,8 +255,9 @@ void Application::UpdateFromDisk(const HttpRequest& request, const WriterPtr& wr
   if (draining_) {
     return writer->Send(WeightError(Unavailable("the server is stopping"), true));
   }
-  AnswerFromWorker(
-      writer, [serving = serving_, update = *update] { return RunDiskUpdate(serving, update); });
+  AnswerFromWorker(writer, [serving = serving_, root = options_.model_root, update = *update] {
+    return RunDiskUpdate(serving, root, update);
+  });
 }
 
 }  // namespace octavo

@@ -52,6 +52,8 @@ class ResponseWriter {
 };
 using WriterPtr = std::shared_ptr<ResponseWriter>;
 
+using HttpHandler = std::function<void(HttpRequest request, const WriterPtr& writer)>;
+
 // "/a%20b?x=1" or "http://host/a%20b?x=1" -> {"/a b", "x=1"}; nullopt when malformed.
 std::optional<std::pair<std::string, std::string>> SplitTarget(std::string_view target);
 

@@ -82,15 +82,45 @@ void WriteSections(JsonWriter& json, const InfoContext& info, const LoadSections
 }
 
 void WriteParallelism(JsonWriter& json, const InfoContext& info) {
-  for (const std::string_view key : {"tp_size", "pp_size", "dp_size", "ep_size", "moe_dp_size",
-                                     "num_gpus", "nnodes", "gpu_id_step"}) {
+  for (const std::string_view key :
+       {"tp_size", "pp_size", "dp_size", "ep_size", "moe_dp_size", "num_gpus", "nnodes"}) {
     json.Field(key, 1);
   }
-  json.Field("node_rank", 0).Field("base_gpu_id", 0);
+  json.Field("node_rank", 0);
   json.Field("load_balance_method", "round_robin");
   json.Field("disaggregation_mode", "null").Field("disaggregation_bootstrap_port", 8998);
-  json.Field("encoder_only", false).Field("enable_memory_saver", false);
+  json.Field("encoder_only", false);
   json.Field("enable_return_routed_experts", info.stats.returns_routed_experts);
+}
+
+// What was asked for at the launch, and the limits that hold. Never a key, only whether there is
+// one.
+void WriteLaunch(JsonWriter& json, const ServerOptions& options) {
+  json.Field("enable_memory_saver", options.enable_memory_saver);
+  json.Field("enable_weights_cpu_backup", options.enable_weights_cpu_backup);
+  json.Field("enable_metrics", true).Field("enable_deterministic_inference", true);
+  json.Field("asks_for_api_key", !options.api_key.empty());
+  json.Field("asks_for_admin_api_key", !options.admin_api_key.empty());
+  json.Key("model_root");
+  if (options.model_root.empty()) {
+    json.Null();
+  } else {
+    json.Value(options.model_root);
+  }
+  json.Field("watchdog_timeout", options.stuck_seconds);
+  const HttpLimits& limits = options.limits;
+  json.Key("limits").BeginObject().Field("body_bytes", limits.body_bytes_max);
+  json.Field("all_bodies_bytes", limits.all_bodies_bytes_max);
+  json.Field("header_bytes", limits.header_bytes_max);
+  json.Field("header_fields", limits.header_fields_max);
+  json.Field("connections", limits.connections_max);
+  json.Field("keep_alive_seconds", limits.idle_seconds);
+  json.Field("header_seconds", limits.header_seconds).Field("body_seconds", limits.body_seconds);
+  json.Field("body_bytes_per_second", limits.body_bytes_per_second_min);
+  json.Field("write_stall_seconds", limits.write_stall_seconds).EndObject();
+  for (const auto& [name, value] : options.launch) {
+    json.Key(name).Raw(value);
+  }
 }
 
 void WriteInternalState(JsonWriter& json, const InfoContext& info) {
@@ -157,6 +187,7 @@ std::string ServerInfoJson(const InfoContext& info) {
     json.Value(FormatOf(serving));
   }
   WriteParallelism(json, info);
+  WriteLaunch(json, options);
   json.Field("context_length", stats.context_length);
   json.Field("max_running_requests", stats.max_running_requests);
   json.Field("max_total_tokens", stats.max_total_tokens);

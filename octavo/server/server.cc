@@ -42,6 +42,17 @@ void LogMemory(const Serving& serving) {
       serving.weight_bytes);
 }
 
+// Whoever reaches an open address may read, change and stop what is served.
+void WarnOfOpenAddress(const HttpListener& listener, const ServerOptions& options) {
+  if (!listener.is_loopback() && options.api_key.empty()) {
+    LOG(WARNING,
+        "the address {} is open to the network and --api-key is not set: whoever reaches it may {}",
+        options.host,
+        options.admin_api_key.empty() ? "generate, pause the server and replace its weights"
+                                      : "generate");
+  }
+}
+
 }  // namespace
 
 struct Server::Impl {
@@ -109,13 +120,12 @@ Result<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Serv
   Impl* const raw = impl.get();
   ASSIGN_OR_RETURN(
       impl->listener,
-      HttpListener::Open({.host = options.host,
-                          .port = options.port,
-                          .num_connections_max = options.num_connections_max},
+      HttpListener::Open({.host = options.host, .port = options.port, .limits = options.limits},
                          impl->loop.get(), [raw](HttpRequest request, const WriterPtr& writer) {
                            raw->application->Handle(std::move(request), writer);
                          }));
   impl->options.port = impl->listener->port();
+  WarnOfOpenAddress(*impl->listener, options);
   impl->application = std::make_unique<Application>(impl->options, serving, text, impl->loop);
   impl->loop->Start();
   const bool is_v6 = options.host.find(':') != std::string::npos;

@@ -5,8 +5,11 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "octavo/base/status.h"
+#include "octavo/server/http_limits.h"
 #include "octavo/sync/serving.h"
 #include "octavo/text/chat_template.h"
 #include "octavo/text/tokenizer.h"
@@ -23,10 +26,15 @@ struct ServerOptions {
   int64_t stream_interval = 1;                // Tokens of a chunk where the request does not say.
   bool return_replay = false;        // Every reply carries meta_info.replay, asked for or not.
   bool allow_auto_truncate = false;  // Cut prompts and budgets to the context, instead of a 400.
-  int64_t num_connections_max = 65536;
-  double drain_seconds = 60.0;         // After SIGTERM, until what still runs is aborted.
-  double update_idle_seconds = 300.0;  // After which an open weight update is dropped.
-  double stuck_seconds = 120.0;        // Engine silence after which /health answers 503.
+  HttpLimits limits = {};
+  std::string model_root = {};  // Not empty: paths in weight requests must lie below this folder.
+  bool enable_memory_saver = false;        // Only shown: memory can always be released.
+  bool enable_weights_cpu_backup = false;  // Only shown: ServingOptions::keep_weights_backup.
+  double drain_seconds = 60.0;             // After SIGTERM, until what still runs is aborted.
+  double update_idle_seconds = 300.0;      // After which an open weight update is dropped.
+  double stuck_seconds = 120.0;            // Engine silence after which /health answers 503.
+  // More members of /server_info, as launched: name and JSON text.
+  std::vector<std::pair<std::string, std::string>> launch = {};
 };
 
 // How text becomes tokens. The pointers must outlive the server.

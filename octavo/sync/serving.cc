@@ -1,12 +1,17 @@
 #include "octavo/sync/serving.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "octavo/base/log.h"
 #include "octavo/base/status.h"
@@ -16,6 +21,7 @@
 #include "octavo/checkpoint/hf_config.h"
 #include "octavo/convert/digest.h"
 #include "octavo/engine/engine.h"
+#include "octavo/engine/memory_budget.h"
 #include "octavo/formats/format.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/kernels/matrix.h"
@@ -56,26 +62,61 @@ bool AsksForFormatAlone(const PolicyOptions& policy) {
          !policy.keep_mtp;
 }
 
-// What was asked for, or nothing where a stored format is served weight-only as it is.
+// What was asked for, or nothing where a stored format is served as it is.
 std::optional<PolicyOptions> PolicyOf(const ServingOptions& options, const HfConfig& config) {
   const bool is_stored = !config.quantization_config.empty();
-  const bool is_weight_only = options.arithmetic.weight_only != WeightOnly::kNone;
-  if (is_stored && is_weight_only && options.policy.has_value() &&
+  const bool takes_stored =
+      options.arithmetic.weight_only != WeightOnly::kNone || !options.formats.empty();
+  if (is_stored && takes_stored && options.policy.has_value() &&
       AsksForFormatAlone(*options.policy)) {
     return std::nullopt;
   }
   return options.policy;
 }
 
+Status CheckFormat(const ServingOptions& options, WeightFormat format) {
+  const std::vector<WeightFormat>& formats = options.formats;
+  if (formats.empty() || std::find(formats.begin(), formats.end(), format) != formats.end()) {
+    return OkStatus();
+  }
+  std::vector<std::string_view> names;
+  for (const WeightFormat expected : formats) {
+    names.push_back(WeightFormatName(expected));
+  }
+  return InvalidArgument("{}: expected a checkpoint of format {}, got {}", options.model_dir,
+                         fmt::join(names, " or "), WeightFormatName(format));
+}
+
+// Options of the engine once the weights are known: what they leave of memory_fraction is the pool.
+Result<EngineOptions> WithPool(const ServingOptions& options, const Result<int64_t>& free_before,
+                               int64_t weight_bytes) {
+  EngineOptions engine = options.engine;
+  if (options.memory_fraction <= 0.0) {
+    return engine;
+  }
+  if (engine.max_total_tokens > 0) {
+    return engine;  // Both bound the pool; tokens are the exact word.
+  }
+  RETURN_IF_ERROR(free_before.error());
+  const auto share =
+      static_cast<int64_t>(static_cast<double>(*free_before) * options.memory_fraction);
+  if (share <= weight_bytes) {
+    return Exhausted("memory fraction {}: expected more than the {} bytes of the weights, got {}",
+                     options.memory_fraction, weight_bytes, share);
+  }
+  engine.kv_cache_bytes = share - weight_bytes;
+  return engine;
+}
+
 // Spec, table and plan of the folder, and its checkpoint unless the weights are made up.
 Result<std::optional<Checkpoint>> DescribeModel(const ServingOptions& options, Serving* serving) {
-  ASSIGN_OR_RETURN(serving->config, ReadHfConfig(options.model_dir));
+  ASSIGN_OR_RETURN(serving->config, ReadHfConfig(options.model_dir, options.config_overrides));
   RETURN_IF_ERROR(CheckServedConfig(serving->config).WithContext(options.model_dir));
   ASSIGN_OR_RETURN(serving->spec, MakeModelSpec(serving->config));
   RETURN_IF_ERROR(CheckServable(serving->spec));  // Before a large model's files are opened.
   std::optional<Checkpoint> checkpoint;
   if (options.load_format != LoadFormat::kDummy) {
-    ASSIGN_OR_RETURN(checkpoint, Checkpoint::Open(options.model_dir));
+    ASSIGN_OR_RETURN(checkpoint, Checkpoint::Open(options.model_dir, options.config_overrides));
     for (const std::string& warning : checkpoint->warnings()) {
       LOG(WARNING, "checkpoint {}", warning);
     }
@@ -83,6 +124,7 @@ Result<std::optional<Checkpoint>> DescribeModel(const ServingOptions& options, S
   }
   ASSIGN_OR_RETURN(serving->table,
                    ChooseTable(serving->spec, serving->config, PolicyOf(options, serving->config)));
+  RETURN_IF_ERROR(CheckFormat(options, serving->table.format));
   ASSIGN_OR_RETURN(serving->plan,
                    MakeWeightPlan(serving->spec, serving->table, options.arithmetic));
   return checkpoint;
@@ -109,6 +151,7 @@ Result<PrecisionTable> ChooseTable(const ModelSpec& spec, const HfConfig& config
 
 Result<std::unique_ptr<Serving>> StartServing(const ServingOptions& options) {
   const auto start = std::chrono::steady_clock::now();
+  const Result<int64_t> free_before = AvailableMemoryBytes();
   auto serving = std::make_unique<Serving>();
   serving->model_dir = options.model_dir;
   ASSIGN_OR_RETURN(const std::optional<Checkpoint> checkpoint,
@@ -130,13 +173,16 @@ Result<std::unique_ptr<Serving>> StartServing(const ServingOptions& options) {
                    DigestLiveWeights(serving->table, *weights, *backend, &backend->pool()));
   weights->digest = digest.hash;
 
+  ASSIGN_OR_RETURN(const EngineOptions engine,
+                   WithPool(options, free_before, serving->weight_bytes));
   const Backend* const packing = backend.get();  // Owned by the engine from here on.
-  ASSIGN_OR_RETURN(serving->engine, Engine::Start(std::move(backend), serving->spec,
-                                                  std::move(weights), serving->config.eos_token_ids,
-                                                  options.weight_version, options.engine));
+  ASSIGN_OR_RETURN(serving->engine,
+                   Engine::Start(std::move(backend), serving->spec, std::move(weights),
+                                 serving->config.eos_token_ids, options.weight_version, engine));
   serving->updater = std::make_unique<WeightUpdater>(
       serving->engine.get(), packing, serving->plan.get(),
-      WeightUpdater::Options{.live = {.keep_backup = options.keep_weights_backup}});
+      WeightUpdater::Options{.config_overrides = options.config_overrides,
+                             .live = {.keep_backup = options.keep_weights_backup}});
   serving->load_seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   LOG(INFO,

@@ -5,11 +5,13 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
 #include "octavo/checkpoint/hf_config.h"
 #include "octavo/engine/engine.h"
+#include "octavo/formats/format.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/precision_table.h"
@@ -30,6 +32,9 @@ struct ServingOptions {
   // BF16 checkpoint: quantized at load. Given for a quantized one: kInvalidArgument unless the
   // compiled table equals the stored one.
   std::optional<PolicyOptions> policy;
+  // Not empty: the format that is served must be one of these, and a quantized checkpoint is served
+  // as stored although `policy` names the format that a BF16 one gets at load.
+  std::vector<WeightFormat> formats = {};
   // With WeightOnly, policy.format is the stored format that is asked for at load; a checkpoint
   // that already stores a format of that width is served weight-only as it is.
   ArithmeticOptions arithmetic;
@@ -37,6 +42,12 @@ struct ServingOptions {
   int num_threads = 0;     // 0: NumUsableThreads().
   LoadFormat load_format = LoadFormat::kAuto;
   std::string weight_version = "0";
+  // A JSON object merged into config.json (checkpoint/config_merge.h), here and in every update
+  // from disk; empty: none.
+  std::string config_overrides = {};
+  // Weights and KV pool take this share of the memory that was free before loading, in (0, 1);
+  // 0: EngineOptions says how large the pool is.
+  double memory_fraction = 0.0;
   // LiveWeightsOptions::keep_backup: releasing the weights keeps a copy in a file.
   bool keep_weights_backup = false;
   EngineOptions engine;

@@ -295,7 +295,8 @@ Result<CommitReport> WeightUpdater::UpdateFromDisk(const std::string& dir,
 
 Result<CommitReport> WeightUpdater::StageAndCommit(const std::string& dir,
                                                    const std::string& version, InFlight in_flight) {
-  ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(dir));
+  ASSIGN_OR_RETURN(const Checkpoint checkpoint,
+                   Checkpoint::Open(dir, impl_->options.config_overrides));
   RETURN_IF_ERROR(CheckSameModel(*impl_->plan->spec, checkpoint.config()).WithContext(dir));
   const std::string& quantization_config = checkpoint.config().quantization_config;
   if (!quantization_config.empty()) {

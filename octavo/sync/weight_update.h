@@ -58,6 +58,8 @@ class WeightUpdater {
     double idle_timeout_s = 300.0;
     // Of one update, StagingOptions::waiting_bytes_max.
     int64_t waiting_bytes_max = int64_t{4} << 30;
+    // ServingOptions::config_overrides: a source on disk is read as the served folder was.
+    std::string config_overrides = {};
     LiveWeightsOptions live = {};
   };
 
