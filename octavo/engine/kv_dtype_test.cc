@@ -13,6 +13,7 @@
 #include "octavo/engine/request.h"
 #include "octavo/engine/test_support.h"
 #include "octavo/kernels/ops.h"
+#include "octavo/model/model.h"
 
 namespace octavo {
 namespace {
@@ -66,6 +67,26 @@ TEST_P(KvDtype, Fp8HasBitsOfItsOwnAndHalfTheMemory) {
   const int64_t fp8_bytes = backend.KvPageBytes(KvShapeOf(bf16.spec(), DType::kF8E4m3));
   // Codes of one byte, and a scale of one for each token, head and K or V.
   EXPECT_LT(fp8_bytes, bf16_bytes * 6 / 10);
+}
+
+// Scales are made with the tokens: new weights leave none of the old ones, in no kind of swap that
+// keeps requests.
+TEST_P(KvDtype, Fp8HasNoScalesOfOldWeights) {
+  constexpr TinyWeightOptions kNewWeights = {.fp8 = false, .seed = 2, .poisoned_token = -1};
+  HarnessOptions fresh_options = Options(DType::kF8E4m3);
+  fresh_options.weights = kNewWeights;
+  Harness fresh(fresh_options);
+  const Collected expected = fresh.Run(Sample(70, 5));
+  Harness harness(Options(DType::kF8E4m3));
+  harness.Run(Sample(70, 4));  // Leaves its pages in the cache.
+  harness.core().Swap({.weights = harness.NewWeights(kNewWeights),
+                       .version = "v1",
+                       .in_flight = InFlight::kRetract,
+                       .done = [](SwapReport, std::unique_ptr<ModelWeights>) {}});
+  const Collected actual = harness.Run(Sample(70, 5));
+  EXPECT_EQ(actual.all.cached_tokens, 0);
+  EXPECT_EQ(actual.all.new_ids, expected.all.new_ids);
+  EXPECT_EQ(Bits(actual.all.new_logprobs), Bits(expected.all.new_logprobs));
 }
 
 INSTANTIATE_TEST_SUITE_P(Engine, KvDtype, testing::Bool(),

@@ -21,7 +21,9 @@
 
 #include "octavo/base/buffer.h"
 #include "octavo/base/status.h"
+#include "octavo/formats/format.h"
 #include "octavo/kernels/backend.h"
+#include "octavo/kernels/matrix.h"
 #include "octavo/kernels/ops.h"
 #include "octavo/model/model.h"
 #include "octavo/model/model_for_test.h"
@@ -122,7 +124,13 @@ TEST(ModelAllocations, AreAllMadeWhenAModelIsBuilt) {
   ASSERT_GT(num_allocations - before, 0) << "the counter does not count";
   for (const char* architecture :
        {"Qwen3ForCausalLM", "Qwen3MoeForCausalLM", "DeepseekV3ForCausalLM", "LlamaForCausalLM"}) {
-    for (const TestFormat format : {kTestBf16, kTestFp8}) {
+    for (const TestFormat format :
+         {kTestBf16, kTestFp8, TestFormat{WeightFormat::kFp8Channel, InputForm::kFp8Token},
+          TestFormat{WeightFormat::kMxfp8, InputForm::kMxfp8},
+          TestFormat{WeightFormat::kNvfp4, InputForm::kNvfp4Token},
+          TestFormat{WeightFormat::kNvfp4, InputForm::kNvfp4Pow2},
+          TestFormat{WeightFormat::kNvfp4, InputForm::kNvfp4Static},
+          TestFormat{WeightFormat::kNvfp4, InputForm::kNvfp4Batch}}) {
       const ModelSpec spec = RandomSpec(architecture);
       EXPECT_EQ(CountPass(spec, format, kMaxTokens), 0) << architecture;
       EXPECT_EQ(CountPass(spec, format, 1), 0) << architecture;
