@@ -101,6 +101,12 @@ class Metrics(ApiTest):
         self.assertEqual(self.value(families, "sglang:cached_tokens_total", cache_source="device"),
                          self.value(families, "sglang:cached_tokens_total"))
 
+    def test_the_page_on_metrics_names_them_all(self):
+        page = (octavo_testing.ROOT / "docs" / "metrics.md").read_text()
+        named = re.findall(r"^\| `((?:sglang|octavo):\w+)` \| ", page, re.MULTILINE)
+        self.assertEqual(len(set(named)), len(named))
+        self.assertEqual(set(named), set(self.scrape()))
+
     def test_the_media_type_is_that_of_the_format(self):
         connection = http.client.HTTPConnection(self.server.host, int(self.server.port))
         connection.request("GET", "/metrics")
