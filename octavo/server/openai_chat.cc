@@ -2,9 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <ctime>
+#include <iterator>
 #include <span>
 #include <string>
 #include <string_view>
@@ -95,12 +97,20 @@ Result<std::string> ContentText(const JsonValue* content, std::string_view name)
   return joined;
 }
 
-// How the template is shown the arguments of an assistant's tool calls. Clients send the text of a
-// JSON object. HF's convention is the object, which most templates turn into text in their own way;
-// DeepSeek's join the text to others.
-enum class Arguments { kObject, kText };
+// How a template is shown an assistant's tool calls. Templates disagree, and what one takes another
+// refuses, so these forms are tried in turn.
+struct CallForm {
+  enum class Content { kAbsent, kNull, kEmpty };
+  Content content;        // In the place of a content that the message does not have.
+  bool parses_arguments;  // Clients send them as the text of a JSON object.
+};
+constexpr CallForm kCallForms[] = {
+    {CallForm::Content::kAbsent, true},  // HF transformers 5, by which most templates are written.
+    {CallForm::Content::kNull, false},  // DeepSeek's, which ask for null and join the text to text.
+    {CallForm::Content::kEmpty, true},  // Those that know of no calls and join the content to text.
+};
 
-Status WriteFunction(const JsonValue& function, std::string_view name, Arguments form,
+Status WriteFunction(const JsonValue& function, std::string_view name, const CallForm& form,
                      JsonWriter& json) {
   if (function.object() == nullptr) {
     WriteJson(function, json);
@@ -119,13 +129,13 @@ Status WriteFunction(const JsonValue& function, std::string_view name, Arguments
           "{}.function.arguments: expected the text of a JSON object, got \"{}\"", name,
           member.value.string()->substr(0, 64));
     }
-    WriteJson(form == Arguments::kObject ? *arguments : member.value, json);
+    WriteJson(form.parses_arguments ? *arguments : member.value, json);
   }
   json.EndObject();
   return OkStatus();
 }
 
-Status WriteToolCalls(const JsonValue& calls, std::string_view name, Arguments form,
+Status WriteToolCalls(const JsonValue& calls, std::string_view name, const CallForm& form,
                       JsonWriter& json) {
   if (calls.array() == nullptr) {
     return Corrupt("{}.tool_calls: expected a list, got {}", name, calls.KindName());
@@ -156,23 +166,27 @@ bool IsAssistant(const JsonValue& message) {
   return *message.Find("role")->string() == "assistant";
 }
 
-Status WriteMessage(const JsonValue& message, std::string_view name, Arguments form,
+bool HasToolCalls(const JsonValue& message) {
+  return IsAssistant(message) && message.Find("tool_calls") != nullptr;
+}
+
+Status WriteMessage(const JsonValue& message, std::string_view name, const CallForm& form,
                     JsonWriter& json) {
   const JsonValue* given = message.Find("content");
   ASSIGN_OR_RETURN(const std::string content, ContentText(given, fmt::format("{}.content", name)));
-  json.BeginObject().Field("role", *message.Find("role")->string()).Key("content");
-  // A message of tool calls alone is known by its null.
-  if (given == nullptr && IsAssistant(message) && message.Find("tool_calls") != nullptr) {
-    json.Null();
-  } else {
-    json.Value(content);
+  json.BeginObject().Field("role", *message.Find("role")->string());
+  const bool is_call = given == nullptr && HasToolCalls(message);
+  if (!is_call || form.content == CallForm::Content::kEmpty) {
+    json.Field("content", content);
+  } else if (form.content == CallForm::Content::kNull) {
+    json.Key("content").Null();
   }
   for (const JsonMember& member : *message.object()) {
     if (member.key == "role" || member.key == "content" || member.value.is_null()) {
       continue;
     }
     json.Key(member.key);
-    if (member.key == "tool_calls" && IsAssistant(message)) {
+    if (member.key == "tool_calls" && HasToolCalls(message)) {
       RETURN_IF_ERROR(WriteToolCalls(member.value, name, form, json));
     } else {
       WriteJson(member.value, json);
@@ -188,7 +202,7 @@ struct ChatMessages {
 };
 
 // `body` has passed CheckMessages.
-Result<ChatMessages> ReadMessages(const JsonValue& body, Arguments form) {
+Result<ChatMessages> ReadMessages(const JsonValue& body, const CallForm& form) {
   ASSIGN_OR_RETURN(const bool continues, BoolField(body, "continue_final_message", false));
   std::span<const JsonValue> messages = *body.Find("messages")->array();
   const size_t last_idx = messages.size() - 1;
@@ -237,7 +251,7 @@ Result<std::string> ReadTemplateVariables(const JsonValue& body) {
 }
 
 Result<std::string> RenderMessages(const JsonValue& body, const ChatTemplate& chat_template,
-                                   const std::tm& now, Arguments form) {
+                                   const std::tm& now, const CallForm& form) {
   ASSIGN_OR_RETURN(const ChatMessages messages, ReadMessages(body, form));
   ASSIGN_OR_RETURN(const bool passes_tools, PassesTools(body));
   ASSIGN_OR_RETURN(const std::string variables, ReadTemplateVariables(body));
@@ -305,10 +319,13 @@ Result<std::string> RenderChatPrompt(const JsonValue& body, const ServerText& te
   if (text.chat_template == nullptr) {
     return Unsupported("messages: chat is not served: {}", text.no_chat_reason);
   }
-  Result<std::string> prompt = RenderMessages(body, *text.chat_template, now, Arguments::kObject);
-  if (!prompt.has_value() && prompt.error().code() == StatusCode::kInvalidArgument) {
-    Result<std::string> other = RenderMessages(body, *text.chat_template, now, Arguments::kText);
-    return other.has_value() ? other : prompt;
+  Result<std::string> prompt = RenderMessages(body, *text.chat_template, now, kCallForms[0]);
+  const bool has_calls = std::ranges::any_of(*body.Find("messages")->array(), HasToolCalls);
+  for (size_t i = 1; has_calls && !prompt.has_value() && i < std::size(kCallForms); ++i) {
+    Result<std::string> other = RenderMessages(body, *text.chat_template, now, kCallForms[i]);
+    if (other.has_value()) {
+      return other;
+    }
   }
   return prompt;
 }

@@ -22,9 +22,9 @@ Result<bool> PassesTools(const JsonValue& body);
 // encoded without further special tokens.
 //
 // Before the template sees them, messages are put into the form that templates of HF expect: parts
-// of text are joined by spaces, an absent content is "" (null beside tool calls), other null members
-// are dropped, and the arguments of an assistant's tool calls are parsed, unless the template refuses
-// that form and takes their text. An assistant message that comes last is continued
+// of text are joined by spaces, an absent content is "", null members are dropped, and the arguments
+// of an assistant's tool calls are parsed; for a template that refuses calls in that form they are
+// put into the other forms that templates know. An assistant message that comes last is continued
 // (continue_final_message) or becomes the user's. The generation prompt is always added.
 //
 // Errors: kCorrupt, kInvalidArgument (what the template refuses), kUnsupported (no tokenizer; no

@@ -88,20 +88,26 @@ TEST_F(OpenAiChatTest, ArgumentsOfToolCallsBecomeObjects) {
             "7 c1");
 }
 
-TEST_F(OpenAiChatTest, OrStayTextForATemplateThatJoinsThemToText) {
-  constexpr std::string_view kBody = R"({"messages":[{"role":"assistant","tool_calls":[
-      {"function":{"name":"f","arguments":"{\"x\":  7}"}}]},{"role":"user","content":"Q"}]})";
+TEST_F(OpenAiChatTest, CallsTakeTheFormThatTheTemplateTakes) {
+  constexpr std::string_view kBody = R"({"messages":[{"role":"assistant","content":null,
+      "tool_calls":[{"function":{"name":"f","arguments":"{\"x\":  7}"}}]},
+      {"role":"user","content":"Q"}]})";
+  // A content that is not there prints as nothing, never as "None".
+  EXPECT_EQ(Text("{% for m in messages %}[{{ m.content }}]{% endfor %}", kBody), "[][Q]");
   // As DeepSeek's own template has it: calls under a null content, arguments as they came.
   EXPECT_EQ(Text("{% for m in messages %}{% if m.content is none %}{% for c in m.tool_calls %}"
                  "{{ c.function.name + ':' + c.function.arguments }};{% endfor %}{% else %}"
-                 "{{ m.content }}{% endif %}{% endfor %}",
+                 "{{ m.content + '.' }}{% endif %}{% endfor %}",
                  kBody),
-            "f:{\"x\":  7};Q");
-  // What fails either way is said of the form that comes first.
-  const Result<std::string> neither =
+            "f:{\"x\":  7};Q.");
+  // One that knows of no calls.
+  EXPECT_EQ(Text("{% for m in messages %}{{ m.role + ':' + m.content + ';' }}{% endfor %}", kBody),
+            "assistant:;user:Q;");
+  // What fails in every form is said of the first.
+  const Result<std::string> none =
       Render("{{ messages[0].tool_calls[0].function.arguments + 5 }}", kBody);
-  ASSERT_FALSE(neither.has_value());
-  EXPECT_THAT(neither.error().message(), HasSubstr("a dict"));
+  ASSERT_FALSE(none.has_value());
+  EXPECT_THAT(none.error().message(), HasSubstr("a dict"));
 }
 
 TEST_F(OpenAiChatTest, AnAssistantMessageThatComesLastBecomesTheUsers) {
