@@ -130,7 +130,9 @@ class Figures(InBrowser):
         server.call("POST", "/pause_generation", {"mode": "in_place"})
         load = server.call("GET", "/v1/loads")[1]["loads"][0]
         self.assertEqual(load["num_running_reqs"], 5)
-        self.await_value("running", "5")
+        polls = self.page.run("Number(document.body.dataset.polls)")
+        self.page.until(f"Number(document.body.dataset.polls) >= {polls + 2}")  # Asked since then.
+        self.assertEqual(self.number("running"), 5)
         self.assertEqual(self.number("queued"), load["num_waiting_reqs"])
         self.assertEqual(self.number("kv-share"), load["token_usage"])
         self.assertEqual(self.number("kv-note"), load["num_used_tokens"])
