@@ -19,7 +19,7 @@ namespace {
 nlohmann::json Merged(std::string_view config, std::string_view overrides) {
   const Result<std::string> text = MergeConfigJson(config, overrides);
   EXPECT_TRUE(text.has_value());
-  return nlohmann::json::parse(text.value_or("null"));
+  return nlohmann::json::parse(text.has_value() ? *text : std::string("null"));
 }
 
 TEST(MergeConfigJson, ReplacesWhatIsNamedAndKeepsTheRest) {
