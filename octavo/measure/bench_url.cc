@@ -112,6 +112,7 @@ class Run final : public FleetScript {
     PlannedRequest first = requests_.front();
     first.output_len = std::min(first.output_len, kWarmUpTokens);
     first.send_after_s = 0.0;
+    first.gap_s = 0.0;
     requests_.assign(static_cast<size_t>(options_.warmup_requests), first);
     is_warm_up_ = true;
   }
@@ -127,11 +128,15 @@ class Run final : public FleetScript {
     starts_s_.resize(requests_.size());
     outcomes_.resize(requests_.size());
     start_ = Clock::now();
-    return RunFleet(url, TargetOf(options_.backend),
-                    {.num_calls = static_cast<int64_t>(requests_.size()),
-                     .in_flight_max = is_warm_up_ ? 0 : options_.max_concurrency,
-                     .timeouts = options_.timeouts},
-                    *this);
+    RETURN_IF_ERROR(RunFleet(url, TargetOf(options_.backend),
+                             {.num_calls = static_cast<int64_t>(requests_.size()),
+                              .in_flight_max = is_warm_up_ ? 0 : options_.max_concurrency,
+                              .timeouts = options_.timeouts},
+                             *this));
+    const PlannedRequest& last = requests_.back();
+    std::this_thread::sleep_until(start_ +
+                                  std::chrono::duration<double>(last.send_after_s + last.gap_s));
+    return OkStatus();
   }
 
   double SendAfter(int64_t call_idx) override {

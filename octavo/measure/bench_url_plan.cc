@@ -49,7 +49,8 @@ std::vector<PlannedRequest> PlanRequests(const PlanOptions& options) {
     double time_s = 0.0;
     for (PlannedRequest& request : requests) {
       request.send_after_s = time_s;
-      time_s += random.Exponential(1.0 / options.request_rate);
+      request.gap_s = random.Exponential(1.0 / options.request_rate);
+      time_s += request.gap_s;
     }
   }
   return requests;

@@ -37,6 +37,9 @@ struct PlannedRequest {
   int64_t output_len = 0;
   int64_t offset = 0;         // Of the first id.
   double send_after_s = 0.0;  // From the start of the run.
+  // To the next request. The run waits for that of the last one too: so does the original, and its
+  // throughputs are over that time.
+  double gap_s = 0.0;
 };
 
 // The draws come in this order: all input lengths, all output lengths, all offsets, the gaps.

@@ -41,7 +41,7 @@ TEST(NumpyRandom, ARangeOfOneTakesNothingFromTheGenerator) {
 
 TEST(PlanRequests, DrawsInTheOrderOfTheOriginal) {
   // np.random.seed(1); randint(256, 1025, 3); randint(32, 129, 3); randint(0, 690, 3);
-  // exponential(1 / 4) twice.
+  // exponential(1 / 4) three times.
   const std::vector<PlannedRequest> plan = PlanRequests({.num_prompts = 3,
                                                          .input_len = 1024,
                                                          .output_len = 128,
@@ -59,6 +59,7 @@ TEST(PlanRequests, DrawsInTheOrderOfTheOriginal) {
   EXPECT_EQ(plan[0].send_after_s, 0.0);
   EXPECT_THAT(plan[1].send_after_s, DoubleNear(0.1059941204517687, 1e-9));
   EXPECT_THAT(plan[2].send_after_s, DoubleNear(0.1059941204517687 + 0.12636313542768712, 1e-9));
+  EXPECT_THAT(plan[2].gap_s, DoubleNear(0.19348994371518932, 1e-9));
 }
 
 TEST(PlanRequests, KeepsLengthsInTheirRange) {
