@@ -84,8 +84,6 @@ TEST(BenchUrl, SendsEveryPromptOnceAfterAWarmUp) {
   const auto requests = server.requests();
   const std::vector<Json> bodies = BodiesOf(requests, "POST /generate");
   ASSERT_EQ(bodies.size(), 6u);
-  // The warm-up is the first prompt, cut.
-  EXPECT_EQ(bodies[0]["input_ids"], bodies[1]["input_ids"]);
   EXPECT_EQ(bodies[0]["sampling_params"]["max_new_tokens"], 32);
   std::set<Json> prompts;
   for (size_t i = 1; i < bodies.size(); ++i) {
@@ -96,6 +94,8 @@ TEST(BenchUrl, SendsEveryPromptOnceAfterAWarmUp) {
     prompts.insert(bodies[i]["input_ids"]);
   }
   EXPECT_EQ(prompts.size(), 5u);
+  // The warm-up is one of them, cut; which of two in flight arrives first is not said.
+  EXPECT_TRUE(prompts.contains(bodies[0]["input_ids"]));
   EXPECT_EQ(std::count_if(requests.begin(), requests.end(),
                           [](const auto& x) { return x.line == "POST /flush_cache"; }),
             1);
