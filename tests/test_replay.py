@@ -17,6 +17,7 @@ from octavo_testing import BASE, DENSE, Server, folder, run
 PROMPT = "Question: {} has {} apples and buys {} more. How many apples now?\nAnswer:"
 NAMES = ["Tom", "Mia", "Noah", "Zoe"]
 VOCABULARY = 690
+ONE_THREAD = ("--threads", "1")  # A team of threads that share busy cores with others is slow.
 
 
 def request(rng, i):
@@ -102,7 +103,7 @@ class Replay(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.work = cls.enterClassContext(folder())
-        cls.server = cls.enterClassContext(Server(DENSE, "--return-replay"))
+        cls.server = cls.enterClassContext(Server(DENSE, *ONE_THREAD, "--return-replay"))
         cls.lines = record(cls.server, 200)
         cls.count = sum(len(line) if isinstance(line, list) else 1 for line in cls.lines)
         cls.file = write(cls.work / "rollouts.jsonl", cls.lines)
@@ -234,7 +235,7 @@ class Updates(unittest.TestCase):
     """What spans two versions of the weights, and what is aborted."""
 
     def test_each_server_replays_its_part_of_a_reply(self):
-        with folder() as work, Server(BASE) as server:
+        with folder() as work, Server(BASE, *ONE_THREAD) as server:
             replies = []
 
             def send(i):
@@ -259,7 +260,7 @@ class Updates(unittest.TestCase):
             self.assertEqual(refused.returncode, 2)
             self.assertIn("of which a server holds one at a time", refused.stderr)
             counted = 0
-            with Server(BASE) as old:
+            with Server(BASE, *ONE_THREAD) as old:
                 for url in (server.url, old.url):
                     report = octavo_testing.run_json("replay", path, "--url", url, "--matching")
                     self.assertEqual((report["same"], report["different"]), (4, 0))
@@ -267,7 +268,7 @@ class Updates(unittest.TestCase):
             self.assertEqual(counted, 4 * 800)
 
     def test_a_mixed_context_is_never_replayed(self):
-        with folder() as work, Server(DENSE) as server:
+        with folder() as work, Server(DENSE, *ONE_THREAD) as server:
             replies = []
             thread = threading.Thread(target=lambda: replies.append(server.generate(
                 input_ids=[5, 6, 7], return_replay=True,
@@ -284,7 +285,7 @@ class Updates(unittest.TestCase):
                 self.assertIn("in_place", refused.stderr)
 
     def test_the_beginning_that_an_aborted_reply_is_comes_back(self):
-        with folder() as work, Server(DENSE, "--return-replay") as server:
+        with folder() as work, Server(DENSE, *ONE_THREAD, "--return-replay") as server:
             replies = []
             thread = threading.Thread(target=lambda: replies.append(server.generate(
                 rid="cut", input_ids=[5, 6, 7], return_logprob=True,
@@ -303,7 +304,7 @@ class Updates(unittest.TestCase):
 
 class Chat(unittest.TestCase):
     def test_chat_completions_are_replayed_by_their_ids(self):
-        with folder() as work, Server(DENSE) as server:
+        with folder() as work, Server(DENSE, *ONE_THREAD) as server:
             body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 20,
                     "input_ids": [5, 6, 7, 8], "logprobs": True, "n": 2, "return_meta_info": True,
                     "return_replay": True, "temperature": 0.8}
