@@ -18,8 +18,15 @@
 #include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http.hpp>
 #include <chrono>
+#include <cstddef>
+#include <cstdint>
 #include <span>
+#include <string>
+#include <string_view>
 #include <utility>
+
+#include "octavo/base/status.h"
+#include "octavo/client/http_client.h"
 
 namespace octavo {
 namespace {
@@ -95,7 +102,8 @@ class Fleet {
     script_.OnSend(call_idx);
     error_code error;
     stream.expires_after(Seconds(options_.timeouts.connect_s));
-    co_await stream.async_connect(endpoints_, asio::redirect_error(asio::use_awaitable, error));
+    (void)co_await stream.async_connect(endpoints_,
+                                        asio::redirect_error(asio::use_awaitable, error));
     if (error) {
       co_return Failure("connecting", error);
     }

@@ -3,13 +3,22 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "octavo/base/status.h"
 #include "octavo/client/generate_client.h"
+#include "octavo/client/http_client.h"
 #include "octavo/client/http_fleet.h"
+#include "octavo/measure/bench_url_plan.h"
+#include "octavo/measure/bench_url_timing.h"
 
 namespace octavo {
 namespace {

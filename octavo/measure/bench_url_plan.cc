@@ -2,10 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <nlohmann/json.hpp>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "octavo/measure/numpy_random.h"
+#include "octavo/text/tokenizer.h"
 
 namespace octavo {
 namespace {

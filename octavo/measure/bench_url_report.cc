@@ -1,10 +1,15 @@
 // The report of `octavo bench --url`, for people and for scripts.
 
 #include <cmath>
+#include <cstdint>
 #include <nlohmann/json.hpp>
+#include <string>
 #include <string_view>
 
 #include "octavo/measure/bench_url.h"
+#include "octavo/measure/bench_url_plan.h"
+#include "octavo/measure/bench_url_timing.h"
+#include "octavo/measure/stats.h"
 
 namespace octavo {
 namespace {

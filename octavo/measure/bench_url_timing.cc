@@ -4,7 +4,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
 #include <utility>
+#include <vector>
+
+#include "octavo/base/status.h"
+#include "octavo/measure/bench_url_plan.h"
+#include "octavo/measure/stats.h"
 
 namespace octavo {
 namespace {
