@@ -130,6 +130,8 @@ void WriteInternalState(JsonWriter& json, const InfoContext& info) {
   json.Field("avg_spec_accept_length", 1.0);  // No speculation: one token a step.
   json.Field("num_running_reqs", stats.num_running).Field("num_waiting_reqs", stats.num_queued);
   json.Field("num_paused_reqs", stats.num_paused).Field("paused", stats.paused);
+  json.Field("weights", WeightStateName(stats.weight_state));
+  json.Field("kv_cache_released", stats.kv_released);
   json.Field("num_retractions_total", stats.num_retractions_total);
   json.Field("num_aborted_total", stats.num_aborted_total);
   json.Field("num_requests_total", stats.num_requests_total);

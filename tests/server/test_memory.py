@@ -161,6 +161,8 @@ class Memory(MemoryTest):
         self.assertEqual(self.load(), 1)
         self.resume("weights")
         self.assertEqual(self.load(), 1)
+        (state,) = self.get("/server_info")[1]["internal_states"]
+        self.assertEqual((state["weights"], state["kv_cache_released"]), ("void", True))
         self.update()
         self.assertEqual(self.load(), 1)
         self.resume("kv_cache")
