@@ -130,6 +130,22 @@ TEST(Philox, GivesTheKnownAnswerForZeros) {
               testing::ElementsAre(0x6627e8d5U, 0xe169c58dU, 0xbc57ac4cU, 0x9b00dbd8U));
 }
 
+// More threads than processors are not pinned: two on one would wait for each other.
+TEST(ThreadPool, KeepsWorkersOnProcessorsOfTheirOwn) {
+  const int usable = NumUsableThreads();
+  for (const int threads : {usable, usable + 1}) {
+    ThreadPool pool(threads);
+    std::vector<int> num_processors(static_cast<size_t>(threads), 0);
+    pool.Run([&](int worker_idx) {
+      num_processors[static_cast<size_t>(worker_idx)] = NumUsableThreads();
+    });
+    EXPECT_EQ(num_processors[0], usable);
+    for (int i = 1; i < threads; ++i) {
+      EXPECT_EQ(num_processors[static_cast<size_t>(i)], threads == usable ? 1 : usable) << i;
+    }
+  }
+}
+
 TEST(ThreadPool, CoversEveryIndexOnceForOddCounts) {
   for (const int threads : {1, 2, 3, 5}) {
     ThreadPool pool(threads);

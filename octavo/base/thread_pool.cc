@@ -1,5 +1,6 @@
 #include "octavo/base/thread_pool.h"
 
+#include <pthread.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -37,13 +38,35 @@ void WaitForChange(const std::atomic<uint32_t>& word, uint32_t old) {
   word.wait(old, std::memory_order_acquire);
 }
 
+// Keeps `thread` on processor number `index` of those that this process may use. A failure is of no
+// consequence: the thread then runs anywhere.
+void Pin(std::thread* thread, int index) {
+  cpu_set_t usable;
+  if (sched_getaffinity(0, sizeof(usable), &usable) != 0) {
+    return;
+  }
+  for (size_t cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (CPU_ISSET(cpu, &usable) && index-- == 0) {
+      cpu_set_t one;
+      CPU_ZERO(&one);
+      CPU_SET(cpu, &one);
+      (void)pthread_setaffinity_np(thread->native_handle(), sizeof(one), &one);
+      return;
+    }
+  }
+}
+
 }  // namespace
 
 ThreadPool::ThreadPool(int num_threads, bool flush_subnormals) {
   CHECK(num_threads >= 1);
+  const bool has_processor_each = num_threads <= NumUsableThreads();
   workers_.reserve(static_cast<size_t>(num_threads - 1));
   for (int i = 1; i < num_threads; ++i) {
     workers_.emplace_back([this, i, flush_subnormals] { WorkerLoop(i, flush_subnormals); });
+    if (has_processor_each) {
+      Pin(&workers_.back(), i);
+    }
   }
 }
 

@@ -15,7 +15,8 @@ namespace octavo {
 class ThreadPool {
  public:
   // `num_threads` >= 1 counts the caller. Workers flush subnormals to zero as kernels require
-  // (float_env.h) when `flush_subnormals` is set.
+  // (float_env.h) when `flush_subnormals` is set. Each stays on a processor of its own where there
+  // are enough of them; the caller's thread is left alone, and the system keeps it off theirs.
   explicit ThreadPool(int num_threads, bool flush_subnormals = false);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
