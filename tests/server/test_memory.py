@@ -16,7 +16,8 @@ from octavo_testing import BASE, DENSE
 
 RELEASE = "/release_memory_occupation"
 RESUME = "/resume_memory_occupation"
-WEIGHT_BYTES = 12 << 20  # A little less than models/abacus-dense has.
+# Of models/abacus-dense, which has 12.3 MiB, less what the allocator's own pages may move by.
+WEIGHT_BYTES = 11 << 20
 
 
 class MemoryTest(ApiTest):
