@@ -47,6 +47,15 @@ class Handover {
   std::optional<T> value_;
 };
 
+// From here on glibc gives back the free end of every arena as it grows. By itself it raises the
+// size from which it does so with what the program frees, up to 64 MiB, and malloc_trim passes over
+// the free ends of all arenas but the first, where weights of an update come from.
+void ReturnFreedEnds() {
+#ifdef __GLIBC__
+  mallopt(M_TRIM_THRESHOLD, 128 << 10);
+#endif
+}
+
 // What the allocator keeps of freed memory for later goes back to the system.
 void ReturnFreedMemory() {
 #ifdef __GLIBC__
@@ -125,6 +134,7 @@ Status LiveWeights::KeepBackup(std::unique_ptr<ModelWeights> weights) {
 
 Status LiveWeights::Release(MemoryParts parts) {
   const std::lock_guard lock(mutex_);
+  ReturnFreedEnds();
   const bool were_live = engine_.Stats().weight_state == WeightState::kLive;
   if (parts.weights) {
     ASSIGN_OR_RETURN(std::unique_ptr<ModelWeights> weights, TakeFromEngine({.weights = true}));

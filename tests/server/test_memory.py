@@ -100,18 +100,19 @@ class Memory(MemoryTest):
         self.fill_pool()
         self.assertGreater(self.resident() - without_weights, (50 << 20) + WEIGHT_BYTES)
 
-    def test_fifty_cycles_leak_nothing(self):
+    def test_many_cycles_leak_nothing(self):
         before = self.fingerprint()
         digest = self.digest()
         resident = []
-        for _ in range(50):
+        for _ in range(160):
             self.release()
             resident.append(self.resident())
             self.resume()
             self.update()
-        # After ten the allocator has what it keeps. The least of several: now and then a thread has
-        # not freed its last yet.
-        self.assertLess(min(resident[-10:]) - min(resident[10:20]), 1 << 20, resident)
+        # After twenty the allocator has what it keeps. The least of several, for now and then a
+        # thread has not freed its last yet; and two huge pages, which the kernel gives and takes
+        # behind the program's back, over 120 cycles: 35 kB each.
+        self.assertLess(min(resident[-20:]) - min(resident[20:40]), 4 << 20, resident)
         files = pathlib.Path(f"/proc/{self.server.process.pid}/fd")
         self.assertLess(len(list(files.iterdir())), 64)
         self.assertEqual(self.digest(), digest)
