@@ -200,9 +200,10 @@ class ModelRoot(unittest.TestCase):
             with Server(DENSE, *ONE_THREAD, "--model-root", str(inside)) as server:
                 self.assertEqual(server.call("GET", "/server_info")[1]["model_root"],
                                  str(inside.resolve()))
-                for path in (DENSE, str(ROOT / DENSE), f"{inside}/../root/out", f"{inside}/out",
-                             f"{inside}/../link/abacus-dense", "/", "/etc/passwd", "..",
-                             f"{inside}/none", "a\0b"):
+                above = inside / ".."
+                for path in (DENSE, str(ROOT / DENSE), str(above / inside.name / "out"),
+                             f"{inside}/out", str(above / link.name / "abacus-dense"), "/",
+                             "/etc/passwd", "..", f"{inside}/none", "a\0b"):
                     status, reply = server.call("POST", "/update_weights_from_disk",
                                                 {"model_path": path, "weight_version": "9"})
                     weight_error(self, status, reply, "model_path")
