@@ -139,6 +139,7 @@ class LinearOp {
   struct Part;
   struct Problem;
   struct Chunk;
+  using StreamKernel = void (*)(PanelCode code, const StreamArgs& args);
   struct WorkerScratch {
     Scratch sums;             // C or acc: [chunk rows, group columns].
     Scratch decoded;          // Pairs of a group's panels over a block of depth.
@@ -171,12 +172,14 @@ class LinearOp {
   void Gather(const Problem& problem, const Chunk& chunk, WorkerScratch* scratch) const;
   void Sum(const Chunk& chunk, WorkerScratch* scratch) const;
   void SumBf16(const Chunk& chunk, WorkerScratch* scratch) const;
-  void StreamSum(const Chunk& chunk, WorkerScratch* scratch) const;
+  StreamKernel StreamOf(const Chunk& chunk) const;
+  bool HasModerateScales(const Chunk& chunk) const;
+  void StreamSum(const Chunk& chunk, StreamKernel stream, WorkerScratch* scratch) const;
   void SumDecoded(const Chunk& chunk, WorkerScratch* scratch) const;
   void SumScaledBlocks(const Chunk& chunk, WorkerScratch* scratch) const;
   const uint16_t* DecodePanels(const Chunk& chunk, int64_t first_tile, int64_t num_tiles,
                                WorkerScratch* scratch) const;
-  void AddScaledBlock(const MatMulArgs& args, WorkerScratch* scratch) const;
+  void AddScaledBlocks(const MatMulArgs& args, WorkerScratch* scratch) const;
   void StoreSums(const Chunk& chunk, WorkerScratch* scratch) const;
 
   const CpuPath& path_;

@@ -13,7 +13,7 @@
 #include <bit>
 #include <cstdint>
 
-#include "octavo/formats/e4m3.h"
+#include "octavo/kernels/cpu/fp8_table.h"
 #include "octavo/kernels/cpu/vec-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -27,23 +27,6 @@ using VU8 = hn::Vec<DU8>;
 constexpr int64_t kCodeLanes = static_cast<int64_t>(HWY_LANES(uint8_t));
 
 #if HWY_TARGET == HWY_AVX3_DL
-
-// The low and the high byte of each code's BF16, without its sign.
-struct Fp8DecodeTable {
-  alignas(64) uint8_t low[128];
-  alignas(64) uint8_t high[128];
-};
-
-constexpr Fp8DecodeTable MakeFp8DecodeTable() {
-  Fp8DecodeTable table = {};
-  for (int code = 0; code < 128; ++code) {
-    const auto bits = std::bit_cast<uint32_t>(E4m3ToFloat(static_cast<uint8_t>(code)));
-    table.low[code] = static_cast<uint8_t>(bits >> 16);
-    table.high[code] = static_cast<uint8_t>(bits >> 24);
-  }
-  return table;
-}
-inline constexpr Fp8DecodeTable kFp8DecodeTable = MakeFp8DecodeTable();
 
 // Tables of 128 bytes, looked up by VBMI (VPERMI2B).
 class Fp8Decoder {
@@ -60,9 +43,9 @@ class Fp8Decoder {
         high1_(hn::Load(DU8(), kFp8DecodeTable.high + 64)),
         sign_mask_(hn::Set(DU8(), 0x80)) {}
 
-  HWY_INLINE Pairs Decode(const uint8_t* codes) const {
+  HWY_INLINE Pairs Decode(const uint8_t* codes) const { return Decode(hn::LoadU(DU8(), codes)); }
+  HWY_INLINE Pairs Decode(VU8 code) const {
     const DU8 d;
-    const VU8 code = hn::LoadU(d, codes);
     // The indices are the low 7 bits of the codes: signs do not take part.
     const VU8 low{_mm512_permutex2var_epi8(low0_.raw, code.raw, low1_.raw)};
     const VU8 high{_mm512_permutex2var_epi8(high0_.raw, code.raw, high1_.raw)};
@@ -97,10 +80,10 @@ class Fp8Decoder {
       : small_low_(hn::LoadDup128(DU8(), kSmallLow)),
         small_high_(hn::LoadDup128(DU8(), kSmallHigh)) {}
 
-  HWY_INLINE Pairs Decode(const uint8_t* codes) const {
+  HWY_INLINE Pairs Decode(const uint8_t* codes) const { return Decode(hn::LoadU(DU8(), codes)); }
+  HWY_INLINE Pairs Decode(VU8 code) const {
     const DU8 d;
     const hn::Repartition<uint16_t, DU8> d16;
-    const VU8 code = hn::LoadU(d, codes);
     const VU8 low_nibble = hn::Set(d, 0x0F);
     const VU8 magnitude_mask = hn::Set(d, 0x7F);
     const VU8 low4 = hn::And(code, low_nibble);

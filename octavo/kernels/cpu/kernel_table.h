@@ -14,7 +14,8 @@ namespace octavo::cpu {
 // Rows of A times panels of B (layout.h), in ops.h order:
 //   P = MatMul(a[r, :], panel p, column n) over num_tiles tiles, continued from c unless from_zero;
 //   c[r, 16 p + n] = P.
-// With row_scales, P starts from +0 and c[r, 16 p + n] = fma(P, row_scales[r], c or +0).
+// With row_scales there is a P for every kFp8BlockDim of depth, from +0, and
+//   c[r, 16 p + n] = fma(P, row_scales[block, r], c or +0), block by block.
 struct MatMulArgs {
   const std::byte* a = nullptr;  // [rows, 32 * tiles] A elements.
   int64_t a_stride = 0;          // In elements.
@@ -26,7 +27,8 @@ struct MatMulArgs {
   float* c = nullptr;  // [rows, 16 * panels].
   int64_t c_stride = 0;
   bool from_zero = false;             // c is overwritten; otherwise it is added to.
-  const float* row_scales = nullptr;  // [rows] or null.
+  const float* row_scales = nullptr;  // [blocks, rows] or null.
+  int64_t row_scale_stride = 0;       // From block to block.
   bool b_is_paired = false;           // b went through MatMulKernel::pair_b.
   // While a line of B is read, the line this many bytes on is fetched into the cache.
   int64_t prefetch_bytes = 0;
@@ -40,7 +42,7 @@ enum class PanelCode {
   kNvfp4,  // E2M1 in runs, and E4M3 group scales in runs.
 };
 
-// Quantized panels times few rows of FP32 A elements, decoded on the way (no copy in memory).
+// Quantized panels times few rows, decoded on the way (no copy in memory).
 struct StreamArgs {
   const std::byte* a = nullptr;  // [rows, depth] A elements.
   int64_t a_stride = 0;          // In elements.
@@ -74,9 +76,12 @@ struct DecodeArgs {
 };
 
 struct PanelKernels {
-  // For up to this many rows stream is faster than decode and matmul.
+  // For up to this many rows stream, with FP32 A elements, is faster than decode and matmul.
   int64_t stream_rows = 0;
   void (*stream)(PanelCode code, const StreamArgs& args) = nullptr;
+  // Whether the MXFP8 scales of a panel are 0 (of groups of zeros) or from 2^-50 to 2^50: with
+  // inputs of StreamArgs::a_is_moderate they may multiply sums instead of weights.
+  bool (*has_moderate_scales)(const uint8_t* scales, int64_t num_tiles) = nullptr;
   void (*decode)(PanelCode code, const DecodeArgs& args) = nullptr;
 };
 
@@ -139,8 +144,12 @@ struct MatMulKernel {
   // while for many rows. Null: there is no better one.
   void (*pair_b)(const uint16_t* from, int64_t num_elems, uint16_t* to) = nullptr;
   void (*matmul)(const MatMulArgs& args) = nullptr;
-  // Whether matmul takes row_scales.
+  // Whether matmul takes row_scales; then B must be paired if there is a pair_b.
   bool has_row_scales = false;
+  // Quantized panels times up to stream_rows rows, decoded on the way: kE4m3, and kMxfp8 where rows
+  // and scales are moderate. Null: there is none for these A elements.
+  int64_t stream_rows = 0;
+  void (*stream)(PanelCode code, const StreamArgs& args) = nullptr;
   // The multiply-add instruction alone, on registers, `rounds` times some independent ones; returns
   // the FLOPs done. What matmul is measured against (machine_peaks.h).
   int64_t (*burn)(int64_t rounds) = nullptr;

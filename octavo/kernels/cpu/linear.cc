@@ -259,17 +259,19 @@ void LinearOp::RunRanges(const Problem& problem, const Cut& cut, int first, int 
   });
 }
 
-// Whether a pass has rows enough for the wide kernel: quantized weights of few rows are decoded on
-// the way, as FP32.
+// Whether the wide kernel takes a pass: it must have rows enough, unless it also reads the weights
+// of few rows from their codes.
 bool LinearOp::IsWide(const Problem& problem) const {
   const auto pass = std::span(problem.pass).first(problem.num_pass);
-  const bool is_bf16 = std::ranges::all_of(
-      pass, [&](size_t i) { return problem.parts[i].First().format == WeightFormat::kBf16; });
+  const bool takes_few = std::ranges::all_of(pass, [&](size_t i) {
+    const PanelCode code = PanelCodeOf(problem.parts[i].First().format);
+    return code == PanelCode::kBf16 || (path_.wide.stream != nullptr && code != PanelCode::kNvfp4);
+  });
   int64_t num_groups = 0;
   for (size_t g = 0; g + 1 < problem.offsets.size(); ++g) {
     num_groups += problem.offsets[g] < problem.offsets[g + 1] ? 1 : 0;
   }
-  return is_bf16 || problem.offsets.back() > num_groups * path_.panels.stream_rows;
+  return takes_few || problem.offsets.back() > num_groups * path_.panels.stream_rows;
 }
 
 // Passes over the parts: one for each form of the input (and scale, where that is the tensor's).

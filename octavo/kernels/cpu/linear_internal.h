@@ -85,6 +85,9 @@ struct LinearOp::Chunk {
 
   int64_t Depth() const { return RoundUp(weight->cols, kTileDepth); }
   int64_t NumCols() const { return num_panels * kPanelCols; }
+  bool HasModerateRows() const {
+    return std::all_of(rows, rows + num_rows, [](const InputRow& row) { return row.is_moderate; });
+  }
   // Bytes from panel to panel.
   int64_t CodeStride() const { return weight->codes.num_bytes() / NumPanels(weight->rows); }
   int64_t ScaleStride() const { return weight->scales.num_bytes() / NumPanels(weight->rows); }

@@ -65,26 +65,23 @@ void LinearOp::SumBf16(const Chunk& chunk, WorkerScratch* scratch) const {
   }
 }
 
-void LinearOp::StreamSum(const Chunk& chunk, WorkerScratch* scratch) const {
+void LinearOp::StreamSum(const Chunk& chunk, StreamKernel stream, WorkerScratch* scratch) const {
   const WeightFormat format = chunk.weight->format;
   const bool is_scaled = HasScaledBlocks(format);
-  path_.panels.stream(
-      PanelCodeOf(format),
-      {.a = chunk.a,
-       .a_stride = a_stride_,
-       .num_rows = chunk.num_rows,
-       .codes = chunk.Codes(),
-       .panel_bytes = chunk.CodeStride(),
-       .scales = chunk.Runs(),
-       .panel_scale_bytes = chunk.ScaleStride(),
-       .num_panels = chunk.num_panels,
-       .depth = chunk.Depth(),
-       .a_scales = is_scaled ? chunk.group_scales : nullptr,
-       .b_scales = is_scaled ? chunk.BlockScales() : nullptr,
-       .a_is_moderate = std::all_of(chunk.rows, chunk.rows + chunk.num_rows,
-                                    [](const InputRow& row) { return row.is_moderate; }),
-       .c = scratch->sums.floats(),
-       .c_stride = kGroupCols});
+  stream(PanelCodeOf(format), {.a = chunk.a,
+                               .a_stride = a_stride_,
+                               .num_rows = chunk.num_rows,
+                               .codes = chunk.Codes(),
+                               .panel_bytes = chunk.CodeStride(),
+                               .scales = chunk.Runs(),
+                               .panel_scale_bytes = chunk.ScaleStride(),
+                               .num_panels = chunk.num_panels,
+                               .depth = chunk.Depth(),
+                               .a_scales = is_scaled ? chunk.group_scales : nullptr,
+                               .b_scales = is_scaled ? chunk.BlockScales() : nullptr,
+                               .a_is_moderate = chunk.HasModerateRows(),
+                               .c = scratch->sums.floats(),
+                               .c_stride = kGroupCols});
 }
 
 const uint16_t* LinearOp::DecodePanels(const Chunk& chunk, int64_t first_tile, int64_t num_tiles,
@@ -127,61 +124,100 @@ void LinearOp::SumScaledBlocks(const Chunk& chunk, WorkerScratch* scratch) const
   const int64_t depth = chunk.Depth();
   const int64_t num_blocks = NumFp8Blocks(chunk.weight->cols);
   const float* weight_scales = chunk.BlockScales();
-  for (int64_t block = 0; block < num_blocks; ++block) {
-    const int64_t k = block * kFp8BlockDim;
-    const int64_t num_tiles = std::min(kFp8BlockDim, depth - k) / kTileDepth;
-    std::array<float, kChunkRows> row_scales;
-    for (int64_t r = 0; r < chunk.num_rows; ++r) {
-      row_scales[static_cast<size_t>(r)] =
-          chunk.group_scales[r * num_blocks + block] * weight_scales[block];
+  constexpr int64_t kMaxBlocks = kMaxDepthBlock / kFp8BlockDim;  // At once.
+  std::array<float, kMaxBlocks * kChunkRows> row_scales;
+  const int64_t depth_block = kDepthBlockBytes / kernel.a_elem_bytes;
+  for (int64_t k = 0; k < depth; k += depth_block) {
+    const int64_t block = k / kFp8BlockDim;
+    const int64_t end = std::min(block + depth_block / kFp8BlockDim, num_blocks);
+    for (int64_t b = block; b < end; ++b) {
+      float* scales = row_scales.data() + (b - block) * kChunkRows;
+      for (int64_t r = 0; r < chunk.num_rows; ++r) {
+        scales[r] = chunk.group_scales[r * num_blocks + b] * weight_scales[b];
+      }
     }
-    AddScaledBlock({.a = chunk.a + k * kernel.a_elem_bytes,
-                    .a_stride = a_stride_,
-                    .num_rows = chunk.num_rows,
-                    .b = DecodePanels(chunk, k / kTileDepth, num_tiles, scratch),
-                    .panel_stride = num_tiles * kTileElems,
-                    .num_panels = chunk.num_panels,
-                    .num_tiles = num_tiles,
-                    .c = scratch->sums.floats(),
-                    .c_stride = kGroupCols,
-                    .from_zero = block == 0,
-                    .row_scales = row_scales.data(),
-                    .b_is_paired = kernel.pair_b != nullptr},
-                   scratch);
+    const int64_t num_tiles = std::min(depth_block, depth - k) / kTileDepth;
+    AddScaledBlocks({.a = chunk.a + k * kernel.a_elem_bytes,
+                     .a_stride = a_stride_,
+                     .num_rows = chunk.num_rows,
+                     .b = DecodePanels(chunk, k / kTileDepth, num_tiles, scratch),
+                     .panel_stride = num_tiles * kTileElems,
+                     .num_panels = chunk.num_panels,
+                     .num_tiles = num_tiles,
+                     .c = scratch->sums.floats(),
+                     .c_stride = kGroupCols,
+                     .from_zero = k == 0,
+                     .row_scales = row_scales.data(),
+                     .row_scale_stride = kChunkRows,
+                     .b_is_paired = kernel.pair_b != nullptr},
+                    scratch);
   }
 }
 
-// args.c = fma(P, args.row_scales, args.c): by the kernel, or, where it only multiplies, some rows
-// at a time with P in the scratch.
-void LinearOp::AddScaledBlock(const MatMulArgs& args, WorkerScratch* scratch) const {
+// MatMulArgs with row_scales: by the kernel, or, where it only multiplies, a block and some rows at
+// a time with P in the scratch.
+void LinearOp::AddScaledBlocks(const MatMulArgs& args, WorkerScratch* scratch) const {
   const MatMulKernel& kernel = *kernel_;
   if (kernel.has_row_scales) {
     kernel.matmul(args);
     return;
   }
+  constexpr int64_t kBlockTiles = kFp8BlockDim / kTileDepth;
   float* products = scratch->products.floats();
-  for (int64_t row = 0; row < args.num_rows; row += kScaleRows) {
-    MatMulArgs part = args;
-    part.a = args.a + row * args.a_stride * kernel.a_elem_bytes;
-    part.num_rows = std::min(kScaleRows, args.num_rows - row);
-    part.c = products;
-    part.from_zero = true;
-    part.row_scales = nullptr;
-    kernel.matmul(part);
-    for (int64_t r = 0; r < part.num_rows; ++r) {
-      path_.inputs.scale_add(products + r * kGroupCols, args.row_scales[row + r],
-                             args.num_panels * kPanelCols, args.from_zero,
-                             args.c + (row + r) * args.c_stride);
+  MatMulArgs part = args;
+  part.c = products;
+  part.from_zero = true;
+  part.row_scales = nullptr;
+  for (int64_t tile = 0; tile < args.num_tiles; tile += kBlockTiles) {
+    part.num_tiles = std::min(kBlockTiles, args.num_tiles - tile);
+    part.b = args.b + tile * kTileElems;
+    const float* scales = args.row_scales + tile / kBlockTiles * args.row_scale_stride;
+    for (int64_t row = 0; row < args.num_rows; row += kScaleRows) {
+      part.a = args.a + (row * args.a_stride + tile * kTileDepth) * kernel.a_elem_bytes;
+      part.num_rows = std::min(kScaleRows, args.num_rows - row);
+      kernel.matmul(part);
+      for (int64_t r = 0; r < part.num_rows; ++r) {
+        path_.inputs.scale_add(products + r * kGroupCols, scales[row + r],
+                               args.num_panels * kPanelCols, args.from_zero && tile == 0,
+                               args.c + (row + r) * args.c_stride);
+      }
     }
   }
 }
 
+// What multiplies the chunk straight from its codes; null: decoding once and matmul are faster.
+LinearOp::StreamKernel LinearOp::StreamOf(const Chunk& chunk) const {
+  const PanelCode code = PanelCodeOf(chunk.weight->format);
+  if (code == PanelCode::kBf16) {
+    return nullptr;
+  }
+  if (kernel_->a_elem_bytes == kFloat) {
+    return chunk.num_rows <= path_.panels.stream_rows ? path_.panels.stream : nullptr;
+  }
+  if (chunk.num_rows > kernel_->stream_rows || code == PanelCode::kNvfp4) {
+    return nullptr;
+  }
+  if (code == PanelCode::kMxfp8 && !(chunk.HasModerateRows() && HasModerateScales(chunk))) {
+    return nullptr;
+  }
+  return kernel_->stream;
+}
+
+bool LinearOp::HasModerateScales(const Chunk& chunk) const {
+  for (int64_t p = 0; p < chunk.num_panels; ++p) {
+    if (!path_.panels.has_moderate_scales(chunk.Runs() + p * chunk.ScaleStride(),
+                                          chunk.Depth() / kTileDepth)) {
+      return false;
+    }
+  }
+  return true;
+}
+
 void LinearOp::Sum(const Chunk& chunk, WorkerScratch* scratch) const {
-  const bool is_few = kernel_->a_elem_bytes == kFloat && chunk.num_rows <= path_.panels.stream_rows;
   if (chunk.weight->format == WeightFormat::kBf16) {
     SumBf16(chunk, scratch);
-  } else if (is_few) {
-    StreamSum(chunk, scratch);
+  } else if (const StreamKernel stream = StreamOf(chunk); stream != nullptr) {
+    StreamSum(chunk, stream, scratch);
   } else if (HasScaledBlocks(chunk.weight->format)) {
     SumScaledBlocks(chunk, scratch);
   } else {

@@ -20,6 +20,7 @@
 
 #include <algorithm>
 
+#include "octavo/formats/fp8_block.h"
 #include "octavo/kernels/cpu/kernel_table.h"
 #include "octavo/kernels/cpu/layout.h"
 #include "octavo/kernels/cpu/vec-inl.h"
@@ -178,10 +179,18 @@ void MatMulRows(const MatMulArgs& args) {
 }
 
 void MatMul(const MatMulArgs& args) {
-  if (args.row_scales != nullptr) {
-    MatMulRows<true>(args);
-  } else {
-    MatMulRows<false>(args);
+  if (args.row_scales == nullptr) {
+    return MatMulRows<false>(args);
+  }
+  constexpr int64_t kBlockTiles = kFp8BlockDim / kTileDepth;
+  MatMulArgs block = args;
+  for (int64_t tile = 0; tile < args.num_tiles; tile += kBlockTiles) {
+    block.num_tiles = std::min(kBlockTiles, args.num_tiles - tile);
+    MatMulRows<true>(block);
+    block.a += kFp8BlockDim * int64_t{sizeof(float)};
+    block.b += kBlockTiles * kTileElems;
+    block.row_scales += args.row_scale_stride;
+    block.from_zero = false;
   }
 }
 

@@ -16,6 +16,8 @@
 #include <algorithm>
 
 #include "octavo/formats/fp8_block.h"
+#include "octavo/kernels/cpu/fp8-inl.h"
+#include "octavo/kernels/cpu/fp8_table.h"
 #include "octavo/kernels/cpu/kernel_table.h"
 #include "octavo/kernels/cpu/layout.h"
 #include "octavo/kernels/cpu/vec-inl.h"
@@ -135,13 +137,17 @@ void StreamPanel(const StreamArgs& args, const Panel& panel, float* HWY_RESTRICT
   }
 }
 
+bool HasModerateScales(const uint8_t* scales, int64_t num_tiles) {
+  return SumScaledMxfp8::AllowsScales(scales, num_tiles);
+}
+
 template <PanelCode kCode, int kRows, bool kScaled>
 void StreamPanels(const StreamArgs& args) {
   for (int64_t p = 0; p < args.num_panels; ++p) {
     const Panel panel{args.codes + p * args.panel_bytes, args.scales + p * args.panel_scale_bytes};
     float* c = args.c + p * kPanelCols;
     if constexpr (kCode == PanelCode::kMxfp8) {
-      if (args.a_is_moderate && SumScaledMxfp8::AllowsScales(panel, args.depth / kTileDepth)) {
+      if (args.a_is_moderate && HasModerateScales(panel.scales, args.depth / kTileDepth)) {
         StreamPanel<SumScaledMxfp8, kRows, kScaled>(args, panel, c);
         continue;
       }
@@ -207,6 +213,26 @@ void Stream(PanelCode code, const StreamArgs& args) {
 // --- To BF16
 // --------------------------------------------------------------------------------------
 
+// No need to go by way of FP32.
+template <bool kIsPaired>
+void DecodeE4m3Panel(const DecodeArgs& args) {
+  const Fp8Decoder decoder;
+  const VU8 order = hn::LoadDup128(DU8(), kFp8PairOrder);
+  auto* to = reinterpret_cast<uint32_t*>(args.pairs);
+  const uint8_t* from = args.codes + args.first_tile * kTileElems;
+  const uint8_t* end = from + args.num_tiles * kTileElems;
+  for (; from < end; from += 4 * kPanelCols, to += 2 * kPanelCols) {
+    for (int v = 0; v < kColVecs; ++v) {
+      hwy::Prefetch(from + v * kCodeLanes + kPrefetchBytes);
+      const VU8 codes = hn::LoadU(DU8(), from + v * kCodeLanes);
+      const Fp8Decoder::Pairs pairs =
+          decoder.Decode(kIsPaired ? hn::TableLookupBytes(codes, order) : codes);
+      hn::StoreU(pairs.first, DU32(), to + v * kLanes);
+      hn::StoreU(pairs.second, DU32(), to + kPanelCols + v * kLanes);
+    }
+  }
+}
+
 template <PanelCode kCode, bool kIsPaired>
 void DecodePanel(const DecodeArgs& args) {
   const Panel panel{args.codes, args.scales};
@@ -238,8 +264,7 @@ void DecodePanel(const DecodeArgs& args) {
 void Decode(PanelCode code, const DecodeArgs& args) {
   switch (code) {
     case PanelCode::kE4m3:
-      return args.is_paired ? DecodePanel<PanelCode::kE4m3, true>(args)
-                            : DecodePanel<PanelCode::kE4m3, false>(args);
+      return args.is_paired ? DecodeE4m3Panel<true>(args) : DecodeE4m3Panel<false>(args);
     case PanelCode::kMxfp8:
       return args.is_paired ? DecodePanel<PanelCode::kMxfp8, true>(args)
                             : DecodePanel<PanelCode::kMxfp8, false>(args);
@@ -251,8 +276,10 @@ void Decode(PanelCode code, const DecodeArgs& args) {
   }
 }
 
-constexpr PanelKernels kPanelKernels = {
-    .stream_rows = kStreamRows, .stream = Stream, .decode = Decode};
+constexpr PanelKernels kPanelKernels = {.stream_rows = kStreamRows,
+                                        .stream = Stream,
+                                        .has_moderate_scales = HasModerateScales,
+                                        .decode = Decode};
 
 #endif  // OCTAVO_CPU_TARGET
 

@@ -157,7 +157,7 @@ class SumScaledMxfp8 {
   }
 
   // Whether the scales of a panel allow it. 0 is the scale byte of zeros (and of padding).
-  static HWY_INLINE bool AllowsScales(const Panel& panel, int64_t num_tiles) {
+  static HWY_INLINE bool AllowsScales(const uint8_t* panel_scales, int64_t num_tiles) {
     const DU8 d;
     constexpr int64_t kScalesAhead = 1024;  // They are read in short bursts, a panel at a time.
     constexpr uint8_t kLow = 127 - 50;
@@ -167,8 +167,8 @@ class SumScaledMxfp8 {
     VU8 highest = hn::Zero(d);
     const int64_t num_bytes = (num_tiles + 3) / 4 * 4 * kPanelCols;
     for (int64_t i = 0; i < num_bytes; i += kCodeLanes) {
-      hwy::Prefetch(panel.scales + i + kScalesAhead);
-      const VU8 scales = hn::LoadU(d, panel.scales + i);
+      hwy::Prefetch(panel_scales + i + kScalesAhead);
+      const VU8 scales = hn::LoadU(d, panel_scales + i);
       lowest = hn::Min(lowest, hn::Sub(scales, one));  // 0 wraps to 255.
       highest = hn::Max(highest, scales);
     }
