@@ -177,6 +177,7 @@ class LinearOp {
   void StreamSum(const Chunk& chunk, StreamKernel stream, WorkerScratch* scratch) const;
   void SumDecoded(const Chunk& chunk, WorkerScratch* scratch) const;
   void SumScaledBlocks(const Chunk& chunk, WorkerScratch* scratch) const;
+  static const uint8_t* NextCodes(const Chunk& chunk, int64_t panel, int64_t end_tile);
   const uint16_t* DecodePanels(const Chunk& chunk, int64_t first_tile, int64_t num_tiles,
                                WorkerScratch* scratch) const;
   void AddScaledBlocks(const MatMulArgs& args, WorkerScratch* scratch) const;

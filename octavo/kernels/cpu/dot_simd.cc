@@ -316,8 +316,10 @@ void MatMul(const MatMulArgs& args) {
   }
 }
 
-void PairB(const uint16_t* from, int64_t num_elems, uint16_t* to) {
+void PairB(const uint16_t* from, int64_t num_elems, const uint16_t* next, uint16_t* to) {
   for (int64_t i = 0; i < num_elems; i += 4 * kPanelCols) {
+    _mm_prefetch(reinterpret_cast<const char*>(next + i), _MM_HINT_T1);
+    _mm_prefetch(reinterpret_cast<const char*>(next + i + 2 * kPanelCols), _MM_HINT_T1);
     const Pairs pairs = PairsOf(from + i);
     _mm512_storeu_si512(to + i, pairs.even);
     _mm512_storeu_si512(to + i + 2 * kPanelCols, pairs.odd);

@@ -73,6 +73,8 @@ struct DecodeArgs {
   // Each four depths as the pairs (2, 0) and (3, 1), the lower half first: what
   // MatMulKernel::pair_b makes of panels. Else (0, 1) and (2, 3).
   bool is_paired = false;
+  // The codes that are decoded after these, as many: fetched into the L2 cache on the way.
+  const uint8_t* next = nullptr;
 };
 
 struct PanelKernels {
@@ -141,8 +143,10 @@ struct MatMulKernel {
   // they lie as they are.
   void (*order_a)(uint16_t* a, int64_t n) = nullptr;
   // Brings whole tiles of panels into the order in which matmul reads them fastest; worth its
-  // while for many rows. Null: there is no better one.
-  void (*pair_b)(const uint16_t* from, int64_t num_elems, uint16_t* to) = nullptr;
+  // while for many rows. `next`, as much of it, is fetched into the L2 cache on the way. Null: there
+  // is no better one.
+  void (*pair_b)(const uint16_t* from, int64_t num_elems, const uint16_t* next,
+                 uint16_t* to) = nullptr;
   void (*matmul)(const MatMulArgs& args) = nullptr;
   // Whether matmul takes row_scales; then B must be paired if there is a pair_b.
   bool has_row_scales = false;

@@ -46,7 +46,9 @@ void LinearOp::SumBf16(const Chunk& chunk, WorkerScratch* scratch) const {
     if (is_paired) {
       auto* pairs = reinterpret_cast<uint16_t*>(scratch->decoded.data());
       for (int64_t p = 0; p < chunk.num_panels; ++p) {
-        kernel.pair_b(b + p * depth * kPanelCols, num_elems, pairs + p * num_elems);
+        const uint8_t* next = NextCodes(chunk, p, k / kTileDepth + num_elems / kTileElems);
+        kernel.pair_b(b + p * depth * kPanelCols, num_elems,
+                      reinterpret_cast<const uint16_t*>(next), pairs + p * num_elems);
       }
       b = pairs;
     }
@@ -84,6 +86,15 @@ void LinearOp::StreamSum(const Chunk& chunk, StreamKernel stream, WorkerScratch*
                                .c_stride = kGroupCols});
 }
 
+// Where the codes lie that are wanted after those of a panel's tiles: further on in the panel, or
+// at the start of the panel at the same place of the next group.
+const uint8_t* LinearOp::NextCodes(const Chunk& chunk, int64_t panel, int64_t end_tile) {
+  const int64_t num_tiles = chunk.Depth() / kTileDepth;
+  const uint8_t* codes = chunk.Codes() + panel * chunk.CodeStride();
+  return end_tile < num_tiles ? codes + end_tile * (chunk.CodeStride() / num_tiles)
+                              : codes + chunk.num_panels * chunk.CodeStride();
+}
+
 const uint16_t* LinearOp::DecodePanels(const Chunk& chunk, int64_t first_tile, int64_t num_tiles,
                                        WorkerScratch* scratch) const {
   auto* decoded = reinterpret_cast<uint16_t*>(scratch->decoded.data());
@@ -94,7 +105,8 @@ const uint16_t* LinearOp::DecodePanels(const Chunk& chunk, int64_t first_tile, i
                          .first_tile = first_tile,
                          .num_tiles = num_tiles,
                          .pairs = decoded + p * num_tiles * kTileElems,
-                         .is_paired = kernel_->pair_b != nullptr});
+                         .is_paired = kernel_->pair_b != nullptr,
+                         .next = NextCodes(chunk, p, first_tile + num_tiles)});
   }
   return decoded;
 }

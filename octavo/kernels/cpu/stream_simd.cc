@@ -213,32 +213,39 @@ void Stream(PanelCode code, const StreamArgs& args) {
 // --- To BF16
 // --------------------------------------------------------------------------------------
 
+// Into L2: what is decoded meanwhile fills L1.
+HWY_INLINE void FetchNext(const uint8_t* line) { __builtin_prefetch(line, 0, 2); }
+
 // No need to go by way of FP32.
 template <bool kIsPaired>
 void DecodeE4m3Panel(const DecodeArgs& args) {
   const Fp8Decoder decoder;
   const VU8 order = hn::LoadDup128(DU8(), kFp8PairOrder);
   auto* to = reinterpret_cast<uint32_t*>(args.pairs);
-  const uint8_t* from = args.codes + args.first_tile * kTileElems;
-  const uint8_t* end = from + args.num_tiles * kTileElems;
-  for (; from < end; from += 4 * kPanelCols, to += 2 * kPanelCols) {
+  const uint8_t* codes = args.codes + args.first_tile * kTileElems;
+  for (int64_t i = 0; i < args.num_tiles * kTileElems; i += 4 * kPanelCols) {
+    FetchNext(args.next + i);
     for (int v = 0; v < kColVecs; ++v) {
-      hwy::Prefetch(from + v * kCodeLanes + kPrefetchBytes);
-      const VU8 codes = hn::LoadU(DU8(), from + v * kCodeLanes);
+      const VU8 code = hn::LoadU(DU8(), codes + i + v * kCodeLanes);
       const Fp8Decoder::Pairs pairs =
-          decoder.Decode(kIsPaired ? hn::TableLookupBytes(codes, order) : codes);
+          decoder.Decode(kIsPaired ? hn::TableLookupBytes(code, order) : code);
       hn::StoreU(pairs.first, DU32(), to + v * kLanes);
       hn::StoreU(pairs.second, DU32(), to + kPanelCols + v * kLanes);
     }
+    to += 2 * kPanelCols;
   }
 }
 
 template <PanelCode kCode, bool kIsPaired>
 void DecodePanel(const DecodeArgs& args) {
+  constexpr int64_t kCodeBytes = kTileElems / (kCode == PanelCode::kNvfp4 ? 2 : 1);  // Of a tile.
   const Panel panel{args.codes, args.scales};
   const WeightDecoder<kCode> decoder;
   auto* to = reinterpret_cast<uint32_t*>(args.pairs);
   for (int64_t tile = args.first_tile; tile < args.first_tile + args.num_tiles; ++tile) {
+    for (int64_t i = 0; i < kCodeBytes; i += 64) {
+      FetchNext(args.next + (tile - args.first_tile) * kCodeBytes + i);
+    }
     const auto scales = decoder.LoadScales(panel, tile);
     const auto step = [&]<int kHalf>(int64_t k) HWY_ATTR {
       for (int v = 0; v < kColVecs; ++v) {
