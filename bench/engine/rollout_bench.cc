@@ -3,7 +3,8 @@
 //   rollout_bench logprobs SHAPE FORMAT [pairs] [threads]
 //       output logprobs against none: decode steps, forward pass and sampling, in pairs
 //   rollout_bench groups SHAPE FORMAT [groups] [size] [threads]
-//       distinct prompts, then groups of samples of one prompt: output tokens a second
+//       distinct prompts, then groups of samples of one prompt: output tokens a second; before
+//       both, prompts alone
 //   rollout_bench digest SHAPE FORMAT [rounds] [threads]
 //       the digest of all live weights, against plain reads of them before and after
 
@@ -140,7 +141,7 @@ double RunBatch(Engine& engine, const BatchArgs& args) {
 }
 
 std::unique_ptr<Serving> StartShape(const std::string& shape, std::string_view format,
-                                    int num_threads) {
+                                    int num_threads, int64_t max_total_tokens = 32768) {
   ServingOptions options;
   options.model_dir = "bench/shapes/" + shape;
   options.load_format = LoadFormat::kDummy;
@@ -154,7 +155,7 @@ std::unique_ptr<Serving> StartShape(const std::string& shape, std::string_view f
     options.policy = PolicyOptions{.format = *parsed};
   }
   options.engine.context_length = 4096;
-  options.engine.max_total_tokens = 32768;
+  options.engine.max_total_tokens = max_total_tokens;
   return Must(StartServing(options));
 }
 
@@ -277,13 +278,25 @@ void BenchLogprobs(const std::string& shape, std::string_view format, int num_pa
 
 void BenchGroups(const std::string& shape, std::string_view format, int64_t num_groups,
                  int64_t group_size, int num_threads) {
-  const std::unique_ptr<Serving> serving = StartShape(shape, format, num_threads);
-  for (const int64_t num_prompts : {num_groups * group_size, num_groups}) {
-    const BatchArgs args = {.num_requests = num_groups * group_size,
+  constexpr int64_t kPromptLen = 128;
+  constexpr int64_t kNumNew = 128;
+  const int64_t num_requests = num_groups * group_size;
+  const std::unique_ptr<Serving> serving =
+      StartShape(shape, format, num_threads, num_requests * (kPromptLen + kNumNew) * 5 / 4);
+  // Prompts alone: their rate, and nearly every page of the pool has been touched once.
+  const double prefill_s = RunBatch(*serving->engine, {.num_requests = num_requests,
+                                                       .num_prompts = num_requests,
+                                                       .prompt_len = kPromptLen + kNumNew,
+                                                       .num_new = 1,
+                                                       .seed = 1});
+  const double prefill_rate =
+      static_cast<double>(num_requests * (kPromptLen + kNumNew)) / prefill_s;
+  for (const int64_t num_prompts : {num_requests, num_groups}) {
+    const BatchArgs args = {.num_requests = num_requests,
                             .num_prompts = num_prompts,
-                            .prompt_len = 128,
-                            .num_new = 128,
-                            .seed = static_cast<uint64_t>(num_prompts)};
+                            .prompt_len = kPromptLen,
+                            .num_new = kNumNew,
+                            .seed = 2 + static_cast<uint64_t>(num_prompts)};
     const EngineStats before = serving->engine->Stats();
     const double seconds = RunBatch(*serving->engine, args);
     const EngineStats after = serving->engine->Stats();
@@ -291,9 +304,10 @@ void BenchGroups(const std::string& shape, std::string_view format, int64_t num_
     fmt::print(
         "{{\"bench\":\"groups\",\"shape\":\"{}\",\"format\":\"{}\",\"backend\":\"{}\","
         "\"requests\":{},\"prompts\":{},\"cached_tokens\":{},\"seconds\":{:.2f},"
-        "\"output_tok_per_s\":{:.1f}}}\n",
+        "\"output_tok_per_s\":{:.1f},\"prefill_tok_per_s\":{:.1f}}}\n",
         shape, format, serving->backend_name, args.num_requests, num_prompts,
-        after.cached_tokens_total - before.cached_tokens_total, seconds, num_tokens / seconds);
+        after.cached_tokens_total - before.cached_tokens_total, seconds, num_tokens / seconds,
+        prefill_rate);
     std::fflush(stdout);
   }
 }

@@ -10,6 +10,7 @@
 #include "octavo/kernels/cpu/attention.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -30,8 +31,6 @@ namespace {
 
 constexpr int64_t kFloat = sizeof(float);
 constexpr int64_t kStridePadElems = 32;
-// Reading a key costs about as much as using it four times.
-constexpr int64_t kReadCost = 4;
 // Segments go into common blocks when they share at least this part of their pages: with less, a
 // block's scores would leave the cache for nothing.
 constexpr int64_t kMinSharedPart = 8;
@@ -113,11 +112,10 @@ void AttentionOp::OrderSegments(std::span<const Segment> segments) {
   }
 }
 
-// Visits all blocks in a fixed order with the cost (FMA and reads of K and V, in row-keys) that
-// lies before each; returns the cost of all.
+// Calls visit(kv_head, start, end) for all blocks in a fixed order: where each begins, and where in
+// order_ those that go with it end.
 template <typename Visit>
-int64_t AttentionOp::ForEachBlock(const AttentionArgs& args, Visit visit) const {
-  int64_t cost = 0;
+void AttentionOp::ForEachBlock(const AttentionArgs& args, Visit visit) const {
   for (size_t begin = 0; begin < order_.size();) {
     size_t end = begin + 1;
     while (end < order_.size() && shared_pages_[end] > 0) {
@@ -125,37 +123,26 @@ int64_t AttentionOp::ForEachBlock(const AttentionArgs& args, Visit visit) const 
     }
     for (int64_t kv_head = 0; kv_head < args.kv.shape.num_kv_heads; ++kv_head) {
       for (Cursor cursor{begin, 0}; cursor.at < end;) {
-        const Cursor start = cursor;
-        const int64_t block_cost = BlockCost(args, &cursor, end);
-        visit(kv_head, start, end, cost);
-        cost += block_cost;
+        visit(kv_head, cursor, end);
+        MoveToNextBlock(args, end, &cursor);
       }
     }
     begin = end;
   }
-  return cost;
 }
 
-// Moves the cursor to the next block.
-int64_t AttentionOp::BlockCost(const AttentionArgs& args, Cursor* cursor, size_t end) const {
+void AttentionOp::MoveToNextBlock(const AttentionArgs& args, size_t end, Cursor* cursor) const {
   const int64_t group = args.num_heads / args.kv.shape.num_kv_heads;
-  int64_t cost = 0;
-  int64_t rows_left = kernel_.attention_rows;
-  for (bool is_first = true; rows_left > 0 && cursor->at < end; is_first = false) {
+  for (int64_t rows_left = kernel_.attention_rows; rows_left > 0 && cursor->at < end;) {
     const Segment& segment = args.segments[static_cast<size_t>(order_[cursor->at])];
     const int64_t num_flat = segment.num_rows * group;
     const int64_t num_rows = std::min(rows_left, num_flat - cursor->flat);
-    const int64_t num_keys = segment.first_position + (cursor->flat + num_rows - 1) / group + 1;
-    const int64_t already_read =
-        is_first ? 0 : std::min(num_keys, shared_pages_[cursor->at] * kPageTokens);
-    cost += num_keys * num_rows + (num_keys - already_read) * kReadCost;
     rows_left -= num_rows;
     cursor->flat += num_rows;
     if (cursor->flat == num_flat) {
       *cursor = {cursor->at + 1, 0};
     }
   }
-  return cost;
 }
 
 void AttentionOp::FillBlock(const AttentionArgs& args, int64_t kv_head, Cursor cursor, size_t end,
@@ -387,18 +374,22 @@ Status AttentionOp::Run(const AttentionArgs& args) {
   // FP8 pages are decoded on the way for few rows: by FMA.
   kernel_ = args.kv.shape.dtype == DType::kBf16 ? path_.wide : path_.matmul;
   OrderSegments(args.segments);
-  const int64_t total = ForEachBlock(args, [](int64_t, Cursor, size_t, int64_t) {});
-  if (total == 0) {
+  if (order_.empty()) {
     return OkStatus();
   }
-  const int64_t num_workers = pool_->num_threads();
+  // Threads take blocks as they come: those of long contexts cost more, and on a machine that is
+  // not its own threads do not run at one speed. Who takes a block changes no bit of it.
+  num_taken_.store(0, std::memory_order_relaxed);
   pool_->Run([&](int worker) {
     const MatMulScope scope(kernel_);
     WorkerScratch* scratch = &workers_[static_cast<size_t>(worker)];
-    ForEachBlock(args, [&](int64_t kv_head, Cursor cursor, size_t end, int64_t cost) {
-      if (cost * num_workers / total == worker) {
+    int64_t block = 0;
+    int64_t taken = num_taken_.fetch_add(1, std::memory_order_relaxed);
+    ForEachBlock(args, [&](int64_t kv_head, Cursor cursor, size_t end) {
+      if (block++ == taken) {
         FillBlock(args, kv_head, cursor, end, &scratch->block);
         RunBlock(args, scratch);
+        taken = num_taken_.fetch_add(1, std::memory_order_relaxed);
       }
     });
   });

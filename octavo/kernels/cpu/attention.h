@@ -2,6 +2,7 @@
 // KvStoreArgs and AttentionArgs of ops.h on the CPU.
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -75,8 +76,8 @@ class AttentionOp {
   Status Ensure(int64_t context, int64_t max_dim, int64_t num_segments);
   void OrderSegments(std::span<const Segment> segments);
   template <typename Visit>
-  int64_t ForEachBlock(const AttentionArgs& args, Visit visit) const;
-  int64_t BlockCost(const AttentionArgs& args, Cursor* cursor, size_t end) const;
+  void ForEachBlock(const AttentionArgs& args, Visit visit) const;
+  void MoveToNextBlock(const AttentionArgs& args, size_t end, Cursor* cursor) const;
   void FillBlock(const AttentionArgs& args, int64_t kv_head, Cursor cursor, size_t end,
                  Block* block) const;
   template <typename Use>
@@ -99,6 +100,7 @@ class AttentionOp {
   std::vector<int32_t> order_;
   std::vector<int32_t> shared_pages_;
   std::vector<WorkerScratch> workers_;
+  std::atomic<int64_t> num_taken_{0};  // Blocks of this run.
 };
 
 }  // namespace octavo::cpu
