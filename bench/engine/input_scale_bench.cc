@@ -1,0 +1,93 @@
+// What the input scale modes of NVFP4 cost. The mode stands in each packed matrix and changes
+// nothing of its bytes, so one set of weights serves all three.
+
+#include <fmt/core.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "bench/engine/decode_steps.h"
+#include "bench/engine/rollout_bench.h"
+#include "octavo/base/float_env.h"
+#include "octavo/formats/format.h"
+#include "octavo/kernels/backend.h"
+#include "octavo/kernels/matrix.h"
+#include "octavo/model/model.h"
+
+namespace octavo {
+namespace {
+
+struct Mode {
+  std::string_view name;
+  InputForm input;
+};
+// The first is what the others are measured against.
+constexpr std::array kModes = {Mode{"static", InputForm::kNvfp4Static},
+                               Mode{"token", InputForm::kNvfp4Token},
+                               Mode{"pow2", InputForm::kNvfp4Pow2}};
+
+// As a calibration would give it for inputs of order 1: amax / 2688.
+constexpr float kStaticScale = 4.0F / 2688.0F;
+
+void SetMode(InputForm input, ModelWeights* weights) {
+  for (PackedMatrix& matrix : weights->matrices) {
+    if (matrix.format == WeightFormat::kNvfp4) {
+      matrix.input = input;
+      matrix.input_scale = kStaticScale;
+    }
+  }
+}
+
+void BenchBatch(const InputScaleArgs& args, const ShapeWeights& shape, Backend& backend,
+                int64_t batch) {
+  DecodeSteps steps(shape.spec, backend, {.batch = batch, .context = 128});
+  const auto step = [&](size_t mode) {
+    SetMode(kModes[mode].input, shape.weights.get());
+    return steps.Step(*shape.weights, false);
+  };
+  for (size_t mode = 0; mode < kModes.size(); ++mode) {
+    step(mode);
+  }
+  std::array<std::vector<double>, kModes.size()> seconds;
+  for (int round = 0; round < args.num_rounds; ++round) {
+    for (size_t turn = 0; turn < kModes.size(); ++turn) {  // Who comes first alternates.
+      const size_t mode = (turn + static_cast<size_t>(round)) % kModes.size();
+      seconds[mode].push_back(step(mode));
+    }
+  }
+  for (size_t mode = 1; mode < kModes.size(); ++mode) {
+    std::vector<double> costs;
+    for (size_t round = 0; round < seconds[mode].size(); ++round) {
+      costs.push_back(seconds[mode][round] / seconds[0][round] - 1.0);
+    }
+    const Cost cost = CostOf(costs);
+    fmt::print(
+        "{{\"bench\":\"input-scale\",\"shape\":\"{}\",\"mode\":\"{}\",\"base\":\"{}\","
+        "\"backend\":\"{}\",\"threads\":{},\"batch\":{},\"pairs\":{},\"ms_per_step\":{:.2f},"
+        "\"cost_median\":{:.4f},\"cost_upper_95\":{:.4f}}}\n",
+        args.shape, kModes[mode].name, kModes[0].name, backend.name(), backend.pool().num_threads(),
+        batch, args.num_rounds, Median(seconds[mode]) * 1e3, cost.median, cost.upper_95);
+    std::fflush(stdout);
+  }
+}
+
+}  // namespace
+
+void BenchInputScale(const InputScaleArgs& args) {
+  const ScopedFlushSubnormals flush;
+  const ShapeWeights shape = LoadShape({.shape = args.shape,
+                                        .format = "nvfp4",
+                                        .num_threads = args.num_threads,
+                                        .max_total_tokens = 4096});
+  const std::unique_ptr<Backend> backend = MakeBenchBackend(args.num_threads);
+  for (const int64_t batch : {1, 16, 64}) {
+    BenchBatch(args, shape, *backend, batch);
+  }
+}
+
+}  // namespace octavo
