@@ -271,11 +271,11 @@ class Bench {
     const int64_t t = batch.num_rows;
     const KvLayer kv{
         kv_.data(), backend_.KvPageBytes({kKvHeads, kHeadDim}), num_pages_, {kKvHeads, kHeadDim}};
-    Must(backend_.RmsNorm({h_.View(t), &layer.norm1, 1e-6F, a_.View(t)}));
-    times->Lap(kOther);
     const LinearPart qkv[] = {
         {&layer.q, q_.View(t)}, {&layer.k, k_.View(t)}, {&layer.v, v_.View(t)}};
-    Must(backend_.Linear({a_.View(t), qkv}));
+    Must(backend_.Linear({.x = a_.View(t),
+                          .parts = qkv,
+                          .norm = RmsNormArgs{h_.View(t), &layer.norm1, 1e-6F, a_.View(t)}}));
     times->Lap(kLinear);
     Must(backend_.RmsNorm({q_.Heads(t), &layer.q_norm, 1e-6F, q_.Heads(t)}));
     Must(backend_.RmsNorm({k_.Heads(t), &layer.k_norm, 1e-6F, k_.Heads(t)}));
@@ -294,15 +294,15 @@ class Bench {
 
   void Feed(const Layer& layer, const Batch& batch, Times* times) {
     const int64_t t = batch.num_rows;
-    Must(backend_.RmsNorm({h_.View(t), &layer.norm2, 1e-6F, a_.View(t)}));
-    times->Lap(kOther);
     const LinearPart gate_up[] = {{&layer.gate, gate_.View(t)}, {&layer.up, up_.View(t)}};
-    Must(backend_.Linear({a_.View(t), gate_up}));
+    Must(backend_.Linear({.x = a_.View(t),
+                          .parts = gate_up,
+                          .norm = RmsNormArgs{h_.View(t), &layer.norm2, 1e-6F, a_.View(t)}}));
     times->Lap(kLinear);
-    Must(backend_.SiluMul({gate_.View(t), up_.View(t), gate_.View(t)}));
-    times->Lap(kOther);
     const LinearPart down[] = {{&layer.down, a_.View(t)}};
-    Must(backend_.Linear({gate_.View(t), down}));
+    Must(backend_.Linear({.x = gate_.View(t),
+                          .parts = down,
+                          .silu_mul = SiluMulArgs{gate_.View(t), up_.View(t), gate_.View(t)}}));
     times->Lap(kLinear);
     Must(backend_.Add({h_.View(t), a_.View(t)}));
     times->Lap(kOther);

@@ -35,6 +35,12 @@ void CheckSameShape(const Activations& x, const Activations& y) {
   CHECK(x.cols == y.cols);
 }
 
+// y of an op that is left to a linear layer, and the layer's x.
+void CheckSame(const Activations& y, const Activations& x) {
+  CheckSameShape(y, x);
+  CHECK((y.data == x.data && y.stride == x.stride));
+}
+
 // Segments cover rows in order, without overlap, and their page tables reach their last position.
 void CheckSegments(std::span<const Segment> segments, const KvLayer& kv, int64_t num_rows) {
   CHECK(kv.shape.num_kv_heads > 0);
@@ -180,6 +186,15 @@ void CheckArgs(const AddArgs& args, DType activation) {
 
 void CheckArgs(const LinearArgs& args, DType activation) {
   CheckMatrix(args.x, activation);
+  CHECK(!(args.norm.has_value() && args.silu_mul.has_value()));
+  if (args.norm.has_value()) {
+    CheckArgs(*args.norm, activation);
+    CheckSame(args.norm->y, args.x);
+  }
+  if (args.silu_mul.has_value()) {
+    CheckArgs(*args.silu_mul, activation);
+    CheckSame(args.silu_mul->y, args.x);
+  }
   CHECK(!args.parts.empty());
   CHECK(args.parts.size() <= static_cast<size_t>(kMaxLinearParts));
   for (const LinearPart& part : args.parts) {
@@ -199,6 +214,10 @@ void CheckArgs(const LinearArgs& args, DType activation) {
 
 void CheckArgs(const GroupedLinearArgs& args, DType activation) {
   CheckMatrix(args.x, activation);
+  if (args.silu_mul.has_value()) {
+    CheckArgs(*args.silu_mul, activation);
+    CheckSame(args.silu_mul->y, args.x);
+  }
   CHECK(!args.parts.empty());
   CHECK(args.parts.size() <= static_cast<size_t>(kMaxGroupedParts));
   CHECK(args.offsets.size() >= 2U);

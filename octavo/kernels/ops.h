@@ -18,6 +18,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "octavo/base/tensor.h"
@@ -56,6 +57,13 @@ struct AddArgs {
   Activations delta;
 };
 
+// y[t, i] = A(A(g / (1 + Exp(-g))) * up[t, i]) with g = gate[t, i]. y may be gate.
+struct SiluMulArgs {
+  Activations gate;
+  Activations up;
+  Activations y;
+};
+
 // y = x W^T for up to kMaxLinearParts weights that share their input. D is CodesOf(W) with what of
 // its scales multiplies inside BF16 exactly, x^ likewise the quantized input (linear_input.h), and
 // C a sum over the whole depth in MatMul order:
@@ -84,6 +92,10 @@ inline constexpr int kMaxLinearParts = 3;
 struct LinearArgs {
   Activations x;  // [tokens, in] A.
   std::span<const LinearPart> parts;
+  // The op whose y is x, where it is left to this one: at most one. The bits are those of two ops,
+  // but a row is quantized while it is in the cache.
+  std::optional<RmsNormArgs> norm = {};
+  std::optional<SiluMulArgs> silu_mul = {};
 };
 
 // The experts of a layer: for group g and rows i in [offsets[g], offsets[g + 1])
@@ -99,6 +111,7 @@ struct GroupedLinearArgs {
   std::span<const int32_t> source_rows;  // [rows]. kNvfp4Batch: over all rows of x.
   std::span<const int32_t> offsets;      // [groups + 1], ascending from 0 to rows.
   std::span<const GroupedPart> parts;
+  std::optional<SiluMulArgs> silu_mul = {};  // As in LinearArgs.
 };
 
 // Rotates the pairs (i, i + head_dim / 2) of each head in place ("neox"): with c and s from the
@@ -116,13 +129,6 @@ struct RopeArgs {
   std::span<const float> sin;
   int64_t head_stride = 0;  // Elements from head to head; 0: head_dim.
   bool is_interleaved = false;
-};
-
-// y[t, i] = A(A(g / (1 + Exp(-g))) * up[t, i]) with g = gate[t, i]. y may be gate.
-struct SiluMulArgs {
-  Activations gate;
-  Activations up;
-  Activations y;
 };
 
 // y[i, :] = x[rows[i], :].

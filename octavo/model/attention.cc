@@ -44,11 +44,12 @@ Result<GqaAttention> GqaAttention::Make(const ModelSpec& spec, const Backend& ba
   return made;
 }
 
-Status GqaAttention::Project(const LayerStep& step, const AttentionRows& rows) {
+Status GqaAttention::Project(const LayerStep& step, const BlockInput& input,
+                             const AttentionRows& rows) {
   const int64_t tokens = step.num_tokens();
   const LinearPart qkv[] = {step.Part(rows.q, q_.Rows(tokens)), step.Part(rows.k, k_.Rows(tokens)),
                             step.Part(rows.v, v_.Rows(tokens))};
-  return step.backend.Linear({.x = step.normed, .parts = qkv});
+  return step.backend.Linear({.x = input.x, .parts = qkv, .norm = input.norm});
 }
 
 Status GqaAttention::NormHeads(const LayerStep& step, int q_norm_row, int k_norm_row, float eps) {

@@ -37,8 +37,7 @@ class GqaAttention {
   static Result<GqaAttention> Make(const ModelSpec& spec, const Backend& backend,
                                    const ModelLimits& limits);
 
-  // Reads step.normed.
-  Status Project(const LayerStep& step, const AttentionRows& rows);
+  Status Project(const LayerStep& step, const BlockInput& input, const AttentionRows& rows);
   Status NormHeads(const LayerStep& step, int q_norm_row, int k_norm_row, float eps);
   // Writes step.delta.
   Status Attend(const LayerStep& step, const AttentionRows& rows);

@@ -65,13 +65,12 @@ class DeepseekV3Layers final : public DecoderLayers {
 
   Status Run(const LayerStep& step) override {
     const DeepseekV3Rows& rows = rows_[static_cast<size_t>(step.layer)];
-    RETURN_IF_ERROR(step.NormHidden(rows.input_norm, eps_));
-    RETURN_IF_ERROR(attention_.Run(step, rows.attention));
+    RETURN_IF_ERROR(attention_.Run(step, step.NormedHidden(rows.input_norm, eps_), rows.attention));
     RETURN_IF_ERROR(step.AddDelta());
 
-    RETURN_IF_ERROR(step.NormHidden(rows.post_attention_norm, eps_));
-    RETURN_IF_ERROR(rows.moe ? moe_.Run(step, *rows.moe)
-                             : mlp_.Run(step, rows.mlp, step.normed, step.delta));
+    const BlockInput input = step.NormedHidden(rows.post_attention_norm, eps_);
+    RETURN_IF_ERROR(rows.moe ? moe_.Run(step, input, *rows.moe)
+                             : mlp_.Run(step, input, rows.mlp, step.delta));
     return step.AddDelta();
   }
 

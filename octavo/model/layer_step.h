@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "octavo/base/status.h"
 #include "octavo/kernels/backend.h"
@@ -13,6 +14,13 @@
 
 namespace octavo {
 
+// What a block reads [tokens, hidden]. With `norm` it is not there yet: the block's first linear
+// layer makes it.
+struct BlockInput {
+  Activations x;
+  std::optional<RmsNormArgs> norm = {};
+};
+
 // Views of the caller's batch and of the decoder's activations, valid for one layer of one Forward.
 struct LayerStep {
   Backend& backend;
@@ -21,7 +29,7 @@ struct LayerStep {
   const KvLayer& kv;
   int64_t layer = 0;
   Activations hidden;  // h, the residual stream [tokens, hidden].
-  Activations normed;  // The input of a block, [tokens, hidden].
+  Activations normed;  // Room for the input of a block, [tokens, hidden].
   Activations delta;   // What a block adds to h, [tokens, hidden].
 
   int64_t num_tokens() const { return hidden.rows; }
@@ -41,8 +49,11 @@ struct LayerStep {
   Status Norm(Activations x, int row, float eps, Activations y) const {
     return backend.RmsNorm({.x = x, .weight = Weight(row), .eps = eps, .y = y});
   }
-  // normed = Norm(h).
-  Status NormHidden(int row, float eps) const { return Norm(hidden, row, eps, normed); }
+  // normed = Norm(h), left to the linear layer that reads it first.
+  BlockInput NormedHidden(int row, float eps) const {
+    return {.x = normed,
+            .norm = RmsNormArgs{.x = hidden, .weight = Weight(row), .eps = eps, .y = normed}};
+  }
   // h = h + delta.
   Status AddDelta() const { return backend.Add({.x = hidden, .delta = delta}); }
 };

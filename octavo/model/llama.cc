@@ -53,13 +53,13 @@ class LlamaLayers final : public DecoderLayers {
 
   Status Run(const LayerStep& step) override {
     const LlamaRows& rows = rows_[static_cast<size_t>(step.layer)];
-    RETURN_IF_ERROR(step.NormHidden(rows.input_norm, eps_));
-    RETURN_IF_ERROR(attention_.Project(step, rows.attention));
+    RETURN_IF_ERROR(
+        attention_.Project(step, step.NormedHidden(rows.input_norm, eps_), rows.attention));
     RETURN_IF_ERROR(attention_.Attend(step, rows.attention));
     RETURN_IF_ERROR(step.AddDelta());
 
-    RETURN_IF_ERROR(step.NormHidden(rows.post_attention_norm, eps_));
-    RETURN_IF_ERROR(mlp_.Run(step, rows.mlp, step.normed, step.delta));
+    const BlockInput input = step.NormedHidden(rows.post_attention_norm, eps_);
+    RETURN_IF_ERROR(mlp_.Run(step, input, rows.mlp, step.delta));
     return step.AddDelta();
   }
 

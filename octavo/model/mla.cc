@@ -121,7 +121,7 @@ Status MlaAttention::Rotate(const LayerStep& step, Activations x, int64_t num_he
 }
 
 // q and the two parts of latent_, normed but not rotated.
-Status MlaAttention::Project(const LayerStep& step, const MlaRows& rows) {
+Status MlaAttention::Project(const LayerStep& step, const BlockInput& input, const MlaRows& rows) {
   const int64_t tokens = step.num_tokens();
   const Activations q = q_.Rows(tokens);
   const Activations latent = latent_.Rows(tokens);
@@ -129,17 +129,22 @@ Status MlaAttention::Project(const LayerStep& step, const MlaRows& rows) {
   if (spec_.q_lora_rank > 0) {
     const Activations q_latent = q_latent_.Rows(tokens);
     const LinearPart parts[] = {step.Part(rows.q_a, q_latent), step.Part(rows.kv_a, latent)};
-    RETURN_IF_ERROR(step.backend.Linear({.x = step.normed, .parts = parts}));
-    RETURN_IF_ERROR(step.Norm(q_latent, rows.q_a_norm, spec_.latent_norm_eps, q_latent));
-    RETURN_IF_ERROR(step.Linear(q_latent, rows.q, q));
+    RETURN_IF_ERROR(step.backend.Linear({.x = input.x, .parts = parts, .norm = input.norm}));
+    const LinearPart q_b[] = {step.Part(rows.q, q)};
+    RETURN_IF_ERROR(step.backend.Linear({.x = q_latent,
+                                         .parts = q_b,
+                                         .norm = RmsNormArgs{.x = q_latent,
+                                                             .weight = step.Weight(rows.q_a_norm),
+                                                             .eps = spec_.latent_norm_eps,
+                                                             .y = q_latent}}));
   } else {
     const LinearPart parts[] = {step.Part(rows.q, q), step.Part(rows.kv_a, latent)};
-    RETURN_IF_ERROR(step.backend.Linear({.x = step.normed, .parts = parts}));
+    RETURN_IF_ERROR(step.backend.Linear({.x = input.x, .parts = parts, .norm = input.norm}));
   }
   return step.Norm(c, rows.kv_a_norm, spec_.latent_norm_eps, c);
 }
 
-Status MlaAttention::Run(const LayerStep& step, const MlaRows& rows) {
+Status MlaAttention::Run(const LayerStep& step, const BlockInput& input, const MlaRows& rows) {
   const int64_t tokens = step.num_tokens();
   const int64_t rope_dim = spec_.qk_rope_head_dim;
   const Activations latent = latent_.Rows(tokens);
@@ -150,7 +155,7 @@ Status MlaAttention::Run(const LayerStep& step, const MlaRows& rows) {
   const auto heads = static_cast<size_t>(num_heads_);
   const size_t first_matrix = static_cast<size_t>(step.layer) * 2 * heads;
 
-  RETURN_IF_ERROR(Project(step, rows));
+  RETURN_IF_ERROR(Project(step, input, rows));
   RETURN_IF_ERROR(MultiplyHeads(step, {.x = Columns(q_heads, 0, spec_.qk_nope_head_dim),
                                        .first = first_matrix,
                                        .y = Columns(absorbed_heads, 0, spec_.kv_lora_rank)}));

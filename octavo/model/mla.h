@@ -53,10 +53,10 @@ class MlaAttention {
                                    const ModelLimits& limits);
 
   // Reads step.normed, writes step.delta.
-  Status Run(const LayerStep& step, const MlaRows& rows);
+  Status Run(const LayerStep& step, const BlockInput& input, const MlaRows& rows);
 
  private:
-  Status Project(const LayerStep& step, const MlaRows& rows);
+  Status Project(const LayerStep& step, const BlockInput& input, const MlaRows& rows);
   Status Rotate(const LayerStep& step, Activations x, int64_t num_heads, int64_t head_stride);
   // y of every head from x of that head: x [tokens * heads, in], y [tokens * heads, out], with the
   // head's matrix of step.weights.derived from `first` on.

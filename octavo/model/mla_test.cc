@@ -289,7 +289,7 @@ Difference Compare(Backend& backend, const ModelSpec& spec) {
                                     .hidden = y.Rows(kTokens),
                                     .normed = a.Rows(kTokens),
                                     .delta = y.Rows(kTokens)},
-                                   rows);
+                                   {.x = a.Rows(kTokens)}, rows);
   EXPECT_TRUE(ran.ok()) << ran.message();
 
   DirectAttention direct(spec, 1);

@@ -30,13 +30,15 @@ Result<GatedMlp> GatedMlp::Make(DType dtype, int64_t max_tokens, int64_t width) 
   return made;
 }
 
-Status GatedMlp::Run(const LayerStep& step, const MlpRows& rows, Activations x, Activations y) {
+Status GatedMlp::Run(const LayerStep& step, const BlockInput& input, const MlpRows& rows,
+                     Activations y) {
   const Activations gate = gate_.Rows(step.num_tokens());
   const Activations up = up_.Rows(step.num_tokens());
   const LinearPart gate_up[] = {step.Part(rows.gate, gate), step.Part(rows.up, up)};
-  RETURN_IF_ERROR(step.backend.Linear({.x = x, .parts = gate_up}));
-  RETURN_IF_ERROR(step.backend.SiluMul({.gate = gate, .up = up, .y = gate}));
-  return step.Linear(gate, rows.down, y);
+  RETURN_IF_ERROR(step.backend.Linear({.x = input.x, .parts = gate_up, .norm = input.norm}));
+  const LinearPart down[] = {step.Part(rows.down, y)};
+  return step.backend.Linear(
+      {.x = gate, .parts = down, .silu_mul = SiluMulArgs{.gate = gate, .up = up, .y = gate}});
 }
 
 }  // namespace octavo

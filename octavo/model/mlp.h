@@ -31,8 +31,8 @@ class GatedMlp {
   // For MLPs of `width` units and batches of max_tokens. Errors: kExhausted.
   static Result<GatedMlp> Make(DType dtype, int64_t max_tokens, int64_t width);
 
-  // x, y [tokens, hidden]; y is not x.
-  Status Run(const LayerStep& step, const MlpRows& rows, Activations x, Activations y);
+  // y [tokens, hidden] is not the input.
+  Status Run(const LayerStep& step, const BlockInput& input, const MlpRows& rows, Activations y);
 
  private:
   ActivationBuffer gate_;

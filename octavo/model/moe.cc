@@ -103,12 +103,13 @@ std::span<const float> MoeBlock::Bias(const PackedMatrix& stored) {
   return bias_;
 }
 
-Status MoeBlock::Route(const LayerStep& step, const MoeRows& rows) {
+Status MoeBlock::Route(const LayerStep& step, const BlockInput& input, const MoeRows& rows) {
   const int64_t tokens = step.num_tokens();
   const auto slots = static_cast<size_t>(tokens * spec_.top_k);
   const bool is_sigmoid = spec_.scoring == RouterScoring::kSigmoid;
   const Activations logits = logits_.Rows(tokens);
-  RETURN_IF_ERROR(step.Linear(step.normed, {.weight = rows.router}, logits));
+  const LinearPart router[] = {{.weight = step.Weight(rows.router), .y = logits}};
+  RETURN_IF_ERROR(step.backend.Linear({.x = input.x, .parts = router, .norm = input.norm}));
   std::span<const float> bias;
   if (const PackedMatrix* stored = step.Weight(rows.router_bias); stored != nullptr) {
     bias = Bias(*stored);
@@ -144,36 +145,36 @@ void MoeBlock::Record(const LayerStep& step) {
   }
 }
 
-Status MoeBlock::RunExperts(const LayerStep& step, const MoeRows& rows) {
+Status MoeBlock::RunExperts(const LayerStep& step, Activations x, const MoeRows& rows) {
   const int64_t slots = step.num_tokens() * spec_.top_k;
   const Activations gate = gate_.Rows(slots);
   const Activations up = up_.Rows(slots);
   const GroupedPart gate_up[] = {{.weights = Experts(step, rows.gate, &gate_weights_), .y = gate},
                                  {.weights = Experts(step, rows.up, &up_weights_), .y = up}};
   RETURN_IF_ERROR(step.backend.GroupedLinear(
-      {.x = step.normed,
+      {.x = x,
        .source_rows = std::span(source_rows_).first(static_cast<size_t>(slots)),
        .offsets = offsets_,
        .parts = gate_up}));
-  RETURN_IF_ERROR(step.backend.SiluMul({.gate = gate, .up = up, .y = gate}));
   const GroupedPart down[] = {
       {.weights = Experts(step, rows.down, &down_weights_), .y = down_.Rows(slots)}};
   return step.backend.GroupedLinear(
       {.x = gate,
        .source_rows = std::span(sorted_rows_).first(static_cast<size_t>(slots)),
        .offsets = offsets_,
-       .parts = down});
+       .parts = down,
+       .silu_mul = SiluMulArgs{.gate = gate, .up = up, .y = gate}});
 }
 
-Status MoeBlock::Run(const LayerStep& step, const MoeRows& rows) {
+Status MoeBlock::Run(const LayerStep& step, const BlockInput& input, const MoeRows& rows) {
   const int64_t tokens = step.num_tokens();
   const auto slots = static_cast<size_t>(tokens * spec_.top_k);
-  RETURN_IF_ERROR(Route(step, rows));
-  RETURN_IF_ERROR(RunExperts(step, rows));
+  RETURN_IF_ERROR(Route(step, input, rows));
+  RETURN_IF_ERROR(RunExperts(step, input.x, rows));
   Activations shared;
   if (rows.shared) {
     shared = shared_.Rows(tokens);
-    RETURN_IF_ERROR(shared_mlp_->Run(step, *rows.shared, step.normed, shared));
+    RETURN_IF_ERROR(shared_mlp_->Run(step, {.x = input.x}, *rows.shared, shared));
   }
   return step.backend.Combine({.x = down_.Rows(static_cast<int64_t>(slots)),
                                .row_of_slot = std::span(row_of_slot_).first(slots),

@@ -48,16 +48,16 @@ class MoeBlock {
                                const ModelLimits& limits);
 
   // Reads step.normed, writes step.delta.
-  Status Run(const LayerStep& step, const MoeRows& rows);
+  Status Run(const LayerStep& step, const BlockInput& input, const MoeRows& rows);
 
   // As Model::RoutedExperts, of max_tokens.
   std::span<const int32_t> RoutedExperts() const { return routed_; }
 
  private:
-  Status Route(const LayerStep& step, const MoeRows& rows);
+  Status Route(const LayerStep& step, const BlockInput& input, const MoeRows& rows);
   // In FP32, [experts].
   std::span<const float> Bias(const PackedMatrix& stored);
-  Status RunExperts(const LayerStep& step, const MoeRows& rows);
+  Status RunExperts(const LayerStep& step, Activations x, const MoeRows& rows);
   void Record(const LayerStep& step);
   // Weights of `rows`, one an expert, in experts_.
   std::span<const PackedMatrix* const> Experts(const LayerStep& step, std::span<const int> rows,

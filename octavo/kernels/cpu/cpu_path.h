@@ -162,7 +162,11 @@ class LinearOp {
   Status EnsureInputs(int64_t tokens, int64_t width);
   bool IsWide(const Problem& problem) const;
   Status RunParts(Problem* problem);
-  void LoadInput(const Problem& problem, InputForm form, float scale);
+  template <typename Body>
+  void ForRows(const Activations& x, Body body);
+  void LoadInput(Problem* problem, InputForm form, float scale);
+  void MakeRow(const RmsNormArgs& norm, int64_t t) const;
+  void MakeRow(const SiluMulArgs& silu_mul, int64_t t) const;
   Cut CutPanels(const Problem& problem) const;
   void RunPanels(const Problem& problem, const Cut& cut, int worker);
   void RunRanges(const Problem& problem, const Cut& cut, int first, int end,

@@ -80,32 +80,50 @@ Status LinearOp::Reserve(int64_t max_tokens, int64_t max_width, int64_t max_grou
   return EnsureInputs(max_tokens, max_width);
 }
 
-// Quantizes all rows of x.
-void LinearOp::LoadInput(const Problem& problem, InputForm form, float scale) {
-  const Activations& x = problem.x;
+// Calls body(t) for every row of x, by the pool when there is enough to do.
+template <typename Body>
+void LinearOp::ForRows(const Activations& x, Body body) {
+  constexpr int64_t kParallelElems = 16384;  // Below, waking the pool costs more than the rows.
+  const auto range = [&](int64_t begin, int64_t end, int /*worker*/) {
+    for (int64_t t = begin; t < end; ++t) {
+      body(t);
+    }
+  };
+  if (x.rows * x.cols < kParallelElems) {
+    range(0, x.rows, 0);
+  } else {
+    pool_->ParallelFor(x.rows, range);
+  }
+}
+
+// Makes the rows of x, if that is left to this op, and quantizes them unless that is left to the
+// experts.
+void LinearOp::LoadInput(Problem* problem, InputForm form, float scale) {
+  const Activations& x = problem->x;
   const int64_t num_blocks = NumFp8Blocks(x.cols);
-  const auto for_rows = [&](auto body) {
-    constexpr int64_t kParallelElems = 16384;  // Below, waking the pool costs more than the rows.
-    const auto range = [&](int64_t begin, int64_t end, int /*worker*/) {
-      for (int64_t t = begin; t < end; ++t) {
-        body(t);
-      }
-    };
-    if (x.rows * x.cols < kParallelElems) {
-      range(0, x.rows, 0);
-    } else {
-      pool_->ParallelFor(x.rows, range);
+  const auto make_row = [&](int64_t t) {
+    if (problem->make_row.has_value()) {
+      (*problem->make_row)(t);
     }
   };
   auto* rows = reinterpret_cast<InputRow*>(rows_.data());
+  if (problem->is_quantized_by_group || form == InputForm::kNvfp4Batch) {
+    ForRows(x, make_row);
+    problem->make_row.reset();
+  }
+  if (problem->is_quantized_by_group) {
+    return;
+  }
   if (form == InputForm::kNvfp4Batch) {
-    for_rows([&](int64_t t) { rows[t].factor = path_.inputs.finite_amax(Bf16Row(x, t), x.cols); });
+    ForRows(x,
+            [&](int64_t t) { rows[t].factor = path_.inputs.finite_amax(Bf16Row(x, t), x.cols); });
     scale = 0.0F;
     for (int64_t t = 0; t < x.rows; ++t) {
       scale = rows[t].factor > scale ? rows[t].factor : scale;  // Not for NaN.
     }
   }
-  for_rows([&](int64_t t) {
+  ForRows(x, [&](int64_t t) {
+    make_row(t);
     rows[t] = path_.QuantizeA(*kernel_, {.form = form,
                                          .scale = scale,
                                          .x = Bf16Row(x, t),
@@ -117,6 +135,7 @@ void LinearOp::LoadInput(const Problem& problem, InputForm form, float scale) {
       std::fill_n(scales_.floats() + t * num_blocks, num_blocks, 1.0F);
     }
   });
+  problem->make_row.reset();
 }
 
 // The chunk's rows in the worker's scratch: copied, or quantized where every expert has its scale.
@@ -305,9 +324,7 @@ Status LinearOp::RunParts(Problem* problem) {
       parts[problem->pass[i]].is_done = true;
     }
     kernel_ = IsWide(*problem) ? &path_.wide : &path_.matmul;
-    if (!problem->is_quantized_by_group) {
-      LoadInput(*problem, first.input, first.input_scale);
-    }
+    LoadInput(problem, first.input, first.input_scale);
     const Cut cut = CutPanels(*problem);
     for (Cursor& cursor : cursors_) {
       cursor.num_taken.store(0, std::memory_order_relaxed);
@@ -315,6 +332,17 @@ Status LinearOp::RunParts(Problem* problem) {
     pool_->Run([&](int worker) { RunPanels(*problem, cut, worker); });
   }
   return OkStatus();
+}
+
+void LinearOp::MakeRow(const RmsNormArgs& norm, int64_t t) const {
+  path_.rows.rms_norm(Bf16Row(norm.x, t),
+                      reinterpret_cast<const uint16_t*>(norm.weight->codes.data()), norm.x.cols,
+                      norm.eps, Bf16Row(norm.y, t));
+}
+
+void LinearOp::MakeRow(const SiluMulArgs& silu_mul, int64_t t) const {
+  path_.rows.silu_mul(Bf16Row(silu_mul.gate, t), Bf16Row(silu_mul.up, t), silu_mul.y.cols,
+                      Bf16Row(silu_mul.y, t));
 }
 
 Status LinearOp::Run(const LinearArgs& args) {
@@ -328,6 +356,13 @@ Status LinearOp::Run(const LinearArgs& args) {
     const LinearPart& part = args.parts[i];
     problem.parts[i] = {.weights = {&part.weight, 1}, .y = part.y, .bias = part.bias};
   }
+  const auto norm = [&](int64_t t) { MakeRow(*args.norm, t); };
+  const auto silu_mul = [&](int64_t t) { MakeRow(*args.silu_mul, t); };
+  if (args.norm.has_value()) {
+    problem.make_row.emplace(norm);
+  } else if (args.silu_mul.has_value()) {
+    problem.make_row.emplace(silu_mul);
+  }
   return RunParts(&problem);
 }
 
@@ -340,6 +375,10 @@ Status LinearOp::RunGrouped(const GroupedLinearArgs& args) {
   problem.num_parts = args.parts.size();
   for (size_t i = 0; i < args.parts.size(); ++i) {
     problem.parts[i] = {.weights = args.parts[i].weights, .y = args.parts[i].y, .bias = nullptr};
+  }
+  const auto silu_mul = [&](int64_t t) { MakeRow(*args.silu_mul, t); };
+  if (args.silu_mul.has_value()) {
+    problem.make_row.emplace(silu_mul);
   }
   return RunParts(&problem);
 }

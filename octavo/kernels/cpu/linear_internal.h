@@ -5,8 +5,10 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 
+#include "octavo/base/function_ref.h"
 #include "octavo/formats/format.h"
 #include "octavo/formats/fp8_block.h"
 #include "octavo/kernels/cpu/cpu_path.h"
@@ -63,6 +65,8 @@ struct LinearOp::Problem {
   std::span<const int32_t> offsets;      // [groups + 1]
   std::array<Part, kMaxLinearParts> parts;
   size_t num_parts = 0;
+  // Makes row t of x, where an op before this one is left to it; absent once all are made.
+  std::optional<FunctionRef<void(int64_t)>> make_row;
   InputForm form = InputForm::kBf16;   // Of the pass.
   bool is_quantized_by_group = false;  // Static scales of experts: when rows are gathered.
   std::array<size_t, kMaxLinearParts> pass = {};  // The parts of the pass.

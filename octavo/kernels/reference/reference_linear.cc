@@ -119,6 +119,12 @@ void ReferenceBackend::LinearRows(const LinearPart& part, std::span<const int32_
 
 Status ReferenceBackend::Linear(const LinearArgs& args) {
   CheckArgs(args, activation_dtype());
+  if (args.norm.has_value()) {
+    RETURN_IF_ERROR(RmsNorm(*args.norm));
+  }
+  if (args.silu_mul.has_value()) {
+    RETURN_IF_ERROR(SiluMul(*args.silu_mul));
+  }
   const OpScope scope(*this);
   for (const LinearPart& part : args.parts) {
     LoadLinearInput(args.x, is_serving() ? part.weight->input : InputForm::kBf16,
@@ -130,6 +136,9 @@ Status ReferenceBackend::Linear(const LinearArgs& args) {
 
 Status ReferenceBackend::GroupedLinear(const GroupedLinearArgs& args) {
   CheckArgs(args, activation_dtype());
+  if (args.silu_mul.has_value()) {
+    RETURN_IF_ERROR(SiluMul(*args.silu_mul));
+  }
   const OpScope scope(*this);
   for (const GroupedPart& part : args.parts) {
     for (size_t g = 0; g < part.weights.size(); ++g) {
