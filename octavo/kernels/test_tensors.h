@@ -73,11 +73,12 @@ class TestActivations {
   Activations view_;
 };
 
-// Every element has the same bits; NaNs count as equal (which NaN an instruction gives differs).
-inline ::testing::AssertionResult SameBits(const TestActivations& expected,
-                                           const TestActivations& actual) {
-  for (int64_t r = 0; r < expected.view().rows; ++r) {
-    for (int64_t c = 0; c < expected.view().cols; ++c) {
+// Every element of `actual` has the bits of the one at its place in `expected`, which may have more
+// rows and columns; NaNs count as equal (which NaN an instruction gives differs).
+inline ::testing::AssertionResult Begins(const TestActivations& expected,
+                                         const TestActivations& actual) {
+  for (int64_t r = 0; r < actual.view().rows; ++r) {
+    for (int64_t c = 0; c < actual.view().cols; ++c) {
       const float e = expected.At(r, c);
       const float a = actual.At(r, c);
       if (std::bit_cast<uint32_t>(e) != std::bit_cast<uint32_t>(a) &&
@@ -88,6 +89,17 @@ inline ::testing::AssertionResult SameBits(const TestActivations& expected,
     }
   }
   return ::testing::AssertionSuccess();
+}
+
+// The same for matrices of one shape.
+inline ::testing::AssertionResult SameBits(const TestActivations& expected,
+                                           const TestActivations& actual) {
+  if (expected.view().rows != actual.view().rows || expected.view().cols != actual.view().cols) {
+    return ::testing::AssertionFailure()
+           << "expected [" << expected.view().rows << ", " << expected.view().cols << "], got ["
+           << actual.view().rows << ", " << actual.view().cols << "]";
+  }
+  return Begins(expected, actual);
 }
 
 // The form in which each format's input is quantized unless something else is asked for.
