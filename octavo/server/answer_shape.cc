@@ -20,20 +20,25 @@ class NativeShape final : public AnswerShape {
   void Append(size_t, const RequestOutput&) override {}
 
   std::string Whole(std::span<SequenceRenderer> sequences) override {
+    std::string body;
     if (!is_list_) {
-      return sequences.front().Render();
+      sequences.front().Render(body);
+      return body;
     }
-    std::string body = "[";
+    body += '[';
     for (SequenceRenderer& sequence : sequences) {
       body += body.size() > 1 ? "," : "";
-      body += sequence.Render();
+      sequence.Render(body);
     }
     body += ']';
     return body;
   }
 
   std::string Chunk(size_t seq_idx, SequenceRenderer& sequence) override {
-    return SseEvent(sequence.Render(is_list_ ? static_cast<int64_t>(seq_idx) : -1));
+    std::string event(kSseBegin);
+    sequence.Render(event, is_list_ ? static_cast<int64_t>(seq_idx) : -1);
+    event += kSseEnd;
+    return event;
   }
 
   std::string Tail(std::span<const SequenceRenderer>) override { return {}; }

@@ -18,7 +18,7 @@ class AnswerShape {
  public:
   virtual ~AnswerShape() = default;
 
-  // Each snapshot, after the renderer of its sequence has taken it.
+  // Each snapshot, before the renderer of its sequence takes it.
   virtual void Append(size_t seq_idx, const RequestOutput& output) = 0;
 
   // The body of the answer, once every sequence has finished.

@@ -28,8 +28,8 @@ class SessionSink final : public RequestSink {
       : session_(std::move(session)), seq_idx_(seq_idx), reactor_(std::move(reactor)) {}
 
   void OnOutput(RequestOutput output) override {
-    reactor_->Post([session = session_, seq_idx = seq_idx_, output = std::move(output)] {
-      session->OnOutput(seq_idx, output);
+    reactor_->Post([session = session_, seq_idx = seq_idx_, output = std::move(output)]() mutable {
+      session->OnOutput(seq_idx, std::move(output));
     });
   }
 
@@ -90,13 +90,13 @@ void GenerateSession::Fail(const HttpResponse& response) {
   AbortRunning();
 }
 
-void GenerateSession::OnOutput(size_t seq_idx, const RequestOutput& output) {
+void GenerateSession::OnOutput(size_t seq_idx, RequestOutput output) {
   SequenceRenderer& sequence = sequences_[seq_idx];
   if (sequence.finished()) {
     return;
   }
-  sequence.Append(output);
   options_.shape->Append(seq_idx, output);
+  sequence.Append(std::move(output));
   num_finished_ += sequence.finished() ? 1 : 0;
   if (!answered_) {
     if (options_.stream) {

@@ -35,7 +35,7 @@ class GenerateSession : public std::enable_shared_from_this<GenerateSession> {
 
   // Begins: from here on the peer's leaving aborts what runs, and a stream has its head sent.
   void Start();
-  void OnOutput(size_t seq_idx, const RequestOutput& output);
+  void OnOutput(size_t seq_idx, RequestOutput output);
 
   // Answers with an error instead; sequences still running are aborted and their outputs dropped.
   void Fail(const HttpResponse& response);

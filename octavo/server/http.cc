@@ -109,10 +109,10 @@ std::optional<std::string> QueryValue(std::string_view query, std::string_view k
 
 std::string SseEvent(std::string_view json) {
   std::string event;
-  event.reserve(json.size() + 8);
-  event += "data: ";
+  event.reserve(kSseBegin.size() + json.size() + kSseEnd.size());
+  event += kSseBegin;
   event += json;
-  event += "\n\n";
+  event += kSseEnd;
   return event;
 }
 

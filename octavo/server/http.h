@@ -61,6 +61,8 @@ std::optional<std::pair<std::string, std::string>> SplitTarget(std::string_view 
 std::optional<std::string> QueryValue(std::string_view query, std::string_view key);
 
 // "data: JSON\n\n".
+inline constexpr std::string_view kSseBegin = "data: ";
+inline constexpr std::string_view kSseEnd = "\n\n";
 std::string SseEvent(std::string_view json);
 
 // --- Responses -----------------------------------------------------------------------------------

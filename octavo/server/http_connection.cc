@@ -5,7 +5,6 @@
 
 #include "octavo/server/http_connection.h"
 
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -15,6 +14,7 @@
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
@@ -25,7 +25,6 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <ctime>
 #include <deque>
 #include <functional>
 #include <iterator>
@@ -38,6 +37,7 @@
 #include "octavo/base/log.h"
 #include "octavo/server/http.h"
 #include "octavo/server/http_limits.h"
+#include "octavo/server/http_wire.h"
 
 namespace octavo {
 namespace {
@@ -63,10 +63,6 @@ Clock::duration ToClock(double seconds) {
 }
 
 std::string_view View(beast::string_view text) { return {text.data(), text.size()}; }
-
-std::string_view ReasonPhrase(int status) {
-  return View(http::obsolete_reason(static_cast<http::status>(status)));
-}
 
 HttpMethod ToMethod(http::verb verb) {
   switch (verb) {
@@ -100,26 +96,7 @@ void SetSocketOptions(tcp::socket& socket) {
   set(TCP_KEEPIDLE, kProbeAfterSeconds);
   set(TCP_KEEPINTVL, kProbeEverySeconds);
   set(TCP_KEEPCNT, kProbes);
-}
-
-// What the connection must know about the request that it is answering.
-struct Exchange {
-  bool keep_alive = false;
-  bool http_1_0 = false;
-  bool is_head = false;
-};
-
-std::string FormatHead(int status, std::string_view content_type, const Exchange& exchange,
-                       std::string_view extra) {
-  std::string head =
-      fmt::format("HTTP/1.1 {} {}\r\nServer: octavo\r\nDate: {:%a, %d %b %Y %H:%M:%S} GMT\r\n",
-                  status, ReasonPhrase(status), fmt::gmtime(std::time(nullptr)));
-  if (!content_type.empty()) {
-    head += fmt::format("Content-Type: {}\r\n", content_type);
-  }
-  head += extra;
-  head += exchange.keep_alive ? "Connection: keep-alive\r\n\r\n" : "Connection: close\r\n\r\n";
-  return head;
+  (void)socket.non_blocking(true, ignored);  // Flush takes what the socket takes now.
 }
 
 HttpResponse BadRequest(std::string_view reason) {
@@ -202,6 +179,7 @@ class Connection final : public HttpConnection, public std::enable_shared_from_t
       Close();
     }
   }
+  void Flush() override;
 
   // --- The writer's side ---
 
@@ -210,14 +188,19 @@ class Connection final : public HttpConnection, public std::enable_shared_from_t
       return;
     }
     pending_bytes_ += static_cast<int64_t>(bytes.size());
-    outbox_.push_back(std::move(bytes));
+    // Small pieces are one write: a head and its body are one packet.
+    if (!outbox_.empty() && outbox_.back().size() + bytes.size() <= kWriteBytes) {
+      outbox_.back() += bytes;
+    } else {
+      outbox_.push_back(std::move(bytes));
+    }
     sealed_ = is_last;
     if (pending_bytes_ > all_->limits.pending_bytes_max) {
       LOG(WARNING, "http peer takes nothing, given up peer={} pending_bytes={}", peer_,
           pending_bytes_);
       Close();
     }
-    Wake();
+    ScheduleFlush();
   }
   int64_t pending_bytes() const { return pending_bytes_; }
   const Exchange& exchange() const { return exchange_; }
@@ -284,7 +267,7 @@ class Connection final : public HttpConnection, public std::enable_shared_from_t
   asio::awaitable<std::optional<Failure>> ReadBody(Parser& parser);
   Failure FailureOf(const ErrorCode& error) const;
   asio::awaitable<ErrorCode> WriteAll(std::string_view bytes);
-  std::string TakeBytes();
+  void ScheduleFlush();
   asio::awaitable<bool> WriteAnswer();
   asio::awaitable<void> Linger();
   void Dispatch(Parser& parser);
@@ -303,9 +286,13 @@ class Connection final : public HttpConnection, public std::enable_shared_from_t
 
   Exchange exchange_;
   uint64_t serial_ = 0;  // Of the exchange: a late writer of an earlier one is told apart by it.
+  // What the socket has not taken; of the first piece, from first_sent_ on.
   std::deque<std::string> outbox_;
+  size_t first_sent_ = 0;
   int64_t pending_bytes_ = 0;
-  bool sealed_ = true;  // The answer is complete in the outbox.
+  bool flush_due_ = false;    // Flush will be called.
+  bool socket_full_ = false;  // Or broken: the coroutine writes until the outbox is empty.
+  bool sealed_ = true;        // The answer is complete in the outbox.
   std::function<void()> on_gone_;
 };
 
@@ -344,8 +331,7 @@ class Writer final : public ResponseWriter {
 
   void Write(std::string bytes) override {
     if (const std::shared_ptr<Connection> connection = Live()) {
-      connection->Push(
-          chunked_ ? fmt::format("{:x}\r\n{}\r\n", bytes.size(), bytes) : std::move(bytes), false);
+      connection->Push(chunked_ ? FormatChunk(bytes) : std::move(bytes), false);
     }
   }
 
@@ -486,7 +472,9 @@ asio::awaitable<bool> Connection::ServeOne() {
   }
   on_gone_ = nullptr;
   outbox_.clear();
+  first_sent_ = 0;
   pending_bytes_ = 0;
+  socket_full_ = false;
   sealed_ = true;
   ++serial_;
   busy_ = false;
@@ -514,35 +502,66 @@ asio::awaitable<ErrorCode> Connection::WriteAll(std::string_view bytes) {
   co_return error;
 }
 
-// The first piece of the outbox, and small ones behind it: a head and its body are one packet.
-std::string Connection::TakeBytes() {
-  std::string bytes = std::move(outbox_.front());
-  outbox_.pop_front();
-  while (!outbox_.empty() && bytes.size() + outbox_.front().size() <= kWriteBytes) {
-    bytes += outbox_.front();
-    outbox_.pop_front();
+void Connection::ScheduleFlush() {
+  if (std::exchange(flush_due_, true)) {
+    return;
   }
-  return bytes;
+  all_->unflushed.push_back(weak_from_this());
+  if (all_->unflushed.size() == 1) {
+    asio::post(socket_.get_executor(), [all = all_] {
+      for (const auto& weak : std::exchange(all->unflushed, {})) {
+        if (const std::shared_ptr<HttpConnection> connection = weak.lock()) {
+          connection->Flush();
+        }
+      }
+    });
+  }
 }
 
-// Writes the outbox until it is sealed and empty. False when the peer left first.
+// Straight into the socket: a stream's chunk costs one system call and no turn of the coroutine,
+// which is woken at the end of the answer or when the peer is slow.
+void Connection::Flush() {
+  flush_due_ = false;
+  ErrorCode error;
+  while (!socket_full_ && !outbox_.empty()) {
+    const std::string& first = outbox_.front();
+    const size_t sent = socket_.write_some(
+        asio::buffer(first.data() + first_sent_, first.size() - first_sent_), error);
+    socket_full_ = static_cast<bool>(error);
+    first_sent_ += sent;
+    pending_bytes_ -= static_cast<int64_t>(sent);
+    if (first_sent_ == first.size()) {
+      outbox_.pop_front();
+      first_sent_ = 0;
+    }
+  }
+  if (sealed_ || socket_full_ || peer_gone_) {
+    Wake();
+  }
+}
+
+// Waits until the outbox is sealed and empty, and writes it when Flush could not. False when the
+// peer left first.
 asio::awaitable<bool> Connection::WriteAnswer() {
   PostRead();
   while (!(sealed_ && outbox_.empty())) {
-    if (outbox_.empty()) {
-      if (peer_gone_) {
-        break;
-      }
+    if (outbox_.empty() && peer_gone_) {
+      break;
+    }
+    if (outbox_.empty() || !socket_full_) {
       co_await Woken();
       continue;
     }
-    const std::string bytes = TakeBytes();
-    const ErrorCode error = co_await WriteAll(bytes);
-    pending_bytes_ -= static_cast<int64_t>(bytes.size());
+    const std::string bytes = std::move(outbox_.front());
+    outbox_.pop_front();
+    const std::string_view rest = std::string_view(bytes).substr(std::exchange(first_sent_, 0));
+    const ErrorCode error = co_await WriteAll(rest);
+    pending_bytes_ -= static_cast<int64_t>(rest.size());
     if (error) {
       peer_gone_ = true;
       break;
     }
+    socket_full_ = !outbox_.empty();
   }
   const bool is_complete = sealed_ && outbox_.empty() && !peer_gone_;
   if (peer_gone_ && !(sealed_ && outbox_.empty()) && on_gone_) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <unordered_set>
+#include <vector>
 
 #include "octavo/server/http.h"
 #include "octavo/server/http_limits.h"
@@ -34,6 +35,8 @@ class HttpConnection {
   virtual void Expire(std::chrono::steady_clock::time_point now) = 0;
   // Closes now, or after the answer to the request in flight.
   virtual void CloseIfIdle() = 0;
+  // Gives the socket what was pushed since the last time.
+  virtual void Flush() = 0;
 };
 
 // What the connections of one listener share. One thread: the io thread.
@@ -44,6 +47,9 @@ struct HttpConnections {
   int64_t num_busy = 0;    // Connections with a request in flight.
   int64_t body_bytes = 0;  // Received of the bodies that are being read.
   std::unordered_set<HttpConnection*> open = {};
+  // Those with something to flush. What handlers write while they take in a step of the engine is
+  // one write per connection, after the last of them.
+  std::vector<std::weak_ptr<HttpConnection>> unflushed = {};
 };
 
 // Serves `socket` until either side closes it. On the io thread.

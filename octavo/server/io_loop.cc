@@ -19,6 +19,7 @@
 #include <optional>
 #include <thread>
 #include <utility>
+#include <vector>
 
 namespace octavo {
 namespace {
@@ -36,6 +37,7 @@ void NameThread(const char* name) { (void)pthread_setname_np(pthread_self(), nam
 
 struct IoLoop::Impl {
   void WorkerLoop();
+  void RunPosted();
   void AwaitSignal(const std::shared_ptr<std::function<void()>>& handler);
 
   // Guards io against being destroyed while others post to it. Recursive use does not occur: tasks
@@ -45,6 +47,7 @@ struct IoLoop::Impl {
   std::optional<asio::executor_work_guard<asio::io_context::executor_type>> guard;
   std::unique_ptr<asio::signal_set> signals;
   std::thread io_thread;
+  std::vector<std::function<void()>> posted;  // Guarded by io_mutex.
 
   std::mutex worker_mutex;  // Guards tasks and stopping.
   std::condition_variable worker_wake;
@@ -69,6 +72,19 @@ void IoLoop::Impl::WorkerLoop() {
   }
 }
 
+// What has gathered since the io thread last looked: a step of the engine posts once per sequence,
+// and only the first of them pays for waking the thread.
+void IoLoop::Impl::RunPosted() {
+  std::vector<std::function<void()>> batch;
+  {
+    const std::lock_guard lock(io_mutex);
+    batch.swap(posted);
+  }
+  for (std::function<void()>& task : batch) {
+    std::exchange(task, nullptr)();
+  }
+}
+
 IoLoop::IoLoop() : impl_(std::make_unique<Impl>()) {
   impl_->guard.emplace(impl_->io->get_executor());
 }
@@ -90,8 +106,12 @@ void IoLoop::Start() {
 
 void IoLoop::Post(std::function<void()> task) {
   const std::lock_guard lock(impl_->io_mutex);
-  if (impl_->io != nullptr) {
-    asio::post(*impl_->io, std::move(task));
+  if (impl_->io == nullptr) {
+    return;
+  }
+  impl_->posted.push_back(std::move(task));
+  if (impl_->posted.size() == 1) {
+    asio::post(*impl_->io, [impl = impl_.get()] { impl->RunPosted(); });
   }
 }
 
@@ -160,12 +180,15 @@ void IoLoop::Join() {
 void IoLoop::Stop() {
   Join();
   std::unique_ptr<asio::io_context> io;
+  std::vector<std::function<void()>> posted;
   {
     const std::lock_guard lock(impl_->io_mutex);
+    posted.swap(impl_->posted);
     impl_->signals.reset();
     impl_->guard.reset();
     io = std::move(impl_->io);
   }
+  posted.clear();
   io.reset();  // Destroys sockets, coroutines and tasks, none of which may find the mutex held.
 }
 

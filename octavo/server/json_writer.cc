@@ -73,6 +73,20 @@ void AppendAscii(std::string& out, char c) {
   }
 }
 
+// What stands in a JSON string as it is and needs no look at its neighbours.
+bool IsPlain(char c) {
+  const auto byte = static_cast<unsigned char>(c);
+  return byte >= 0x20 && byte < 0x80 && c != '"' && c != '\\';
+}
+
+size_t PlainLength(std::string_view text) {
+  size_t length = 0;
+  while (length < text.size() && IsPlain(text[length])) {
+    ++length;
+  }
+  return length;
+}
+
 template <typename T>
 void AppendNumber(std::string& out, T value) {
   if (!std::isfinite(value)) {
@@ -90,7 +104,19 @@ void AppendNumber(std::string& out, T value) {
 
 void AppendJsonString(std::string& out, std::string_view text) {
   out += '"';
-  while (!text.empty()) {
+  AppendJsonChars(out, text);
+  out += '"';
+}
+
+void AppendJsonChars(std::string& out, std::string_view text) {
+  while (true) {
+    // Nearly all there is: one copy for a whole run.
+    const size_t plain = PlainLength(text);
+    out += text.substr(0, plain);
+    text.remove_prefix(plain);
+    if (text.empty()) {
+      return;
+    }
     const size_t length = Utf8Length(text);
     const std::string_view unit = text.substr(0, length == 0 ? 1 : length);
     if (length == 0) {
@@ -108,7 +134,6 @@ void AppendJsonString(std::string& out, std::string_view text) {
     }
     text.remove_prefix(unit.size());
   }
-  out += '"';
 }
 
 void AppendJsonFloat(std::string& out, float value) { AppendNumber(out, value); }
@@ -150,7 +175,8 @@ JsonWriter& JsonWriter::Value(std::string_view text) {
 
 JsonWriter& JsonWriter::Value(int64_t value) {
   Separate();
-  fmt::format_to(std::back_inserter(text_), "{}", value);
+  const fmt::format_int digits(value);
+  text_.append(digits.data(), digits.size());
   return *this;
 }
 
@@ -169,6 +195,14 @@ JsonWriter& JsonWriter::Value(float value) {
 JsonWriter& JsonWriter::Raw(std::string_view json) {
   Separate();
   text_ += json;
+  return *this;
+}
+
+JsonWriter& JsonWriter::RawBetween(char open, std::string_view contents, char close) {
+  Separate();
+  text_ += open;
+  text_ += contents;
+  text_ += close;
   return *this;
 }
 

@@ -5,12 +5,17 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace octavo {
 
 // Appends `text` as a JSON string with its quotes. Bytes that are not UTF-8 become U+FFFD; the line
 // separators U+0085, U+2028 and U+2029 are escaped, because clients split event streams on lines.
 void AppendJsonString(std::string& out, std::string_view text);
+
+// The same without the quotes. What is appended for whole UTF-8 sequences one after the other is
+// what would be appended for all of them at once.
+void AppendJsonChars(std::string& out, std::string_view text);
 
 // Shortest digits that give back the same float32 or float64, always with a point or an exponent.
 // Not finite: -1e30, which is what a reader of logprobs can still sum (callers count such values).
@@ -20,6 +25,10 @@ void AppendJsonDouble(std::string& out, double value);
 // Commas are its business; nesting is the caller's. One thread.
 class JsonWriter {
  public:
+  JsonWriter() = default;
+  // Writes behind `begin`, which need not be JSON; Take gives both.
+  explicit JsonWriter(std::string begin) : text_(std::move(begin)) {}
+
   JsonWriter& BeginObject() { return Open('{'); }
   JsonWriter& EndObject() { return Close('}'); }
   JsonWriter& BeginArray() { return Open('['); }
@@ -36,6 +45,9 @@ class JsonWriter {
   JsonWriter& Null() { return Raw("null"); }
   // `json` is one complete JSON value.
   JsonWriter& Raw(std::string_view json);
+  // A string of what AppendJsonChars gave, and an array of values that commas separate already.
+  JsonWriter& RawString(std::string_view chars) { return RawBetween('"', chars, '"'); }
+  JsonWriter& RawArray(std::string_view values) { return RawBetween('[', values, ']'); }
 
   template <typename T>
   JsonWriter& Field(std::string_view key, const T& value) {
@@ -47,6 +59,7 @@ class JsonWriter {
  private:
   JsonWriter& Open(char bracket);
   JsonWriter& Close(char bracket);
+  JsonWriter& RawBetween(char open, std::string_view contents, char close);
   void Separate();
 
   std::string text_;

@@ -7,7 +7,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <iterator>
 #include <memory>
 #include <span>
 #include <string>
@@ -35,13 +34,12 @@ void Separate(std::string& list) {
   }
 }
 
-std::string Bracketed(std::string_view contents) {
-  std::string array;
-  array.reserve(contents.size() + 2);
-  array += '[';
-  array += contents;
-  array += ']';
-  return array;
+// What an object needs beside its text, its lists and its replay record: keys and single values.
+constexpr size_t kObjectBytes = 640;
+
+void AppendInteger(std::string& out, int64_t value) {
+  const fmt::format_int digits(value);
+  out.append(digits.data(), digits.size());
 }
 
 }  // namespace
@@ -91,13 +89,13 @@ SequenceRenderer::SequenceRenderer(RenderOptions options) : options_(std::move(o
   }
 }
 
-void SequenceRenderer::Append(const RequestOutput& output) {
+void SequenceRenderer::Append(RequestOutput output) {
   // The id that matched a stop id is an output like any other, but no part of the text.
   const bool hides_last = output.finish.type == FinishType::kStopToken && !options_.no_stop_trim;
   for (size_t i = 0; i < output.new_ids.size(); ++i) {
     const int32_t id = output.new_ids[i];
     Separate(ids_);
-    fmt::format_to(std::back_inserter(ids_), "{}", id);
+    AppendInteger(ids_, id);
     if (decoder_ != nullptr && !(hides_last && i + 1 == output.new_ids.size())) {
       decoder_->Append(id);
     }
@@ -111,23 +109,21 @@ void SequenceRenderer::Append(const RequestOutput& output) {
     static_assert(std::endian::native == std::endian::little);
     routed_experts_ = Base64(std::as_bytes(std::span(output.routed_experts)));
   }
-  last_.rid = output.rid;
-  last_.finish = output.finish;
-  last_.prompt_tokens = output.prompt_tokens;
-  last_.completion_tokens = output.completion_tokens;
-  last_.cached_tokens = output.cached_tokens;
-  last_.num_retractions = output.num_retractions;
-  last_.seed = output.seed;
-  last_.versions = output.versions;
-  last_.weight_version = output.weight_version;
-  last_.weight_digest = output.weight_digest;
-  last_.mixed_context = output.mixed_context;
-  last_.queue_seconds = output.queue_seconds;
-  last_.e2e_seconds = output.e2e_seconds;
+  last_ = std::move(output);
+  last_.new_ids.clear();
+  last_.new_logprobs.clear();
+  last_.new_top_logprobs.clear();
+  last_.new_ids_logprobs.clear();
+  last_.input_logprobs.clear();
+  last_.input_top_logprobs.clear();
+  last_.input_ids_logprobs.clear();
+  last_.routed_experts = {};  // May be megabytes.
 }
 
 void SequenceRenderer::AppendIdAndText(std::string& list, int32_t id) {
-  fmt::format_to(std::back_inserter(list), ",{},", id);
+  list += ',';
+  AppendInteger(list, id);
+  list += ',';
   if (options_.text_in_logprobs && options_.tokenizer != nullptr) {
     const int32_t ids[] = {id};
     AppendJsonString(list, options_.tokenizer->Decode(ids, /*skip_special_tokens=*/false));
@@ -151,7 +147,9 @@ void SequenceRenderer::AppendEntryList(std::string& list,
     AppendEntry(inner, entry.logprob, entry.id);
   }
   Separate(list);
-  list += Bracketed(inner);
+  list += '[';
+  list += inner;
+  list += ']';
 }
 
 void SequenceRenderer::AppendLogprobs(const RequestOutput& output) {
@@ -216,21 +214,21 @@ bool SequenceRenderer::HoldsBack() const {
 
 void SequenceRenderer::WriteLogprobs(JsonWriter& json) const {
   if (!options_.incremental || !inputs_sent_ || finished()) {
-    json.Key("input_token_logprobs").Raw(Bracketed(input_logprobs_));
+    json.Key("input_token_logprobs").RawArray(input_logprobs_);
     if (options_.top_logprobs) {
-      json.Key("input_top_logprobs").Raw(Bracketed(input_top_));
+      json.Key("input_top_logprobs").RawArray(input_top_);
     }
     if (options_.ids_logprobs) {
-      json.Key("input_token_ids_logprobs").Raw(Bracketed(input_ids_logprobs_));
+      json.Key("input_token_ids_logprobs").RawArray(input_ids_logprobs_);
     }
   }
-  json.Key("output_token_logprobs").Raw(Bracketed(output_logprobs_));
+  json.Key("output_token_logprobs").RawArray(output_logprobs_);
   json.Field("output_token_logprobs_length", num_logprobs_);
   if (options_.top_logprobs) {
-    json.Key("output_top_logprobs").Raw(Bracketed(output_top_));
+    json.Key("output_top_logprobs").RawArray(output_top_);
   }
   if (options_.ids_logprobs) {
-    json.Key("output_token_ids_logprobs").Raw(Bracketed(output_ids_logprobs_));
+    json.Key("output_token_ids_logprobs").RawArray(output_ids_logprobs_);
   }
 }
 
@@ -288,14 +286,32 @@ std::string SequenceRenderer::TakeText() {
   return taken;
 }
 
-std::string SequenceRenderer::Render(int64_t index) {
+// Text that has streamed is never taken back: what could become a stop string was held back. Only
+// the last chunk may show less than the decoder has, so only there all of it is written anew.
+void SequenceRenderer::WriteText(JsonWriter& json, std::string_view text) {
+  json.Key("text");
+  if (options_.incremental) {
+    json.Value(text.substr(std::min(sent_bytes_, text.size())));
+  } else if (finished()) {
+    json.Value(text);
+  } else {
+    AppendJsonChars(text_chars_, text.substr(num_text_bytes_));
+    num_text_bytes_ = text.size();
+    json.RawString(text_chars_);
+  }
+}
+
+void SequenceRenderer::Render(std::string& out, int64_t index) {
   std::string storage;
   const std::string_view text = VisibleText(storage);
-  // Text that has streamed is never taken back: what could become a stop string was held back.
-  const size_t from = options_.incremental ? std::min(sent_bytes_, text.size()) : 0;
-  JsonWriter json;
-  json.BeginObject().Field("text", text.substr(from));
-  json.Key("output_ids").Raw(Bracketed(ids_));
+  out.reserve(out.size() + text.size() + ids_.size() + output_logprobs_.size() +
+              output_top_.size() + output_ids_logprobs_.size() + input_logprobs_.size() +
+              input_top_.size() + input_ids_logprobs_.size() + routed_experts_.size() +
+              kObjectBytes);
+  JsonWriter json(std::move(out));
+  json.BeginObject();
+  WriteText(json, text);
+  json.Key("output_ids").RawArray(ids_);
   json.Key("meta_info");
   WriteMeta(json);
   WritePromptIds(json);
@@ -308,7 +324,7 @@ std::string SequenceRenderer::Render(int64_t index) {
   if (options_.incremental) {
     StartNextDelta(text.size());
   }
-  return json.Take();
+  out = json.Take();
 }
 
 void SequenceRenderer::StartNextDelta(size_t text_bytes) {

@@ -2,7 +2,7 @@
 // SequenceRenderer: from the engine's snapshots of one sequence to the JSON object of /generate, or
 // to the text and the meta_info that other shapes of an answer are made of.
 //
-// Lists are kept as JSON text that only grows, so a cumulative chunk costs a copy of what came
+// Text and lists are kept as JSON that only grows, so a cumulative chunk costs a copy of what came
 // before, not a second rendering of it.
 
 #include <cstdint>
@@ -46,7 +46,7 @@ class SequenceRenderer {
   explicit SequenceRenderer(RenderOptions options);
 
   // Takes the next snapshot; its lists are appended to what is known.
-  void Append(const RequestOutput& output);
+  void Append(RequestOutput output);
   bool finished() const { return last_.finish.type != FinishType::kNone; }
   const FinishReason& finish() const { return last_.finish; }
 
@@ -55,9 +55,9 @@ class SequenceRenderer {
   // True when there are tokens that no chunk has shown.
   bool HasNews() const { return num_new_ > 0; }
 
-  // The object of 3.4: {"text", "output_ids", "meta_info", ...}. `index` >= 0 adds "index". In
-  // incremental mode it starts the next delta.
-  std::string Render(int64_t index = -1);
+  // Appends the object of 3.4: {"text", "output_ids", "meta_info", ...}. `index` >= 0 adds "index".
+  // In incremental mode it starts the next delta.
+  void Render(std::string& out, int64_t index = -1);
 
   // For shapes of their own: the text that no earlier call gave, all of it when there was none.
   std::string TakeText();
@@ -80,12 +80,18 @@ class SequenceRenderer {
   void AppendEntryList(std::string& list, const std::vector<TokenLogprob>& entries);
   void AppendIdAndText(std::string& list, int32_t id);
   std::string_view VisibleText(std::string& storage) const;
+  void WriteText(JsonWriter& json, std::string_view text);
   void WriteLogprobs(JsonWriter& json) const;
   void StartNextDelta(size_t text_bytes);
 
   RenderOptions options_;
   std::unique_ptr<IncrementalDecoder> decoder_;  // Null without a tokenizer.
   RequestOutput last_;                           // The last snapshot, its lists emptied.
+
+  // The first `num_text_bytes_` bytes of the decoder's text, as AppendJsonChars writes them; only
+  // what chunks have shown whole.
+  std::string text_chars_;
+  size_t num_text_bytes_ = 0;
 
   // Contents of JSON arrays, without their brackets.
   std::string ids_;
