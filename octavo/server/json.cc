@@ -9,8 +9,10 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "octavo/base/status.h"
@@ -19,6 +21,57 @@ namespace octavo {
 namespace {
 
 constexpr int kMaxDepth = 256;
+
+// Where the string that begins before `pos` ends: behind its closing quote, or at the end of the
+// text.
+size_t StringEnd(std::string_view text, size_t pos) {
+  while ((pos = text.find('"', pos)) != std::string_view::npos) {
+    size_t num_escapes = 0;
+    while (text[pos - 1 - num_escapes] == '\\') {
+      ++num_escapes;
+    }
+    ++pos;
+    if (num_escapes % 2 == 0) {
+      return pos;
+    }
+  }
+  return text.size();
+}
+
+// The values of a JSON text; of one that is not JSON, some number.
+int64_t CountValues(std::string_view text) {
+  int64_t num_values = 1;
+  bool is_first = false;  // Nothing but space since the last opening bracket.
+  for (size_t pos = 0; pos < text.size();) {
+    const char c = text[pos++];
+    switch (c) {
+      case ' ':
+      case '\t':
+      case '\n':
+      case '\r':
+        continue;
+      case '[':
+      case '{':
+        ++num_values;  // Its first value, unless it has none.
+        is_first = true;
+        continue;
+      case ']':
+      case '}':
+        num_values -= is_first ? 1 : 0;
+        break;
+      case ',':
+        ++num_values;
+        break;
+      case '"':
+        pos = StringEnd(text, pos);
+        break;
+      default:
+        break;
+    }
+    is_first = false;
+  }
+  return num_values;
+}
 
 Result<JsonValue> FromElement(const simdjson::dom::element& element, int depth);
 
@@ -96,9 +149,7 @@ bool IsExactInteger(double value) {
 }  // namespace
 
 struct JsonValue::Box {
-  std::string text;
-  JsonArray array;
-  JsonObject object;
+  std::variant<std::string, JsonArray, JsonObject> value;
 };
 
 JsonValue::JsonValue() = default;
@@ -106,26 +157,28 @@ JsonValue::JsonValue(bool value) : kind_(Kind::kBool), boolean_(value) {}
 JsonValue::JsonValue(int64_t value) : kind_(Kind::kInt), integer_(value) {}
 JsonValue::JsonValue(double value) : kind_(Kind::kReal), real_(value) {}
 JsonValue::JsonValue(std::string_view value) : kind_(Kind::kString), box_(std::make_unique<Box>()) {
-  box_->text = value;
+  box_->value.emplace<std::string>(value);
 }
 JsonValue::JsonValue(JsonArray value) : kind_(Kind::kArray), box_(std::make_unique<Box>()) {
-  box_->array = std::move(value);
+  box_->value = std::move(value);
 }
 JsonValue::JsonValue(JsonObject value) : kind_(Kind::kObject), box_(std::make_unique<Box>()) {
-  box_->object = std::move(value);
+  box_->value = std::move(value);
 }
 JsonValue::JsonValue(JsonValue&&) noexcept = default;
 JsonValue& JsonValue::operator=(JsonValue&&) noexcept = default;
 JsonValue::~JsonValue() = default;
 
 const std::string* JsonValue::string() const {
-  return kind_ == Kind::kString ? &box_->text : nullptr;
+  return kind_ == Kind::kString ? std::get_if<std::string>(&box_->value) : nullptr;
 }
 
-const JsonArray* JsonValue::array() const { return kind_ == Kind::kArray ? &box_->array : nullptr; }
+const JsonArray* JsonValue::array() const {
+  return kind_ == Kind::kArray ? std::get_if<JsonArray>(&box_->value) : nullptr;
+}
 
 const JsonObject* JsonValue::object() const {
-  return kind_ == Kind::kObject ? &box_->object : nullptr;
+  return kind_ == Kind::kObject ? std::get_if<JsonObject>(&box_->value) : nullptr;
 }
 
 std::string_view JsonValue::KindName() const {
@@ -148,6 +201,13 @@ const JsonValue* JsonValue::Find(std::string_view key) const {
 }
 
 Result<JsonValue> ParseJson(std::string_view text) {
+  // A value is a byte at least, so only long texts need the look.
+  if (static_cast<int64_t>(text.size()) > kJsonValuesMax) {
+    if (const int64_t num_values = CountValues(text); num_values > kJsonValuesMax) {
+      return Corrupt("body: expected at most {} values of JSON, got {}", kJsonValuesMax,
+                     num_values);
+    }
+  }
   simdjson::dom::parser parser;
   simdjson::dom::element root;
   const simdjson::error_code error = parser.parse(text.data(), text.size(), true).get(root);

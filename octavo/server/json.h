@@ -67,7 +67,14 @@ struct JsonMember {
   JsonValue value;
 };
 
-// Errors: kCorrupt for text that is not JSON or not UTF-8, and for nesting beyond 256 levels.
+// Most values that a text may hold, at every level together: 32 prompts of 128k token ids, or what
+// the tensors of any checkpoint take in a manifest. A value of three bytes costs at most 160 here
+// (an empty object with its key: the member, its box, the parser's tape and index), so the worst
+// text takes some 650 MiB while it is read, and a list of ids 230 MiB.
+inline constexpr int64_t kJsonValuesMax = int64_t{4} << 20;
+
+// Errors: kCorrupt for text that is not JSON or not UTF-8, for nesting beyond 256 levels and for
+// more than kJsonValuesMax values.
 Result<JsonValue> ParseJson(std::string_view text);
 
 // The same, for a request body that must be an object; an empty body is {}.

@@ -10,6 +10,9 @@
 #include <cstdint>
 #include <cstdlib>
 #include <limits>
+#include <string>
+#include <string_view>
+#include <utility>
 
 #include "octavo/base/status.h"
 #include "octavo/server/json_writer.h"
@@ -45,6 +48,42 @@ TEST(ParseJson, RefusesWhatIsNotJson) {
 TEST(ParseJson, BoundsNesting) {
   EXPECT_TRUE(ParseJson(std::string(200, '[') + std::string(200, ']')).has_value());
   EXPECT_FALSE(ParseJson(std::string(5000, '[') + std::string(5000, ']')).has_value());
+}
+
+// `count` times `value` in one array, which is a value too.
+std::string Repeated(std::string_view value, int64_t count) {
+  std::string text = "[";
+  for (int64_t i = 0; i < count; ++i) {
+    text += i > 0 ? "," : "";
+    text += value;
+  }
+  return text + "]";
+}
+
+TEST(ParseJson, BoundsTheNumberOfValues) {
+  // Each is one value, or three: the array, its string, its number.
+  const std::pair<std::string_view, int64_t> kinds[] = {
+      {"[]", 1}, {"{ }", 1}, {"1", 1}, {R"({"a":null})", 2}, {R"([",[{\\\",",1 ])", 3}};
+  for (const auto& [value, num_values] : kinds) {
+    const int64_t fits = (kJsonValuesMax - 1) / num_values;
+    EXPECT_TRUE(ParseJson(Repeated(value, fits)).has_value()) << value;
+    const Result<JsonValue> refused = ParseJson(Repeated(value, fits + 1));
+    ASSERT_FALSE(refused.has_value()) << value;
+    EXPECT_EQ(refused.error().code(), StatusCode::kCorrupt);
+    EXPECT_EQ(refused.error().message(),
+              fmt::format("body: expected at most 4194304 values of JSON, got {}",
+                          1 + (fits + 1) * num_values));
+  }
+}
+
+TEST(ParseJson, BracketsAndCommasInALongStringAreNoValues) {
+  std::string text = R"({"a":")";
+  for (int64_t i = 0; i < kJsonValuesMax; ++i) {
+    text += R"(,[)";
+  }
+  EXPECT_TRUE(ParseJson(text + R"(\""})").has_value());
+  EXPECT_FALSE(ParseJson(text).has_value());  // It never ends: no JSON, and no reading beyond.
+  EXPECT_FALSE(ParseJson(text + R"(\")").has_value());
 }
 
 TEST(ParseJsonBody, TakesAnEmptyBodyAsAnEmptyObject) {
@@ -99,6 +138,27 @@ TEST(JsonWriter, EscapesWhatWouldBreakALineOrAString) {
   EXPECT_EQ(Quoted("a\"b\\c\n\r\t\x01\x7f"), "\"a\\\"b\\\\c\\n\\r\\t\\u0001\x7f\"");
   EXPECT_EQ(Quoted("\xE2\x80\xA8\xE2\x80\xA9\xC2\x85"), "\"\\u2028\\u2029\\u0085\"");
   EXPECT_EQ(Quoted("\xF0\x9F\x98\x80\xC3\xA4"), "\"\xF0\x9F\x98\x80\xC3\xA4\"");
+}
+
+TEST(JsonWriter, AppendsPieceByPieceWhatItWouldWriteAtOnce) {
+  const std::string_view pieces[] = {
+      "a\"b", "\\", "\xC3\xA9", "\xE2\x80\xA8", "\n\x01", "", "\xF0\x9F\x98\x80", "plain", "\x7F"};
+  std::string chars;
+  std::string whole;
+  for (const std::string_view piece : pieces) {
+    AppendJsonChars(chars, piece);
+    whole += piece;
+  }
+  std::string expected;
+  AppendJsonString(expected, whole);
+  EXPECT_EQ(JsonWriter().RawString(chars).Take(), expected);
+  EXPECT_EQ(expected, "\"a\\\"b\\\\\xC3\xA9\\u2028\\n\\u0001\xF0\x9F\x98\x80plain\x7F\"");
+}
+
+TEST(JsonWriter, GoesOnBehindWhatItWasGiven) {
+  JsonWriter json("data: ");
+  json.BeginArray().RawArray("1,2").RawArray("").RawString("x").EndArray();
+  EXPECT_EQ(json.Take(), R"(data: [[1,2],[],"x"])");
 }
 
 TEST(JsonWriter, ReplacesBytesThatAreNotUtf8) {
