@@ -61,6 +61,28 @@ TEST(RouteDocs, TheOpenApiFileSaysWhereAKeyIsAskedFor) {
   }
 }
 
+// What the connection itself answers while it reads a body.
+TEST(RouteDocs, TheOpenApiFileSaysWhereABodyMayBeTooSlowOrTooLarge) {
+  const Json document = OpenApi();
+  for (const auto& [path, operations] : document["paths"].items()) {
+    for (const auto& [method, operation] : operations.items()) {
+      const bool has_body = operation.contains("requestBody");
+      for (const char* status : {"408", "413"}) {
+        EXPECT_EQ(operation["responses"].contains(status), has_body)
+            << method << " " << path << " " << status;
+      }
+    }
+  }
+}
+
+TEST(RouteDocs, TheApiPageSaysWhatTheConnectionAnswers) {
+  const Result<std::string> page = ReadTextFile("docs/api.md");
+  ASSERT_TRUE(page.has_value());
+  for (const char* status : {"| 408 |", "| 413 |", "| 431 |", "| 503 |"}) {
+    EXPECT_THAT(*page, testing::HasSubstr(status));
+  }
+}
+
 TEST(RouteDocs, EveryReferenceOfTheOpenApiFileIsThere) {
   const Json document = OpenApi();
   std::set<std::string> used;
