@@ -89,16 +89,18 @@ TEST(IsAuthorized, WithoutKeysIgnoresTheHeader) {
   }
 }
 
-TEST(IsAuthorized, TheAdminKeyAloneOpensControl) {
+TEST(IsAuthorized, TheAdminKeyAloneOpensControlAndAllElse) {
   const ApiKeys keys = {.api_key = "user", .admin_api_key = "admin"};
   EXPECT_TRUE(IsAuthorized(Access::kOpen, "", keys));
   EXPECT_TRUE(IsAuthorized(Access::kUser, "Bearer user", keys));
+  EXPECT_TRUE(IsAuthorized(Access::kUser, "Bearer admin", keys));
   EXPECT_FALSE(IsAuthorized(Access::kControl, "Bearer user", keys));
   EXPECT_TRUE(IsAuthorized(Access::kControl, "Bearer admin", keys));
   EXPECT_FALSE(IsAuthorized(Access::kUser, "Bearer use", keys));
   EXPECT_FALSE(IsAuthorized(Access::kUser, "Bearer useruser", keys));
   EXPECT_FALSE(IsAuthorized(Access::kUser, "user", keys));
   EXPECT_FALSE(IsAuthorized(Access::kUser, "", keys));
+  EXPECT_FALSE(IsAuthorized(Access::kUser, "Bearer ", {.api_key = "user", .admin_api_key = ""}));
   EXPECT_TRUE(
       IsAuthorized(Access::kControl, "Bearer user", {.api_key = "user", .admin_api_key = ""}));
 }
