@@ -30,6 +30,7 @@ namespace {
 struct BenchFlags {
   ServingFlags serving;
   std::string url;
+  std::string api_key;
   BenchOptions model;
   UrlBenchOptions server;
   // 0: not given, the default of either form.
@@ -71,7 +72,7 @@ Status AppendLine(const std::string& path, const std::string& line) {
 }
 
 Status BenchServer(BenchFlags flags) {
-  ASSIGN_OR_RETURN(const HttpUrl url, ParseHttpUrl(flags.url));
+  ASSIGN_OR_RETURN(const HttpUrl url, ParseServer(flags.url, flags.api_key));
   flags.server.input_len = flags.input_len > 0 ? flags.input_len : flags.server.input_len;
   flags.server.output_len = flags.output_len > 0 ? flags.output_len : flags.server.output_len;
   RETURN_IF_ERROR(AwaitServedName(url, flags.server).error());
@@ -229,7 +230,8 @@ void AddBenchCommand(CLI::App& app, int* exit_code) {
       "a running server");
   const auto flags = std::make_shared<BenchFlags>();
   AddServingFlags(*command, &flags->serving, false);
-  command->add_option("--url", flags->url, "A running server instead of MODEL");
+  CLI::Option* url = command->add_option("--url", flags->url, "A running server instead of MODEL");
+  AddApiKeyFlag(*command, &flags->api_key)->needs(url);
   AddModelFlags(*command, flags.get());
   AddServerFlags(*command, flags.get());
   command->add_flag("--json", flags->json, "Print one JSON object");

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "octavo/base/status.h"
+#include "octavo/client/http_client.h"
 #include "octavo/engine/engine.h"
 #include "octavo/policy/precision_table.h"
 #include "octavo/sync/serving.h"
@@ -83,5 +84,10 @@ void PrintLine(std::string_view line);
 
 // True for "http://..." and "https://...".
 bool IsUrl(std::string_view text);
+
+// --api-key, for commands that talk to a server: the key that it was started with.
+CLI::Option* AddApiKeyFlag(CLI::App& command, std::string* api_key);
+// Errors: those of ParseHttpUrl.
+Result<HttpUrl> ParseServer(std::string_view url, const std::string& api_key);
 
 }  // namespace octavo

@@ -16,6 +16,7 @@ namespace {
 
 struct DigestFlags {
   std::string source;
+  std::string api_key;
   bool json = false;
 };
 
@@ -30,7 +31,7 @@ std::string DigestText(const ModelDigest& digest) {
 
 Status RunDigestCommand(const DigestFlags& flags) {
   if (IsUrl(flags.source)) {
-    ASSIGN_OR_RETURN(const HttpUrl url, ParseHttpUrl(flags.source));
+    ASSIGN_OR_RETURN(const HttpUrl url, ParseServer(flags.source, flags.api_key));
     HttpClient client(url);
     ASSIGN_OR_RETURN(const std::string reply, GetLiveDigestJson(client));
     PrintLine(reply);
@@ -50,6 +51,7 @@ void AddDigestCommand(CLI::App& app, int* exit_code) {
       app.add_subcommand("digest", "The digest of a checkpoint, or of what a server holds live");
   const auto flags = std::make_shared<DigestFlags>();
   command->add_option("MODEL|URL", flags->source, "Model folder, or a running server")->required();
+  AddApiKeyFlag(*command, &flags->api_key);
   command->add_flag("--json", flags->json, "Print one JSON object (always so for a server)");
   AddExamples(*command,
               "  octavo digest models/abacus-dense\n"

@@ -22,6 +22,7 @@ namespace {
 struct EvalFlags {
   ServingFlags serving;
   std::string url;
+  std::string api_key;
   std::string data;
   EvalOptions eval;
   bool json = false;
@@ -37,8 +38,8 @@ struct Source {
   bool is_emulated = false;
 };
 
-Result<Source> OpenUrl(const std::string& text) {
-  ASSIGN_OR_RETURN(const HttpUrl url, ParseHttpUrl(text));
+Result<Source> OpenUrl(const EvalFlags& flags) {
+  ASSIGN_OR_RETURN(const HttpUrl url, ParseServer(flags.url, flags.api_key));
   HttpClient client(url);
   ASSIGN_OR_RETURN(const ModelInfo info, GetModelInfo(client));
   Source source;
@@ -68,7 +69,7 @@ Status RunEvalCommand(EvalFlags flags) {
   }
   ASSIGN_OR_RETURN(const std::vector<Problem> problems, ReadProblems(flags.data));
   ASSIGN_OR_RETURN(const Source source,
-                   flags.url.empty() ? OpenModel(flags.serving) : OpenUrl(flags.url));
+                   flags.url.empty() ? OpenModel(flags.serving) : OpenUrl(flags));
   const std::string chat_stop = ChatStop(source.model_path);
   if (!chat_stop.empty()) {
     flags.eval.extra_stop.push_back(chat_stop);
@@ -93,7 +94,8 @@ void AddEvalCommand(CLI::App& app, int* exit_code) {
       "eval", "Accuracy over word problems in GSM8K's format, on a server or in this process");
   const auto flags = std::make_shared<EvalFlags>();
   AddServingFlags(*command, &flags->serving, false);
-  command->add_option("--url", flags->url, "A running server instead of MODEL");
+  CLI::Option* url = command->add_option("--url", flags->url, "A running server instead of MODEL");
+  AddApiKeyFlag(*command, &flags->api_key)->needs(url);
   command->add_option("--data", flags->data, "JSON lines with question and answer")->required();
   command->add_option("--num-shots", flags->eval.num_shots, "Solved problems before each question")
       ->check(CLI::NonNegativeNumber)

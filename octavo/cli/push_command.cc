@@ -16,6 +16,7 @@ namespace {
 struct PushFlags {
   std::string source;
   std::vector<std::string> urls;
+  std::string api_key;
   std::string weight_version;
   std::string in_flight = "retract";
   int64_t bucket_mb = 64;
@@ -37,6 +38,7 @@ Status RunPushCommand(const PushFlags& flags) {
     tensors.push_back({tensor.name, tensor.view});
   }
   PushOptions options;
+  options.api_key = flags.api_key;
   options.bucket_bytes = flags.bucket_mb << 20;
   options.in_flight = flags.in_flight;
   if (!flags.weight_version.empty()) {
@@ -62,6 +64,7 @@ void AddPushCommand(CLI::App& app, int* exit_code) {
   command->add_option("SOURCE", flags->source, "Model folder, BF16 or stored by the served table")
       ->required();
   command->add_option("--to", flags->urls, "Server; several: all of them or none")->required();
+  AddApiKeyFlag(*command, &flags->api_key);
   command->add_option("--weight-version", flags->weight_version,
                       "Label of the new weights; the live one plus one when absent");
   command->add_option("--bucket-mb", flags->bucket_mb, "MiB of one request")

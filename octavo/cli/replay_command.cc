@@ -17,13 +17,14 @@ namespace {
 struct ReplayFlags {
   std::string file;
   std::string url;
+  std::string api_key;
   ReplayOptions replay;
   bool json = false;
 };
 
 // Whether everything came out the same.
 Result<bool> RunReplayCommand(ReplayFlags flags) {
-  ASSIGN_OR_RETURN(const HttpUrl url, ParseHttpUrl(flags.url));
+  ASSIGN_OR_RETURN(const HttpUrl url, ParseServer(flags.url, flags.api_key));
   ASSIGN_OR_RETURN(const std::vector<RecordedReply> replies, ReadReplayFile(flags.file));
   ASSIGN_OR_RETURN(const ReplayTarget target, GetReplayTarget(url));
   Result<ReplayPlan> plan = PlanReplay(replies, target, flags.replay);
@@ -53,6 +54,7 @@ void AddReplayCommand(CLI::App& app, int* exit_code) {
                    "JSON lines: replies with meta_info.replay (docs/replay.md)")
       ->required();
   command->add_option("--url", flags->url, "Server with the same weights and recipe")->required();
+  AddApiKeyFlag(*command, &flags->api_key);
   command->add_option("--parallel", flags->replay.parallel, "Requests in flight")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();

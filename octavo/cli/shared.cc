@@ -8,6 +8,7 @@
 #include "octavo/base/tensor.h"
 #include "octavo/cli/cli.h"
 #include "octavo/cli/commands.h"
+#include "octavo/client/http_client.h"
 #include "octavo/engine/engine.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/sync/arithmetic.h"
@@ -193,6 +194,21 @@ void PrintLine(std::string_view line) {
 
 bool IsUrl(std::string_view text) {
   return text.starts_with("http://") || text.starts_with("https://");
+}
+
+CLI::Option* AddApiKeyFlag(CLI::App& command, std::string* api_key) {
+  return command
+      .add_option("--api-key", *api_key,
+                  "Key that the server asks for, its admin's where it has one")
+      ->check([](const std::string& key) {
+        return IsApiKey(key) ? std::string() : "expected printable ASCII without spaces";
+      });
+}
+
+Result<HttpUrl> ParseServer(std::string_view url, const std::string& api_key) {
+  ASSIGN_OR_RETURN(HttpUrl server, ParseHttpUrl(url));
+  server.api_key = api_key;
+  return server;
 }
 
 }  // namespace octavo

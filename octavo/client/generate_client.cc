@@ -95,7 +95,7 @@ std::string Dump(const Json& json) {
 
 }  // namespace
 
-std::string GenerateBody(const GenerateCall& call, bool stream) {
+std::string GenerateBody(const GenerateCall& call) {
   Json body;
   if (call.input_ids.empty()) {
     body["text"] = call.text;
@@ -133,9 +133,6 @@ std::string GenerateBody(const GenerateCall& call, bool stream) {
     body["return_logprob"] = true;
     body["logprob_start_len"] = call.logprob_start_len;
   }
-  if (stream) {
-    body["stream"] = true;
-  }
   return Dump(body);
 }
 
@@ -162,50 +159,11 @@ Result<GenerateReply> ParseGenerateReply(std::string_view text) {
 }
 
 Result<GenerateReply> Generate(HttpClient& client, const GenerateCall& call) {
-  ASSIGN_OR_RETURN(const std::string text,
-                   PostJson(client, kGenerate, GenerateBody(call, /*stream=*/false)));
+  ASSIGN_OR_RETURN(const std::string text, PostJson(client, kGenerate, GenerateBody(call)));
   Result<GenerateReply> reply = ParseGenerateReply(text);
   return reply.has_value()
              ? std::move(reply)
              : Result<GenerateReply>(reply.error().WithContext(client.url().ToString()));
-}
-
-Status GenerateStream(HttpClient& client, const GenerateCall& call,
-                      FunctionRef<bool(const GenerateReply&)> on_chunk) {
-  const std::string body = GenerateBody(call, /*stream=*/true);
-  const HttpCall http = {.method = "POST",
-                         .target = kGenerate,
-                         .content_type = "application/json",
-                         .body = std::as_bytes(std::span(body))};
-  SseSplitter splitter;
-  Status failure;
-  bool is_over = false;  // [DONE] came, or the caller stopped.
-  auto on_data = [&](std::string_view data) {
-    if (data == "[DONE]") {
-      is_over = true;
-      return true;  // The connection is kept: the body ends here anyway.
-    }
-    Result<GenerateReply> chunk = ParseGenerateReply(data);
-    if (!chunk.has_value()) {
-      failure = data.find("\"error\"") != std::string_view::npos
-                    ? Internal("{}/generate: the stream reports {}", client.url().ToString(), data)
-                    : chunk.error().WithContext(client.url().ToString());
-      return false;
-    }
-    const bool wants_more = on_chunk(*chunk);
-    is_over = is_over || !wants_more;
-    return wants_more;
-  };
-  ASSIGN_OR_RETURN(const HttpReply reply, client.Stream(http, [&](std::string_view piece) {
-    return splitter.Feed(piece, on_data);
-  }));
-  if (reply.status != 200) {
-    return StatusOfReply(client.url(), http, reply);
-  }
-  if (failure.ok() && !is_over) {
-    return Unavailable("{}/generate: the stream ended before [DONE]", client.url().ToString());
-  }
-  return failure;
 }
 
 Result<ModelInfo> GetModelInfo(HttpClient& client) {

@@ -60,20 +60,13 @@ struct GenerateReply {
 };
 
 // The body of POST /generate; for tests and for reports.
-std::string GenerateBody(const GenerateCall& call, bool stream);
+std::string GenerateBody(const GenerateCall& call);
 
 // Reads one object of /generate. Errors: kCorrupt naming the key.
 Result<GenerateReply> ParseGenerateReply(std::string_view json);
 
 // Errors: those of PostJson, and kCorrupt for a reply that is not one of /generate.
 Result<GenerateReply> Generate(HttpClient& client, const GenerateCall& call);
-
-// The same with stream true: `on_chunk` sees each event as it arrives, decoded (chunks of Octavo
-// and SGLang are cumulative by default); returns false to stop. The call returns after [DONE].
-// Errors also: kUnavailable when the stream ends before [DONE], kInternal with the message of an
-// error event.
-Status GenerateStream(HttpClient& client, const GenerateCall& call,
-                      FunctionRef<bool(const GenerateReply&)> on_chunk);
 
 struct ModelInfo {
   std::string model_path;

@@ -26,7 +26,7 @@ TEST(GenerateBody, NamesEverySamplingParameter) {
   call.max_new_tokens = 512;
   call.temperature = 0.0;
   call.stop = {"Question", "Assistant:"};
-  EXPECT_EQ(GenerateBody(call, /*stream=*/false),
+  EXPECT_EQ(GenerateBody(call),
             R"({"sampling_params":{"frequency_penalty":0.0,"ignore_eos":false,)"
             R"("json_schema":null,"max_new_tokens":512,"min_new_tokens":0,"min_p":0.0,"n":1,)"
             R"("presence_penalty":0.0,"regex":null,"skip_special_tokens":true,)"
@@ -42,13 +42,12 @@ TEST(GenerateBody, SendsWhatIsSetAndNothingElse) {
   call.seed = 5;
   call.return_logprob = true;
   call.logprob_start_len = 0;
-  const std::string body = GenerateBody(call, /*stream=*/true);
+  const std::string body = GenerateBody(call);
   EXPECT_THAT(body, HasSubstr(R"("input_ids":[1,2])"));
   EXPECT_THAT(body, HasSubstr(R"("rid":"r7")"));
   EXPECT_THAT(body, HasSubstr(R"("sampling_seed":5)"));
   EXPECT_THAT(body, HasSubstr(R"("return_logprob":true)"));
   EXPECT_THAT(body, HasSubstr(R"("logprob_start_len":0)"));
-  EXPECT_THAT(body, HasSubstr(R"("stream":true)"));
   EXPECT_THAT(body, Not(HasSubstr("\"text\"")));
 }
 
@@ -95,50 +94,6 @@ TEST(Generate, NamesTheServerWhoseReplyIsBroken) {
   ScriptedServer server([](const ScriptedRequest&) { return RawReply(200, "{}"); });
   HttpClient client = ClientOf(server);
   EXPECT_THAT(Generate(client, {}).error().message(), HasSubstr(server.url()));
-}
-
-std::string EventStream(std::string_view events) {
-  return RawReply(200, events, "Content-Type: text/event-stream\r\n");
-}
-
-TEST(GenerateStream, HandsOutEveryChunkBeforeDone) {
-  ScriptedServer server([](const ScriptedRequest&) {
-    return EventStream(
-        "data: {\"text\":\"a\",\"meta_info\":{\"completion_tokens\":1}}\n\n"
-        "data: {\"text\":\"ab\",\"meta_info\":{\"completion_tokens\":2}}\n\n"
-        "data: [DONE]\n\n");
-  });
-  HttpClient client = ClientOf(server);
-  std::vector<std::string> texts;
-  const Status status = GenerateStream(client, {}, [&](const GenerateReply& chunk) {
-    texts.push_back(chunk.text);
-    return true;
-  });
-  ASSERT_TRUE(status.ok()) << status.message();
-  EXPECT_THAT(texts, ElementsAre("a", "ab"));
-}
-
-TEST(GenerateStream, ReportsAnErrorEventAndAMissingEnd) {
-  for (const auto& [events, code] :
-       {std::pair{"data: {\"error\":{\"message\":\"no\"}}\n\ndata: [DONE]\n\n",
-                  StatusCode::kInternal},
-        std::pair{"data: {\"text\":\"a\",\"meta_info\":{}}\n\n", StatusCode::kUnavailable},
-        std::pair{"data: nonsense\n\ndata: [DONE]\n\n", StatusCode::kCorrupt}}) {
-    ScriptedServer server([&](const ScriptedRequest&) { return EventStream(events); });
-    HttpClient client = ClientOf(server);
-    EXPECT_EQ(GenerateStream(client, {}, [](const GenerateReply&) { return true; }).code(), code)
-        << events;
-  }
-}
-
-TEST(GenerateStream, RefusedBeforeItStartsGivesTheServersMessage) {
-  ScriptedServer server([](const ScriptedRequest&) {
-    return RawReply(400, R"({"error":{"message":"top_k: expected -1 or >= 1, got 0"}})");
-  });
-  HttpClient client = ClientOf(server);
-  const Status status = GenerateStream(client, {}, [](const GenerateReply&) { return true; });
-  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
-  EXPECT_THAT(status.message(), HasSubstr("top_k"));
 }
 
 TEST(SseSplitter, GivesTheSameEventsForEveryCut) {

@@ -110,6 +110,10 @@ Result<HttpUrl> ParseHttpUrl(std::string_view text) {
   return url;
 }
 
+bool IsApiKey(std::string_view text) {
+  return std::ranges::all_of(text, [](char c) { return c > ' ' && c <= '~'; });
+}
+
 struct HttpClient::Impl {
   Impl(HttpUrl server, const HttpTimeouts& limits)
       : url(std::move(server)), timeouts(limits), stream(io) {}
@@ -171,6 +175,9 @@ struct HttpClient::Impl {
     request.target(url.prefix + std::string(call.target));
     request.set(http::field::host, url.host + ":" + url.port);
     request.set(http::field::user_agent, "octavo");
+    if (!url.api_key.empty()) {
+      request.set(http::field::authorization, "Bearer " + url.api_key);
+    }
     if (!call.content_type.empty()) {
       request.set(http::field::content_type, std::string(call.content_type));
     }
@@ -190,12 +197,10 @@ struct HttpClient::Impl {
     return OkStatus();
   }
 
-  // `on_piece` may be null: the body is then kept whole.
-  Result<HttpReply> Receive(const HttpCall& call, FunctionRef<bool(std::string_view)>* on_piece) {
+  Result<HttpReply> Receive(const HttpCall& call) {
     http::response_parser<http::string_body> parser;
     parser.body_limit(boost::none);
-    bool stopped = false;
-    while (!parser.is_done() && !stopped) {
+    while (!parser.is_done()) {
       buffer.reserve(kReadBytes);
       const error_code error = Await(timeouts.idle_s, [&](auto handler) {
         http::async_read_some(stream, buffer, parser, std::move(handler));
@@ -204,29 +209,23 @@ struct HttpClient::Impl {
         Close();
         return TransportError(url, call, "waiting for the reply", timeouts.idle_s, error);
       }
-      std::string& body = parser.get().body();
-      if (on_piece != nullptr && parser.is_header_done() && parser.get().result_int() == 200 &&
-          !body.empty()) {
-        stopped = !(*on_piece)(body);
-        body.clear();
-      }
     }
-    if (stopped || !parser.get().keep_alive()) {
+    if (!parser.get().keep_alive()) {
       Close();
     }
     last_use = Clock::now();
     return HttpReply{static_cast<int>(parser.get().result_int()), std::move(parser.get().body())};
   }
 
-  Result<HttpReply> Exchange(const HttpCall& call, FunctionRef<bool(std::string_view)>* on_piece) {
+  Result<HttpReply> Exchange(const HttpCall& call) {
     RETURN_IF_ERROR(Connect(call));
     const Status sent = Send(call);
     if (sent.ok()) {
-      return Receive(call, on_piece);
+      return Receive(call);
     }
     // A server that refuses a body answers before it has read all of it, then closes: its answer
     // says more than the broken pipe.
-    Result<HttpReply> refusal = Receive(call, on_piece);
+    Result<HttpReply> refusal = Receive(call);
     Close();
     return refusal.has_value() ? std::move(refusal) : Result<HttpReply>(sent);
   }
@@ -240,12 +239,7 @@ HttpClient::~HttpClient() = default;
 
 const HttpUrl& HttpClient::url() const { return impl_->url; }
 
-Result<HttpReply> HttpClient::Call(const HttpCall& call) { return impl_->Exchange(call, nullptr); }
-
-Result<HttpReply> HttpClient::Stream(const HttpCall& call,
-                                     FunctionRef<bool(std::string_view)> on_piece) {
-  return impl_->Exchange(call, &on_piece);
-}
+Result<HttpReply> HttpClient::Call(const HttpCall& call) { return impl_->Exchange(call); }
 
 void HttpClient::Close() { impl_->Close(); }
 

@@ -9,7 +9,6 @@
 #include <string>
 #include <string_view>
 
-#include "octavo/base/function_ref.h"
 #include "octavo/base/status.h"
 
 namespace octavo {
@@ -19,13 +18,18 @@ struct HttpUrl {
   std::string host;  // Without the brackets of an IPv6 literal.
   std::string port = "80";
   std::string prefix;  // "" or "/a/b"; never ends in '/'.
+  // Sent with every call as "Authorization: Bearer KEY"; empty: none is. IsApiKey.
+  std::string api_key = {};
 
-  // "http://HOST:PORT/PREFIX": what error messages call the server.
+  // "http://HOST:PORT/PREFIX", without the key: what error messages call the server.
   std::string ToString() const;
 };
 
 // Errors: kInvalidArgument (no http://, no host, a port that is none), kUnsupported (https).
 Result<HttpUrl> ParseHttpUrl(std::string_view text);
+
+// Whether `text` can stand in a header: printable ASCII without spaces.
+bool IsApiKey(std::string_view text);
 
 struct HttpTimeouts {
   double connect_s = 10.0;
@@ -62,11 +66,6 @@ class HttpClient {
   // Errors: kUnavailable (refused, reset, closed early, timed out, unknown host), kCorrupt (not
   // HTTP). The message names method, server and target.
   Result<HttpReply> Call(const HttpCall& call);
-
-  // The same with the body handed out as it arrives; reply.body holds it only when the status is
-  // not 200. `on_piece` returns false to stop early: the connection is then closed and the call
-  // succeeds.
-  Result<HttpReply> Stream(const HttpCall& call, FunctionRef<bool(std::string_view)> on_piece);
 
   // Closes the connection; the next call opens another.
   void Close();

@@ -14,6 +14,7 @@ namespace octavo {
 namespace {
 
 using testing::HasSubstr;
+using testing::Not;
 
 HttpClient ClientOf(const ScriptedServer& server, double idle_s = 5.0) {
   return HttpClient(ParseHttpUrl(server.url()).value(), {.connect_s = 5.0, .idle_s = idle_s});
@@ -142,34 +143,29 @@ TEST(HttpClient, PassesTheServersMessageOn) {
   }
 }
 
-constexpr std::string_view kChunked =
-    "HTTP/1.1 200 x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n";
-
-TEST(HttpClient, HandsOutABodyAsItArrives) {
-  ScriptedServer server([](const ScriptedRequest&) { return std::string(kChunked); });
-  HttpClient client = ClientOf(server);
-  std::string seen;
-  const auto reply = client.Stream({.target = "/"}, [&](std::string_view piece) {
-    seen += piece;
-    return true;
+TEST(HttpClient, ReadsAChunkedBody) {
+  ScriptedServer server([](const ScriptedRequest&) {
+    return "HTTP/1.1 200 x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n";
   });
-  ASSERT_TRUE(reply.has_value()) << reply.error().message();
-  EXPECT_EQ(seen, "abcdefg");
-  EXPECT_EQ(reply->body, "");
+  HttpClient client = ClientOf(server);
+  EXPECT_EQ(GetText(client, "/").value(), "abcdefg");
 }
 
-TEST(HttpClient, StopsAStreamWhenAsked) {
-  ScriptedServer server([](const ScriptedRequest&) { return std::string(kChunked); });
-  HttpClient client = ClientOf(server);
-  int calls = 0;
-  const auto reply = client.Stream({.target = "/"}, [&](std::string_view) {
-    ++calls;
-    return false;
-  });
-  ASSERT_TRUE(reply.has_value());
-  EXPECT_EQ(calls, 1);
-  EXPECT_TRUE(GetText(client, "/").has_value());  // On a new connection.
-  EXPECT_EQ(server.requests().back().connection_idx, 1);
+TEST(HttpClient, SendsTheKeyOfItsServerAndNamesItNowhere) {
+  ScriptedServer server(
+      [](const ScriptedRequest& request) { return RawReply(401, request.authorization); });
+  HttpUrl url = ParseHttpUrl(server.url()).value();
+  EXPECT_EQ(HttpClient(url).Call({}).value().body, "");
+  url.api_key = "s3cret";
+  EXPECT_EQ(HttpClient(url).Call({}).value().body, "Bearer s3cret");
+  EXPECT_THAT(url.ToString(), Not(HasSubstr("s3cret")));
+}
+
+TEST(IsApiKey, TakesWhatAHeaderCanHold) {
+  EXPECT_TRUE(IsApiKey("sk-!~Az09"));
+  for (const char* text : {"a b", "a\r\nX: y", "\x7F", "\xC3\xA9"}) {
+    EXPECT_FALSE(IsApiKey(text));
+  }
 }
 
 }  // namespace

@@ -125,6 +125,9 @@ class Fleet {
     request.target(url_.prefix + target_);
     request.set(http::field::host, url_.host + ":" + url_.port);
     request.set(http::field::user_agent, "octavo");
+    if (!url_.api_key.empty()) {
+      request.set(http::field::authorization, "Bearer " + url_.api_key);
+    }
     request.set(http::field::content_type, "application/json");
     request.body() = {body.data(), body.size()};
     request.content_length(body.size());

@@ -60,6 +60,17 @@ TEST(RunFleet, SendsEveryCallOnceOnAConnectionOfItsOwn) {
   EXPECT_EQ(std::unique(connections.begin(), connections.end()), connections.end());
 }
 
+TEST(RunFleet, SendsTheKeyOfTheServer) {
+  ScriptedServer server([](const ScriptedRequest&) { return RawReply(200, ""); });
+  HttpUrl url = UrlOf(server);
+  url.api_key = "k";
+  Recorder script;
+  ASSERT_TRUE(RunFleet(url, "/", {.num_calls = 2}, script).ok());
+  for (const ScriptedRequest& request : server.requests()) {
+    EXPECT_EQ(request.authorization, "Bearer k");
+  }
+}
+
 TEST(RunFleet, KeepsNoMoreInFlightThanAskedFor) {
   std::atomic<int> num_now = 0;
   std::atomic<int> num_most = 0;

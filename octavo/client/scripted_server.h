@@ -21,6 +21,7 @@ namespace octavo {
 struct ScriptedRequest {
   std::string line;  // "POST /generate"
   std::string body;
+  std::string authorization;  // Of the header; empty: there was none.
   int connection_idx = 0;
 };
 
@@ -106,8 +107,11 @@ class ScriptedServer {
           return;
         }
       }
-      ScriptedRequest request = {data.substr(0, data.find(" HTTP/1.1")),
-                                 data.substr(head_end + 4, body_bytes), connection_idx};
+      ScriptedRequest request = {
+          .line = data.substr(0, data.find(" HTTP/1.1")),
+          .body = data.substr(head_end + 4, body_bytes),
+          .authorization = Field(std::string_view(data).substr(0, head_end), "Authorization"),
+          .connection_idx = connection_idx};
       data.erase(0, head_end + 4 + body_bytes);
       {
         const std::lock_guard lock(mutex_);
@@ -133,13 +137,20 @@ class ScriptedServer {
     return got > 0;
   }
 
-  static size_t ContentLength(std::string_view head) {
-    constexpr std::string_view kField = "Content-Length: ";
-    const size_t at = head.find(kField);
-    size_t length = 0;
-    if (at != std::string_view::npos) {
-      std::from_chars(head.data() + at + kField.size(), head.data() + head.size(), length);
+  static std::string Field(std::string_view head, std::string_view name) {
+    const std::string start = fmt::format("\r\n{}: ", name);
+    const size_t at = head.find(start);
+    if (at == std::string_view::npos) {
+      return "";
     }
+    head.remove_prefix(at + start.size());
+    return std::string(head.substr(0, head.find("\r\n")));
+  }
+
+  static size_t ContentLength(std::string_view head) {
+    const std::string field = Field(head, "Content-Length");
+    size_t length = 0;
+    std::from_chars(field.data(), field.data() + field.size(), length);
     return length;
   }
 

@@ -277,6 +277,7 @@ Result<PushReport> PushCheckpoint(std::span<const PushTensor> tensors,
   std::vector<Peer> peers;
   for (const std::string& text : urls) {
     ASSIGN_OR_RETURN(HttpUrl url, ParseHttpUrl(text));
+    url.api_key = options.api_key;
     std::string name = url.ToString();
     peers.push_back({.client = HttpClient(std::move(url), options.timeouts)});
     peers.back().report.url = std::move(name);

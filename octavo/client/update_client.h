@@ -32,6 +32,7 @@ std::string SafetensorsBuffer(std::span<const PushTensor> tensors);
 std::vector<size_t> PlanBuckets(std::span<const PushTensor> tensors, int64_t bucket_bytes);
 
 struct PushOptions {
+  std::string api_key = {};                   // Of every server (HttpUrl::api_key).
   int64_t bucket_bytes = int64_t{64} << 20;   // Payload of one bucket; the sender holds one.
   std::optional<std::string> weight_version;  // Absent: the server's next one.
   std::string in_flight = "retract";          // retract, drain, abort or in_place.

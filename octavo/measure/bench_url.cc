@@ -262,9 +262,15 @@ Result<std::string> AwaitServedName(const HttpUrl& url, const UrlBenchOptions& o
   HttpClient client(url, options.timeouts);
   const Clock::time_point start = Clock::now();
   Result<std::string> text = GetText(client, "/v1/models");
-  while (!text.has_value() && SecondsSince(start) < options.ready_s) {
+  const auto is_refused = [&] {  // As without a key that it wants: time does not mend it.
+    return !text.has_value() && text.error().code() == StatusCode::kInvalidArgument;
+  };
+  while (!text.has_value() && !is_refused() && SecondsSince(start) < options.ready_s) {
     std::this_thread::sleep_for(kReadyPollEvery);
     text = GetText(client, "/v1/models");
+  }
+  if (is_refused()) {
+    return text.error().WithContext("bench");
   }
   if (!text.has_value()) {
     return text.error().WithContext(fmt::format("bench: not ready after {} s", options.ready_s));

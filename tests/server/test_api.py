@@ -16,7 +16,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import octavo_testing
 from api_testing import (
     ApiTest, CONTEXT, EOS, GREEDY, ONE_THREAD, PROMPT, VOCABULARY, object_error, value_error)
-from octavo_testing import DENSE, ROOT, Server, folder
+from octavo_testing import DENSE, ROOT, Server, folder, run
 
 
 class Reports(ApiTest):
@@ -275,8 +275,10 @@ class Generate(ApiTest):
                      b'{"text":"a","stream":"maybe"}', b'{"text":"a","sampling_params":3}',
                      b'{"text":"a","sampling_params":{"top_k":"x"}}',
                      b'{"text":"a","return_logprob":[true]}', b'{"text":"a","rid":5}',
-                     b'{"text":"a","sampling_params":{"temperature":NaN}}'):
-            with self.subTest(body=body):
+                     b'{"text":"a","sampling_params":{"temperature":NaN}}',
+                     b'{"text":"a","x":' + b"[" * 300 + b"]" * 300 + b"}",
+                     b'{"text":"a","x":[' + b"[]," * (4 << 20) + b"0]}"):
+            with self.subTest(body=body[:100]):
                 object_error(self, *self.post("/generate", body))
 
     def test_refused_values(self):
@@ -288,6 +290,7 @@ class Generate(ApiTest):
                  {"input_ids": [5], "return_logprob": True, "logprob_start_len": 2},
                  {"input_ids": [5], "return_logprob": True, "top_logprobs_num": -1},
                  {"input_ids": [5], "routed_experts_start_len": 2},
+                 {"input_ids": [5], "routed_experts_start_len": -1},
                  {"input_ids": [5], "return_routed_experts": True},
                  {"input_ids": [5], "return_hidden_states": True},
                  {"input_ids": [5], "image_data": "x"}, {"input_ids": [5], "lora_path": "x"},
@@ -296,6 +299,11 @@ class Generate(ApiTest):
                  {"input_ids": [[5], [6]], "return_logprob": [True]},
                  {"input_ids": [[5], [VOCABULARY]]}, {"input_ids": [[5], [6]], "rid": ["a", "a"]},
                  {"input_ids": [[5]], "sampling_params": {"n": 2}, "return_logprob": [True]},
+                 {"input_ids": [[5]], "sampling_params": {"n": 2}, "return_logprob": True,
+                  "top_logprobs_num": [1]},
+                 {"input_ids": [[5], [6]], "sampling_params": [{"n": 1}, {"n": 2}]},
+                 {"input_ids": [[5], [6]], "sampling_params": [{}]},
+                 {"input_ids": [[5], [6]], "rid": ["a"]},
                  {"text": "x" * 4_000_000}]
         params = [{"max_new_tokens": -1}, {"min_new_tokens": 9, "max_new_tokens": 8},
                   {"temperature": -1}, {"top_p": 0}, {"top_p": 1.5}, {"top_k": 0}, {"top_k": -2},
@@ -328,6 +336,47 @@ class Generate(ApiTest):
         self.assertEqual(collect()[0][0], 200)
 
 
+POOL = 512
+
+
+class SmallPool(ApiTest):
+    flags = ("--max-total-tokens", str(POOL))
+
+    def test_what_can_never_fit_the_pool_is_refused(self):
+        for prompt, budget in ((POOL, 1), (POOL + 100, 1), (100, POOL - 99), (1, POOL)):
+            with self.subTest(prompt=prompt, budget=budget):
+                value_error(self, *self.post("/generate", {
+                    "input_ids": [5] * prompt, "sampling_params": {"max_new_tokens": budget}}))
+
+    def test_what_fits_alone_runs_however_full_the_pool_is(self):
+        # Each of the four takes three quarters of the pool: they run after one another, or are
+        # retracted for each other, and each gives what it gives alone.
+        params = {"max_new_tokens": 300, "ignore_eos": True, "temperature": 0}
+        alone = self.server.generate(input_ids=[5] * 84, sampling_params=params)
+        replies = self.server.generate(input_ids=[[5] * 84] * 4, sampling_params=params)
+        for reply in replies:
+            self.assertEqual(reply["output_ids"], alone["output_ids"])
+            self.assertEqual(reply["meta_info"]["finish_reason"], {"type": "length", "length": 300})
+
+    def test_a_budget_without_end_ends_with_the_pool(self):
+        reply = self.server.generate(input_ids=[5] * 500,
+                                     sampling_params={"max_new_tokens": None, "ignore_eos": True})
+        self.assertEqual(len(reply["output_ids"]), POOL - 500)
+
+
+class Truncation(ApiTest):
+    flags = ("--max-total-tokens", str(POOL), "--allow-auto-truncate")
+
+    def test_prompts_and_budgets_are_cut_to_what_fits(self):
+        params = {"max_new_tokens": 2000, "ignore_eos": True}
+        for prompt, kept in ((POOL - 5, POOL - 5), (POOL, POOL - 1), (CONTEXT + 5, POOL - 1)):
+            with self.subTest(prompt=prompt):
+                meta = self.server.generate(input_ids=[5] * prompt,
+                                            sampling_params=params)["meta_info"]
+                self.assertEqual(meta["prompt_tokens"], kept)
+                self.assertEqual(meta["completion_tokens"], POOL - kept)
+
+
 class Keys(ApiTest):
     flags = ("--api-key", "user", "--admin-api-key", "admin", "--served-model-name", "policy",
              "--weight-version", "41")
@@ -353,6 +402,34 @@ class Keys(ApiTest):
         self.assertEqual(self.call("POST", "/pause_generation", "user"), refused)
         self.assertEqual(self.call("POST", "/octavo/v1/update/begin", "user"), refused)
         self.assertEqual(self.call("POST", "/continue_generation", "admin")[0], 200)
+
+    def test_our_commands_send_the_key_that_they_are_given(self):
+        with folder() as work:
+            reply = json.loads(self.call("POST", "/generate", "user", json.dumps(
+                {"input_ids": [5, 6], "sampling_params": GREEDY, "return_replay": True}))[1])
+            replies = work / "replies.jsonl"
+            replies.write_text(json.dumps(reply) + "\n")
+            url = ("--url", self.server.url)
+            for key, command in (
+                    ("user", ("replay", replies, *url)),
+                    ("user", ("eval", *url, "--data", "data/abacus-test.jsonl", "--num-shots", "0",
+                              "--num-questions", "1", "--max-new-tokens", "4")),
+                    ("user", ("bench", *url, "--num-prompts", "2", "--random-input-len", "4",
+                              "--random-output-len", "2")),
+                    ("user", ("digest", self.server.url)),
+                    ("admin", ("push", DENSE, "--to", self.server.url))):
+                with self.subTest(command=command[0]):
+                    done = run(*command, "--api-key", key, check=False)
+                    self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+                    self.assertNotIn(key, done.stdout)
+                    # Without it, the server's own refusal.
+                    done = run(*command, check=False)
+                    self.assertNotEqual(done.returncode, 0)
+                    self.assertIn("Unauthorized", done.stderr)
+            # One that no header can hold is refused before anything is sent.
+            done = run("digest", self.server.url, "--api-key", "a\nb", check=False)
+            self.assertNotEqual(done.returncode, 0)
+            self.assertIn("--api-key", done.stderr)
 
     def test_names_given_at_the_start(self):
         models = json.loads(self.call("GET", "/v1/models", "user")[1])
