@@ -82,6 +82,26 @@ HashPlan PlanHashes(const PrecisionTable& table, const ModelWeights& weights) {
   return plan;
 }
 
+// Where the panels of the rows from `row` on begin, about, in the packed codes.
+size_t PackedOffset(const PackedMatrix& packed, int64_t row) {
+  return static_cast<size_t>(packed.codes.num_bytes() / packed.rows * std::min(row, packed.rows));
+}
+
+// Hashes a band that lies in the L1 cache while as much of `next`, what is unpacked after it, comes
+// from memory, which would rest meanwhile.
+void HashAndFetch(std::span<const std::byte> band, std::span<const std::byte> next,
+                  TensorHasher* hasher) {
+  constexpr size_t kPieceBytes = 2048;
+  constexpr size_t kLineBytes = 64;
+  for (size_t at = 0; at < band.size(); at += kPieceBytes) {
+    const size_t end = std::min(at + kPieceBytes, next.size());
+    for (size_t line = at; line < end; line += kLineBytes) {
+      __builtin_prefetch(next.data() + line, 0, 2);
+    }
+    hasher->Update(band.subspan(at, std::min(kPieceBytes, band.size() - at)));
+  }
+}
+
 // Chunks [begin, end) of a matrix of codes to `hashes`.
 Status HashCodes(const HashJob& job, int64_t begin, int64_t end, const Backend& backend,
                  std::span<Hash128> hashes) {
@@ -101,7 +121,8 @@ Status HashCodes(const HashJob& job, int64_t begin, int64_t end, const Backend& 
     RETURN_IF_ERROR(backend.UnpackCodes(packed, row, num_rows, bytes));
     const int64_t skipped = byte - row * row_bytes;
     const int64_t size = std::min(last_byte - byte, num_rows * row_bytes - skipped);
-    hasher.Update(bytes.subspan(static_cast<size_t>(skipped), static_cast<size_t>(size)));
+    HashAndFetch(bytes.subspan(static_cast<size_t>(skipped), static_cast<size_t>(size)),
+                 packed.codes.bytes().subspan(PackedOffset(packed, row + num_rows)), &hasher);
     byte += size;
   }
   std::ranges::copy(hasher.FinishChunks(), hashes.begin());

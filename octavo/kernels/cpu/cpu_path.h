@@ -182,8 +182,9 @@ class LinearOp {
   void SumDecoded(const Chunk& chunk, WorkerScratch* scratch) const;
   void SumScaledBlocks(const Chunk& chunk, WorkerScratch* scratch) const;
   static const uint8_t* NextCodes(const Chunk& chunk, int64_t panel, int64_t end_tile);
-  const uint16_t* DecodePanels(const Chunk& chunk, int64_t first_tile, int64_t num_tiles,
-                               WorkerScratch* scratch) const;
+  template <typename Multiply>
+  void ForDecoded(const Chunk& chunk, int64_t first_tile, MatMulArgs args, WorkerScratch* scratch,
+                  Multiply multiply) const;
   void AddScaledBlocks(const MatMulArgs& args, WorkerScratch* scratch) const;
   void StoreSums(const Chunk& chunk, WorkerScratch* scratch) const;
 

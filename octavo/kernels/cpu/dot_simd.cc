@@ -388,6 +388,7 @@ MatMulKernel DotMatMulKernel() {
           .order_a = OrderA,
           .pair_b = PairB,
           .matmul = MatMul,
+          .decoded_panels = kBlockPanels,
           .has_row_scales = true,
           .stream_rows = kDotStreamRows,
           .stream = DotStream,

@@ -143,11 +143,14 @@ struct MatMulKernel {
   // they lie as they are.
   void (*order_a)(uint16_t* a, int64_t n) = nullptr;
   // Brings whole tiles of panels into the order in which matmul reads them fastest; worth its
-  // while for many rows. `next`, as much of it, is fetched into the L2 cache on the way. Null: there
-  // is no better one.
+  // while for many rows. `next`, as much of it, is fetched into the L2 cache on the way. Null:
+  // there is no better one.
   void (*pair_b)(const uint16_t* from, int64_t num_elems, const uint16_t* next,
                  uint16_t* to) = nullptr;
   void (*matmul)(const MatMulArgs& args) = nullptr;
+  // Quantized panels that are decoded at once before they are multiplied: what stays in the L1
+  // cache.
+  int64_t decoded_panels = 8;
   // Whether matmul takes row_scales; then B must be paired if there is a pair_b.
   bool has_row_scales = false;
   // Quantized panels times up to stream_rows rows, decoded on the way: kE4m3, and kMxfp8 where rows

@@ -95,20 +95,30 @@ const uint8_t* LinearOp::NextCodes(const Chunk& chunk, int64_t panel, int64_t en
                               : codes + chunk.num_panels * chunk.CodeStride();
 }
 
-const uint16_t* LinearOp::DecodePanels(const Chunk& chunk, int64_t first_tile, int64_t num_tiles,
-                                       WorkerScratch* scratch) const {
+// Calls multiply(MatMulArgs) for some panels of a block of depth after the other, b being what they
+// decode to. `args` is of all panels.
+template <typename Multiply>
+void LinearOp::ForDecoded(const Chunk& chunk, int64_t first_tile, MatMulArgs args,
+                          WorkerScratch* scratch, Multiply multiply) const {
   auto* decoded = reinterpret_cast<uint16_t*>(scratch->decoded.data());
-  for (int64_t p = 0; p < chunk.num_panels; ++p) {
-    path_.panels.decode(PanelCodeOf(chunk.weight->format),
-                        {.codes = chunk.Codes() + p * chunk.CodeStride(),
-                         .scales = chunk.Runs() + p * chunk.ScaleStride(),
-                         .first_tile = first_tile,
-                         .num_tiles = num_tiles,
-                         .pairs = decoded + p * num_tiles * kTileElems,
-                         .is_paired = kernel_->pair_b != nullptr,
-                         .next = NextCodes(chunk, p, first_tile + num_tiles)});
+  args.b = decoded;
+  args.panel_stride = args.num_tiles * kTileElems;
+  args.b_is_paired = kernel_->pair_b != nullptr;
+  for (int64_t first = 0; first < chunk.num_panels; first += kernel_->decoded_panels) {
+    args.num_panels = std::min(kernel_->decoded_panels, chunk.num_panels - first);
+    for (int64_t p = first; p < first + args.num_panels; ++p) {
+      path_.panels.decode(PanelCodeOf(chunk.weight->format),
+                          {.codes = chunk.Codes() + p * chunk.CodeStride(),
+                           .scales = chunk.Runs() + p * chunk.ScaleStride(),
+                           .first_tile = first_tile,
+                           .num_tiles = args.num_tiles,
+                           .pairs = decoded + (p - first) * args.panel_stride,
+                           .is_paired = args.b_is_paired,
+                           .next = NextCodes(chunk, p, first_tile + args.num_tiles)});
+    }
+    multiply(args);
+    args.c += args.num_panels * kPanelCols;
   }
-  return decoded;
 }
 
 void LinearOp::SumDecoded(const Chunk& chunk, WorkerScratch* scratch) const {
@@ -116,18 +126,15 @@ void LinearOp::SumDecoded(const Chunk& chunk, WorkerScratch* scratch) const {
   const int64_t depth = chunk.Depth();
   const int64_t depth_block = kDepthBlockBytes / kernel.a_elem_bytes;
   for (int64_t k = 0; k < depth; k += depth_block) {
-    const int64_t num_tiles = std::min(depth_block, depth - k) / kTileDepth;
-    kernel.matmul({.a = chunk.a + k * kernel.a_elem_bytes,
-                   .a_stride = a_stride_,
-                   .num_rows = chunk.num_rows,
-                   .b = DecodePanels(chunk, k / kTileDepth, num_tiles, scratch),
-                   .panel_stride = num_tiles * kTileElems,
-                   .num_panels = chunk.num_panels,
-                   .num_tiles = num_tiles,
-                   .c = scratch->sums.floats(),
-                   .c_stride = kGroupCols,
-                   .from_zero = k == 0,
-                   .b_is_paired = kernel.pair_b != nullptr});
+    ForDecoded(chunk, k / kTileDepth,
+               {.a = chunk.a + k * kernel.a_elem_bytes,
+                .a_stride = a_stride_,
+                .num_rows = chunk.num_rows,
+                .num_tiles = std::min(depth_block, depth - k) / kTileDepth,
+                .c = scratch->sums.floats(),
+                .c_stride = kGroupCols,
+                .from_zero = k == 0},
+               scratch, kernel.matmul);
   }
 }
 
@@ -148,21 +155,17 @@ void LinearOp::SumScaledBlocks(const Chunk& chunk, WorkerScratch* scratch) const
         scales[r] = chunk.group_scales[r * num_blocks + b] * weight_scales[b];
       }
     }
-    const int64_t num_tiles = std::min(depth_block, depth - k) / kTileDepth;
-    AddScaledBlocks({.a = chunk.a + k * kernel.a_elem_bytes,
-                     .a_stride = a_stride_,
-                     .num_rows = chunk.num_rows,
-                     .b = DecodePanels(chunk, k / kTileDepth, num_tiles, scratch),
-                     .panel_stride = num_tiles * kTileElems,
-                     .num_panels = chunk.num_panels,
-                     .num_tiles = num_tiles,
-                     .c = scratch->sums.floats(),
-                     .c_stride = kGroupCols,
-                     .from_zero = k == 0,
-                     .row_scales = row_scales.data(),
-                     .row_scale_stride = kChunkRows,
-                     .b_is_paired = kernel.pair_b != nullptr},
-                    scratch);
+    ForDecoded(chunk, k / kTileDepth,
+               {.a = chunk.a + k * kernel.a_elem_bytes,
+                .a_stride = a_stride_,
+                .num_rows = chunk.num_rows,
+                .num_tiles = std::min(depth_block, depth - k) / kTileDepth,
+                .c = scratch->sums.floats(),
+                .c_stride = kGroupCols,
+                .from_zero = k == 0,
+                .row_scales = row_scales.data(),
+                .row_scale_stride = kChunkRows},
+               scratch, [&](const MatMulArgs& args) { AddScaledBlocks(args, scratch); });
   }
 }
 
