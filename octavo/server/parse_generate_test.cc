@@ -388,6 +388,17 @@ TEST_F(ParseGenerateTest, AutoTruncateCutsPromptAndBudget) {
   EXPECT_EQ(call->items[0].request.sampling.min_new_tokens, 1);
 }
 
+TEST_F(ParseGenerateTest, AutoTruncateCutsToAPoolThatIsSmallerThanTheContext) {
+  GenerateContext context = Context();
+  context.auto_truncate = true;
+  context.context_length = 8;
+  context.pool_tokens = 4;
+  const Result<ParsedGenerate> call = ParseGenerate(R"({"input_ids":[1,2,3,4,5,6]})", context);
+  ASSERT_TRUE(call.has_value()) << call.error().message();
+  EXPECT_THAT(call->items[0].request.input_ids, ElementsAre(1, 2, 3));
+  EXPECT_EQ(call->items[0].request.sampling.max_new_tokens, 1);
+}
+
 TEST_F(ParseGenerateTest, RefusesTextThatCannotFitUnread) {
   GenerateContext context = Context();
   context.max_text_bytes = 8;

@@ -215,16 +215,16 @@ Status FitSampling(const GenerateContext& context, PromptItem& item) {
     return Unsupported(
         "stop: the model folder has no tokenizer.json, so this server takes stop_token_ids only");
   }
+  // A pool smaller than the context ends a request earlier.
+  const int64_t longest = context.pool_tokens > 0
+                              ? std::min(context.context_length, context.pool_tokens)
+                              : context.context_length;
   if (sampling.to_context_end) {
-    // A pool smaller than the context ends a request earlier.
-    const int64_t longest = context.pool_tokens > 0
-                                ? std::min(context.context_length, context.pool_tokens)
-                                : context.context_length;
     sampling.params.max_new_tokens =
         std::max<int64_t>(longest - static_cast<int64_t>(item.ids.size()), 0);
   }
   if (context.auto_truncate) {
-    Truncate(context.context_length, item);
+    Truncate(longest, item);
   }
   return OkStatus();
 }
