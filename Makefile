@@ -3,7 +3,7 @@
 JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 60
 
-.PHONY: build demo test test-openapi bench bench-convert bench-serving accuracy format check asan tsan fuzz packages test-packages check-packages clean
+.PHONY: build demo test test-openapi bench bench-engine bench-convert bench-serving accuracy format check asan tsan fuzz packages test-packages check-packages clean
 
 build: packages
 	@cmake --preset release >build.log 2>&1 || { cat build.log; rm -f build.log; exit 1; }
@@ -23,6 +23,10 @@ test-openapi: build
 
 bench: build
 	python3 bench/run.py
+
+# Kernels and the engine under a rollout's load, beside the bars they are held to.
+bench-engine: build
+	python3 bench/engine/run.py
 
 # The converter against a copy of the same files, and the quantizers against read bandwidth.
 bench-convert: build

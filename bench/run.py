@@ -1,44 +1,31 @@
 #!/usr/bin/env python3
-"""`make bench`: speed of the standard shapes in BF16 and FP8, with shares of the machine's limits.
+"""`make bench`: speed of the standard shapes in each format, with shares of the machine's limits.
 
 Runs `octavo bench` once for each shape and format (docs/bench.md says what is measured), prints a
-table and writes one JSON file with the commit and the processor. Standard library only.
+table and writes one JSON file with the commit, the processor and the date. Standard library only.
 """
 
 import argparse
 import json
 import os
 import pathlib
-import platform
 import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "bench"))
+import bench_tools  # noqa: E402
+
 SHAPES = ["qwen3-0.6b", "qwen3-1.7b"]
-FORMATS = ["bf16", "fp8"]
-
-
-def processor():
-    """The model name of the first processor, as Linux gives it."""
-    for line in pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
-
-
-def commit():
-    """The commit of the tree, with a mark when files differ from it; None outside git."""
-    describe = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
+FORMATS = {"bf16": [], "fp8": [], "mxfp8": [], "nvfp4": ["--scope", "all"]}
 
 
 def bench(program, shape, fmt, args):
     """One report of `octavo bench`; its log goes to stderr."""
     command = [program, "bench", f"bench/shapes/{shape}", "--load-format", "dummy"]
-    command += ["--format", fmt, "--batch", args.batch, "--input-len", str(args.input_len)]
-    command += ["--output-len", str(args.output_len), "--repeats", str(args.repeats)]
-    command += ["--threads", str(args.threads), "--json"]
+    command += ["--format", fmt, *FORMATS.get(fmt, []), "--batch", args.batch]
+    command += ["--input-len", str(args.input_len), "--output-len", str(args.output_len)]
+    command += ["--repeats", str(args.repeats), "--threads", str(args.threads), "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         sys.exit(f"`{' '.join(command)}` ended with code {done.returncode}")
@@ -68,7 +55,7 @@ def parse_args():
     parser.add_argument("--octavo", default="build/octavo", help="the built program")
     parser.add_argument("--out", default="out/bench.json", help="where the JSON goes")
     parser.add_argument("--shapes", nargs="+", default=SHAPES, help="folders of bench/shapes")
-    parser.add_argument("--formats", nargs="+", default=FORMATS)
+    parser.add_argument("--formats", nargs="+", default=list(FORMATS))
     parser.add_argument("--batch", default="1,8")
     parser.add_argument("--input-len", type=int, default=512)
     parser.add_argument("--output-len", type=int, default=64)
@@ -87,7 +74,7 @@ def main():
             print_report(reports[-1])
     out = pathlib.Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    result = {"commit": commit(), "processor": processor(), "reports": reports}
+    result = {**bench_tools.origin(), "reports": reports}
     out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"written to {out}")
 

@@ -21,7 +21,8 @@ import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "scripts")]
+import bench_tools  # noqa: E402
 import make_checkpoint  # noqa: E402
 
 # Flags of a format, and the ratio to the copy that it is held to (issue 3).
@@ -123,12 +124,6 @@ def quantizer_rates(args):
     return rates
 
 
-def commit():
-    describe = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
-
-
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawTextHelpFormatter)
@@ -153,7 +148,7 @@ def main():
         warm(source)
         results = [measure(name, source, folder, args) for name in args.formats]
     rates = quantizer_rates(args)
-    report = {"commit": commit(), "quantizers": rates, "bytes": num_bytes,
+    report = {**bench_tools.origin(), "quantizers": rates, "bytes": num_bytes,
               "threads": args.threads, "results": results}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

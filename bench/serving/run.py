@@ -9,7 +9,7 @@ Starts `octavo serve` and measures, on the same machine:
 - 1,209 GSM8K-style questions of 8 shots at once (`octavo eval --parallel 1209`): errors, accuracy
   and the peak of anonymous memory (RssAnon) against the bound that the server stated at its start.
 
-Prints a table and writes one JSON file with the commit and the processor. Exits 1 when a request
+Prints a table and writes one JSON file with the commit, the processor and the date. Exits 1 when a request
 failed or the bound was passed. Standard library only.
 """
 
@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import pathlib
-import platform
 import re
 import signal
 import subprocess
@@ -26,25 +25,13 @@ import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "bench"))
+import bench_tools  # noqa: E402
+
 PROBLEMS = "data/abacus-test.jsonl"
 HTTP_THREADS = ("octavo-http",)
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 PERCENTILES = ("mean", "median", "p90", "p95", "p99", "max")
-
-
-def processor():
-    """The model name of the first processor, as Linux gives it."""
-    for line in pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
-
-
-def commit():
-    """The commit of the tree, with a mark when files differ from it; None outside git."""
-    describe = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
 
 
 class Server:
@@ -184,9 +171,8 @@ def main():
         for parallel in args.levels:
             rows.append(latencies(args, server, parallel))
             print_row(rows[-1])
-    result = {"commit": commit(), "processor": processor(), "processors": os.cpu_count(),
-              "model": args.model, "serve_flags": args.serve_flags, "levels": rows,
-              "load": load(args)}
+    result = {**bench_tools.origin(), "model": args.model, "serve_flags": args.serve_flags,
+              "levels": rows, "load": load(args)}
     out = pathlib.Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
