@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <stdlib.h>
 
 #include <algorithm>
@@ -130,20 +131,38 @@ TEST(Philox, GivesTheKnownAnswerForZeros) {
               testing::ElementsAre(0x6627e8d5U, 0xe169c58dU, 0xbc57ac4cU, 0x9b00dbd8U));
 }
 
-// More threads than processors are not pinned: two on one would wait for each other.
-TEST(ThreadPool, KeepsWorkersOnProcessorsOfTheirOwn) {
-  const int usable = NumUsableThreads();
-  for (const int threads : {usable, usable + 1}) {
-    ThreadPool pool(threads);
-    std::vector<int> num_processors(static_cast<size_t>(threads), 0);
-    pool.Run([&](int worker_idx) {
-      num_processors[static_cast<size_t>(worker_idx)] = NumUsableThreads();
-    });
-    EXPECT_EQ(num_processors[0], usable);
-    for (int i = 1; i < threads; ++i) {
-      EXPECT_EQ(num_processors[static_cast<size_t>(i)], threads == usable ? 1 : usable) << i;
+// Processors that the calling thread may run on.
+int NumAllowed() {
+  cpu_set_t set;
+  EXPECT_EQ(sched_getaffinity(0, sizeof(set), &set), 0);
+  return CPU_COUNT(&set);
+}
+
+// With more threads than processors two on one would wait for each other; with fewer, a second
+// team would sit on the processors of the first while others idle.
+TEST(ThreadPool, PinsATeamThatTakesAllProcessors) {
+  const int all = NumAllowed();
+  for (const int threads : {std::max(1, all - 1), all, all + 1}) {
+    for (const bool pin : {false, true}) {
+      ThreadPool pool(threads, {.pin = pin});
+      std::vector<int> allowed(static_cast<size_t>(threads), 0);
+      pool.Run([&](int worker_idx) { allowed[static_cast<size_t>(worker_idx)] = NumAllowed(); });
+      EXPECT_EQ(allowed[0], all);
+      for (int i = 1; i < threads; ++i) {
+        EXPECT_EQ(allowed[static_cast<size_t>(i)], pin && threads == all ? 1 : all) << i;
+      }
     }
   }
+}
+
+TEST(ThreadPool, TakesNoMoreThreadsThanTheQuotaIsWorth) {
+  EXPECT_EQ(ThreadsOfQuota("200000 100000\n"), 2);
+  EXPECT_EQ(ThreadsOfQuota("150000 100000"), 2);
+  EXPECT_EQ(ThreadsOfQuota("1000 100000"), 1);
+  for (const char* none : {"max 100000\n", "", "200000", "200000 ", "200000 0", "-1 100000", "x"}) {
+    EXPECT_EQ(ThreadsOfQuota(none), std::nullopt) << none;
+  }
+  EXPECT_LE(NumUsableThreads(), NumAllowed());
 }
 
 TEST(ThreadPool, CoversEveryIndexOnceForOddCounts) {

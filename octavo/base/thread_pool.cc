@@ -5,14 +5,21 @@
 
 #include <algorithm>
 #include <atomic>
+#include <charconv>
+#include <climits>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <string>
+#include <string_view>
+#include <system_error>
 #include <thread>
 
 #include "octavo/base/check.h"
+#include "octavo/base/file.h"
 #include "octavo/base/float_env.h"
 #include "octavo/base/function_ref.h"
+#include "octavo/base/status.h"
 
 namespace octavo {
 namespace {
@@ -38,6 +45,15 @@ void WaitForChange(const std::atomic<uint32_t>& word, uint32_t old) {
   word.wait(old, std::memory_order_acquire);
 }
 
+// That this process may run on; at least 1.
+int NumProcessors() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) {
+    return std::max(1, CPU_COUNT(&set));
+  }
+  return static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+}
+
 // Keeps `thread` on processor number `index` of those that this process may use. A failure is of no
 // consequence: the thread then runs anywhere.
 void Pin(std::thread* thread, int index) {
@@ -58,13 +74,13 @@ void Pin(std::thread* thread, int index) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int num_threads, bool flush_subnormals) {
+ThreadPool::ThreadPool(int num_threads, const ThreadPoolOptions& options) {
   CHECK(num_threads >= 1);
-  const bool has_processor_each = num_threads <= NumUsableThreads();
+  const bool pin = options.pin && num_threads == NumProcessors();
   workers_.reserve(static_cast<size_t>(num_threads - 1));
   for (int i = 1; i < num_threads; ++i) {
-    workers_.emplace_back([this, i, flush_subnormals] { WorkerLoop(i, flush_subnormals); });
-    if (has_processor_each) {
+    workers_.emplace_back([this, i, flush = options.flush_subnormals] { WorkerLoop(i, flush); });
+    if (pin) {
       Pin(&workers_.back(), i);
     }
   }
@@ -132,11 +148,21 @@ void ThreadPool::ParallelFor(int64_t count, FunctionRef<void(int64_t, int64_t, i
 }
 
 int NumUsableThreads() {
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) {
-    return std::max(1, CPU_COUNT(&set));
+  const Result<std::string> quota = ReadTextFile("/sys/fs/cgroup/cpu.max");
+  return std::min(NumProcessors(),
+                  quota.has_value() ? ThreadsOfQuota(*quota).value_or(INT_MAX) : INT_MAX);
+}
+
+std::optional<int> ThreadsOfQuota(std::string_view cpu_max) {
+  int64_t quota = 0;
+  int64_t period = 0;
+  const char* end = cpu_max.data() + cpu_max.size();
+  const std::from_chars_result read = std::from_chars(cpu_max.data(), end, quota);
+  if (read.ec != std::errc() || read.ptr == end || *read.ptr != ' ' ||
+      std::from_chars(read.ptr + 1, end, period).ec != std::errc() || quota <= 0 || period <= 0) {
+    return std::nullopt;
   }
-  return static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+  return static_cast<int>(std::min<int64_t>((quota - 1) / period + 1, INT_MAX));
 }
 
 }  // namespace octavo

@@ -1,9 +1,10 @@
 #pragma once
-// ThreadPool: a fixed team for fork-join loops. The schedule is static, so that which thread does
-// what never depends on timing.
+// ThreadPool: a fixed team for fork-join loops.
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -11,13 +12,20 @@
 
 namespace octavo {
 
+struct ThreadPoolOptions {
+  // Workers flush subnormals to zero as kernels require (float_env.h).
+  bool flush_subnormals = false;
+  // Workers stay on a processor of their own, if the team takes every one that this process may
+  // use. With fewer, other programs and pools choose theirs too, and nobody knows which; the system
+  // does. The caller's thread is left alone, and the system keeps it off the workers' processors.
+  bool pin = false;
+};
+
 // One thread calls Run or ParallelFor at a time; that thread takes part as worker 0.
 class ThreadPool {
  public:
-  // `num_threads` >= 1 counts the caller. Workers flush subnormals to zero as kernels require
-  // (float_env.h) when `flush_subnormals` is set. Each stays on a processor of its own where there
-  // are enough of them; the caller's thread is left alone, and the system keeps it off theirs.
-  explicit ThreadPool(int num_threads, bool flush_subnormals = false);
+  // `num_threads` >= 1 counts the caller.
+  explicit ThreadPool(int num_threads, const ThreadPoolOptions& options = {});
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -41,7 +49,13 @@ class ThreadPool {
   bool stopping_ = false;
 };
 
-// Threads that the machine lets this process use; at least 1.
+// Threads that the machine lets this process use, by its affinity and the quota of its control
+// group (cpu.max of v2, rounded up); at least 1.
 int NumUsableThreads();
+
+// The threads that a quota is worth: of "QUOTA PERIOD", microseconds both, as Linux writes cpu.max;
+// nullopt for "max PERIOD", which is none, and for anything else.
+// Source: Linux, Documentation/admin-guide/cgroup-v2.rst, "CPU Interface Files".
+std::optional<int> ThreadsOfQuota(std::string_view cpu_max);
 
 }  // namespace octavo

@@ -123,7 +123,7 @@ TEST(TransformWeight, IsTheSameForAnyPoolAndLeavesTheSourceAlone) {
       const Hash128 before = HashBytes(source.Bytes());
       const std::string expected = TransformedHex(row, source);
       for (const int num_threads : {1, 2, 5}) {
-        ThreadPool pool(num_threads, /*flush_subnormals=*/true);
+        ThreadPool pool(num_threads, {.flush_subnormals = true});
         EXPECT_EQ(TransformedHex(row, source, &pool), expected) << num_threads;
       }
       EXPECT_EQ(HashBytes(source.Bytes()), before);

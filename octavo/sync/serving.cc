@@ -157,6 +157,10 @@ Result<std::unique_ptr<Serving>> StartServing(const ServingOptions& options) {
   ASSIGN_OR_RETURN(const std::optional<Checkpoint> checkpoint,
                    DescribeModel(options, serving.get()));
   serving->num_threads = options.num_threads > 0 ? options.num_threads : NumUsableThreads();
+  if (serving->num_threads > NumUsableThreads()) {
+    LOG(WARNING, "threads={} usable={}: more threads than processors wait for each other",
+        serving->num_threads, NumUsableThreads());
+  }
   ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend,
                    MakeCpuBackend(options.isa.value_or(BestIsa()), serving->num_threads));
   serving->backend_name = backend->name();

@@ -33,7 +33,7 @@ class CpuBackend final : public Backend {
  public:
   CpuBackend(const CpuPath& path, int num_threads)
       : path_(path),
-        pool_(num_threads, /*flush_subnormals=*/true),
+        pool_(num_threads, {.flush_subnormals = true, .pin = true}),
         linear_(path_, &pool_),
         attention_(path_, &pool_) {}
 

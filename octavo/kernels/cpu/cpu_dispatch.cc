@@ -62,10 +62,11 @@ Result<CpuPath> FindVectorPath(VectorTarget target) {
 }
 
 Result<CpuPath> FindDotPath() {
-  RETURN_IF_ERROR(CheckDot());
   ASSIGN_OR_RETURN(CpuPath path, FindVectorPath(VectorTarget::kAvx512Vbmi));
+  RETURN_IF_ERROR(CheckDot());
   path.wide = DotMatMulKernel();
-  // Decoding once and multiplying by dot products is faster from 6 rows on for fp8, 7 for the rest.
+  // NVFP4, which has no stream by dot products: decoding once and multiplying by them is faster from
+  // 6 rows on.
   path.panels.stream_rows = 5;
   return path;
 }

@@ -161,6 +161,7 @@ class LinearOp {
   int64_t RowStep() const { return std::max(path_.matmul.row_step, path_.wide.row_step); }
   Status EnsureInputs(int64_t tokens, int64_t width);
   bool IsWide(const Problem& problem) const;
+  static bool HasOneInputScale(const Part& part);
   Status RunParts(Problem* problem);
   template <typename Body>
   void ForRows(const Activations& x, Body body);

@@ -15,11 +15,11 @@ namespace octavo::cpu {
 // Errors: kUnsupported when the processor has no AVX512_BF16, or rounds otherwise.
 Status CheckDot();
 
-// Requires that CheckDot succeeded.
+// Requires that CheckDot succeeded, and AVX-512 VL and VBMI: what its files are compiled for.
 MatMulKernel DotMatMulKernel();
 
 // Whether VDPBF16PS gives the bits of two FMAs on hard cases: ties, cancellation, subnormals on
-// either side, overflow, signed zeros, infinities. Requires AVX512_BF16.
+// either side, overflow, signed zeros, infinities. Requires AVX512_BF16 and what is said above.
 bool DotIsTwoFmas();
 
 }  // namespace octavo::cpu

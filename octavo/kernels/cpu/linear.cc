@@ -61,7 +61,8 @@ LinearOp::LinearOp(const CpuPath& path, ThreadPool* pool)
       cursors_(workers_.size()) {}
 
 Status LinearOp::EnsureInputs(int64_t tokens, int64_t width) {
-  const int64_t rows = RoundUp(tokens, RowStep());
+  // An expert may begin at any row, and matmul takes whole row steps from there.
+  const int64_t rows = tokens + RowStep() - 1;
   RETURN_IF_ERROR(input_.Ensure(rows * InputStride(width) * ElemBytes()));
   RETURN_IF_ERROR(scales_.Ensure(rows * NumFp8Blocks(width) * kFloat));
   return rows_.Ensure(rows * int64_t{sizeof(InputRow)});
@@ -293,6 +294,13 @@ bool LinearOp::IsWide(const Problem& problem) const {
   return takes_few || problem.offsets.back() > num_groups * path_.panels.stream_rows;
 }
 
+// Whether all groups of a part quantize their input with one scale.
+bool LinearOp::HasOneInputScale(const Part& part) {
+  return std::ranges::all_of(part.weights, [&](const PackedMatrix* weight) {
+    return weight->input_scale == part.First().input_scale;
+  });
+}
+
 // Passes over the parts: one for each form of the input (and scale, where that is the tensor's).
 Status LinearOp::RunParts(Problem* problem) {
   const auto parts = std::span(problem->parts).first(problem->num_parts);
@@ -310,13 +318,14 @@ Status LinearOp::RunParts(Problem* problem) {
     const PackedMatrix& first = part.First();
     const bool is_static = IsStaticInput(first.input);
     problem->form = first.input;
-    problem->is_quantized_by_group = is_static && !problem->source_rows.empty();
+    problem->is_quantized_by_group = is_static && !HasOneInputScale(part);
     problem->num_pass = 0;
     for (size_t i = 0; i < parts.size(); ++i) {
       const PackedMatrix& other = parts[i].First();
+      const bool has_same_scale =
+          other.input_scale == first.input_scale && HasOneInputScale(parts[i]);
       if (!parts[i].is_done && other.input == first.input &&
-          (!is_static || problem->is_quantized_by_group ||
-           other.input_scale == first.input_scale)) {
+          (!is_static || problem->is_quantized_by_group || has_same_scale)) {
         problem->pass[problem->num_pass++] = i;
       }
     }

@@ -68,7 +68,7 @@ struct LinearOp::Problem {
   // Makes row t of x, where an op before this one is left to it; absent once all are made.
   std::optional<FunctionRef<void(int64_t)>> make_row;
   InputForm form = InputForm::kBf16;   // Of the pass.
-  bool is_quantized_by_group = false;  // Static scales of experts: when rows are gathered.
+  bool is_quantized_by_group = false;  // Static scales that differ: when rows are gathered.
   std::array<size_t, kMaxLinearParts> pass = {};  // The parts of the pass.
   size_t num_pass = 0;
 };

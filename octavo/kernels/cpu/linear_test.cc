@@ -237,6 +237,24 @@ TEST_P(LinearPaths, AnExpertComputesWhatALinearLayerDoes) {
   }
 }
 
+// A kernel of whole row steps reads beyond that row; memory of the op must be there.
+TEST_P(LinearPaths, AnExpertMayReadTheLastRowAlone) {
+  const auto backend = Make(1);
+  for (const int64_t num_rows : {1, 15, 16, 17, 32}) {
+    const PackedMatrix weight = TestMatrix(WeightFormat::kBf16, 48, 2048, 1).PackFor(*backend);
+    const PackedMatrix* experts[] = {&weight};
+    TestActivations x(DType::kBf16, num_rows, 2048);
+    x.Fill(6);
+    const std::array<int32_t, 1> rows = {static_cast<int32_t>(num_rows - 1)};
+    const std::array<int32_t, 2> offsets = {0, 1};
+    TestActivations y(DType::kBf16, 1, 48);
+    const GroupedPart part{experts, y.view()};
+    ASSERT_TRUE(backend->GroupedLinear({x.view(), rows, offsets, {&part, 1}}).ok());
+    const std::array<int64_t, 1> last = {num_rows - 1};
+    EXPECT_TRUE(SameBits(RunLinear(backend.get(), weight, Rows(x, last)), y)) << num_rows;
+  }
+}
+
 // --- Company -------------------------------------------------------------------------------------
 
 TEST_P(LinearPaths, ARowDoesNotDependOnItsCompany) {

@@ -78,7 +78,7 @@ class ReferenceBackend final : public Backend {
   ReferenceBackend(Recipe recipe, int num_threads)
       : recipe_(recipe),
         math_(recipe == Recipe::kServing ? ServingRowMath() : Fp32RowMath()),
-        pool_(num_threads, /*flush_subnormals=*/recipe == Recipe::kServing),
+        pool_(num_threads, {.flush_subnormals = recipe == Recipe::kServing}),
         workers_(static_cast<size_t>(num_threads)) {}
 
   std::string_view name() const override {
