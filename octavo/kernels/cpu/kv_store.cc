@@ -139,6 +139,16 @@ void StoreTokenHead(const CpuPath& path, const KvLayout& layout, const TokenHead
                 is_finite);
 }
 
+// The row of a segment at which two threads part that would part at `row`. The values of two tokens
+// share words, so an odd position goes with the one before it.
+int64_t CutOf(const Segment& segment, int64_t row) {
+  const int64_t end = segment.first_row + segment.num_rows;
+  if (row <= segment.first_row || row >= end) {
+    return std::clamp(row, segment.first_row, end);
+  }
+  return row + (segment.first_position + row - segment.first_row) % 2;
+}
+
 }  // namespace
 
 void StoreKv(const CpuPath& path, const KvStoreArgs& args, ThreadPool* pool) {
@@ -157,9 +167,8 @@ void StoreKv(const CpuPath& path, const KvStoreArgs& args, ThreadPool* pool) {
   };
   const auto store_rows = [&](int64_t begin, int64_t end, int /*worker*/) {
     for (const Segment& segment : args.segments) {
-      const int64_t from = std::max(begin, segment.first_row);
-      const int64_t to = std::min(end, segment.first_row + segment.num_rows);
-      for (int64_t row = from; row < to; ++row) {
+      const int64_t to = CutOf(segment, end);
+      for (int64_t row = CutOf(segment, begin); row < to; ++row) {
         store_row(segment, row);
       }
     }
