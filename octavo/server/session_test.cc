@@ -22,6 +22,7 @@
 #include "octavo/server/generate_session.h"
 #include "octavo/server/http.h"
 #include "octavo/server/json.h"
+#include "octavo/server/json_writer.h"
 #include "octavo/server/reactor.h"
 #include "octavo/server/recording_writer_for_test.h"
 #include "octavo/server/render_sequence.h"
@@ -269,6 +270,27 @@ TEST_F(SessionTest, StreamsCumulativeChunksAndDone) {
   EXPECT_NE(Event(1).Find("meta_info")->Find("finish_reason"), nullptr);
   EXPECT_EQ(writer_->events[2], "data: [DONE]\n\n");
   EXPECT_TRUE(writer_->finished);
+}
+
+// Chunks repeat text that was escaped before; whatever the tokens cut through, each must be what a
+// rendering of all of it would be.
+TEST_F(SessionTest, ACumulativeChunkIsWhatRenderingAtOnceGives) {
+  const std::vector<int32_t> ids = Ids("a\"b\\ caf\u00e9 \u2028\n\x01 \U0001F600 \u65e5\u672c");
+  const auto stream = Start({Render()}, true);
+  IncrementalDecoder decoder(&*tokenizer_, /*skip_special_tokens=*/true);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    stream->OnOutput(0, Tokens({ids[i]}));
+    decoder.Append(ids[i]);
+    std::string text;
+    AppendJsonString(text, decoder.text());
+    EXPECT_THAT(writer_->events.at(i), testing::StartsWith("data: {\"text\":" + text + ","));
+  }
+  stream->OnOutput(0, Last({}, {.type = FinishType::kLength}));
+  const std::string last = writer_->events.at(ids.size());
+
+  writer_ = std::make_shared<RecordingWriter>();
+  Start({Render()}, false)->OnOutput(0, Last(ids, {.type = FinishType::kLength}));
+  EXPECT_EQ(last, "data: " + writer_->sent->body + "\n\n");
 }
 
 TEST_F(SessionTest, StreamsDeltasWhenAsked) {
