@@ -228,26 +228,19 @@ void AddServerFlags(CLI::App& command, ServeFlags* flags) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str()
       ->group(group);
-  command
-      .add_flag("--incremental-streaming-output", server.incremental_streaming_output,
-                "Stream what is new instead of all so far")
-      ->group(group);
-  command
-      .add_flag("--return-replay", server.return_replay,
-                "Every reply carries meta_info.replay, what octavo replay needs")
-      ->group(group);
-  command
-      .add_flag("--allow-auto-truncate", server.allow_auto_truncate,
-                "Cut prompts and budgets to the context instead of refusing them")
-      ->group(group);
-  command
-      .add_flag("--enable-memory-saver", server.enable_memory_saver,
-                "Memory can always be released; told in /server_info to clients that compare")
-      ->group(group);
-  command
-      .add_flag("--enable-weights-cpu-backup", server.enable_weights_cpu_backup,
-                "Weights that were released come back as they were")
-      ->group(group);
+  const auto add_flag = [&](const char* name, bool& value, const char* what) {
+    command.add_flag(name, value, what)->group(group);
+  };
+  add_flag("--incremental-streaming-output", server.incremental_streaming_output,
+           "Stream what is new instead of all so far");
+  add_flag("--return-replay", server.return_replay,
+           "Every reply carries meta_info.replay, what octavo replay needs");
+  add_flag("--allow-auto-truncate", server.allow_auto_truncate,
+           "Cut prompts and budgets to the context instead of refusing them");
+  add_flag("--enable-memory-saver", server.enable_memory_saver,
+           "Memory can always be released; told in /server_info to clients that compare");
+  add_flag("--enable-weights-cpu-backup", server.enable_weights_cpu_backup,
+           "Weights that were released come back as they were");
   command
       .add_option("--watchdog-timeout", server.stuck_seconds,
                   "Seconds of the engine's silence after which /health answers 503")
