@@ -209,21 +209,6 @@ Status AddLines(const LiveRow& live, StoredLayout layout, const HashPlan& plan,
   return OkStatus();
 }
 
-Result<PackedMatrix> CloneMatrix(const PackedMatrix& matrix) {
-  PackedMatrix copy;
-  ASSIGN_OR_RETURN(copy.codes, matrix.codes.Clone());
-  ASSIGN_OR_RETURN(copy.scales, matrix.scales.Clone());
-  copy.format = matrix.format;
-  copy.rows = matrix.rows;
-  copy.cols = matrix.cols;
-  copy.tensor_scale = matrix.tensor_scale;
-  copy.tensor_scale_divides = matrix.tensor_scale_divides;
-  copy.input = matrix.input;
-  copy.input_scale = matrix.input_scale;
-  copy.vector_dtype = matrix.vector_dtype;
-  return copy;
-}
-
 }  // namespace
 
 Status CheckDerivedWeights(const ModelSpec& spec, const ModelWeights& weights,
@@ -235,7 +220,7 @@ Status CheckDerivedWeights(const ModelSpec& spec, const ModelWeights& weights,
   again.matrices.resize(weights.matrices.size());
   for (size_t i = 0; i < spec.weights.size(); ++i) {
     if (spec.weights[i].role == Role::kMlaKvB) {
-      ASSIGN_OR_RETURN(again.matrices[i], CloneMatrix(weights.matrices[i]));
+      ASSIGN_OR_RETURN(again.matrices[i], Clone(weights.matrices[i]));
     }
   }
   RETURN_IF_ERROR(DeriveWeights(spec, backend, &again));
