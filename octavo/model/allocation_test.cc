@@ -1,7 +1,7 @@
 // Method: malloc, aligned_alloc and mmap are counted (this program's own definitions stand in front
 // of libc's) over the first Forward and Logits of a model that was just built, at its largest batch
-// and at one token, for every architecture on the vector backend. Sanitizers bring their own
-// malloc: skipped there.
+// and at one token, for every architecture on the vector backend, in every format with every form
+// of input, and with a KV cache in FP8. Sanitizers bring their own malloc: skipped there.
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <iterator>
 #include <memory>
 #include <numeric>
 #include <span>
@@ -21,6 +22,7 @@
 
 #include "octavo/base/buffer.h"
 #include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
 #include "octavo/formats/format.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/kernels/matrix.h"
@@ -81,7 +83,7 @@ int64_t CountPass(const ModelSpec& spec, TestFormat format, int64_t tokens) {
     weights.matrices.push_back(PackWeight(row, RandomValues(row, i), format, **backend));
   }
   EXPECT_TRUE(DeriveWeights(spec, **backend, &weights).ok());
-  const KvShape shape = KvShapeOf(spec);
+  const KvShape shape = KvShapeOf(spec, format.kv_dtype);
   const int64_t page_bytes = (*backend)->KvPageBytes(shape);
   const int64_t num_pages = (kMaxTokens + kPageTokens - 1) / kPageTokens;
   Buffer pages = Buffer::AllocateHost(spec.num_layers * num_pages * page_bytes).value();
@@ -115,6 +117,17 @@ int64_t CountPass(const ModelSpec& spec, TestFormat format, int64_t tokens) {
   return counted;
 }
 
+std::vector<NamedTestFormat> Formats() {
+  std::vector<NamedTestFormat> formats(std::begin(kTestQuantizedFormats),
+                                       std::end(kTestQuantizedFormats));
+  formats.push_back({"Bf16", kTestBf16});
+  formats.push_back({"Fp8", kTestFp8});
+  formats.push_back({"Nvfp4Batch", {WeightFormat::kNvfp4, InputForm::kNvfp4Batch}});
+  formats.push_back({"Fp8Cache", {.kv_dtype = DType::kF8E4m3}});
+  formats.push_back({"Mxfp8Fp8Cache", {WeightFormat::kMxfp8, InputForm::kMxfp8, DType::kF8E4m3}});
+  return formats;
+}
+
 TEST(ModelAllocations, AreAllMadeWhenAModelIsBuilt) {
 #if !OCTAVO_COUNTS_ALLOCATIONS
   GTEST_SKIP() << "the sanitizer's malloc is not counted";
@@ -124,16 +137,10 @@ TEST(ModelAllocations, AreAllMadeWhenAModelIsBuilt) {
   ASSERT_GT(num_allocations - before, 0) << "the counter does not count";
   for (const char* architecture :
        {"Qwen3ForCausalLM", "Qwen3MoeForCausalLM", "DeepseekV3ForCausalLM", "LlamaForCausalLM"}) {
-    for (const TestFormat format :
-         {kTestBf16, kTestFp8, TestFormat{WeightFormat::kFp8Channel, InputForm::kFp8Token},
-          TestFormat{WeightFormat::kMxfp8, InputForm::kMxfp8},
-          TestFormat{WeightFormat::kNvfp4, InputForm::kNvfp4Token},
-          TestFormat{WeightFormat::kNvfp4, InputForm::kNvfp4Pow2},
-          TestFormat{WeightFormat::kNvfp4, InputForm::kNvfp4Static},
-          TestFormat{WeightFormat::kNvfp4, InputForm::kNvfp4Batch}}) {
+    for (const auto& [name, format] : Formats()) {
       const ModelSpec spec = RandomSpec(architecture);
-      EXPECT_EQ(CountPass(spec, format, kMaxTokens), 0) << architecture;
-      EXPECT_EQ(CountPass(spec, format, 1), 0) << architecture;
+      EXPECT_EQ(CountPass(spec, format, kMaxTokens), 0) << architecture << " " << name;
+      EXPECT_EQ(CountPass(spec, format, 1), 0) << architecture << " " << name;
     }
   }
 }

@@ -193,29 +193,6 @@ TEST_P(ModelInvariance, HoldsUnderAnotherPrefix) {
 constexpr char kDense[] = "Qwen3ForCausalLM";
 constexpr char kMoe[] = "Qwen3MoeForCausalLM";
 constexpr char kMla[] = "DeepseekV3ForCausalLM";
-using enum InputForm;
-
-struct NamedFormat {
-  const char* name;
-  TestFormat format;
-};
-constexpr NamedFormat kQuantizedFormats[] = {
-    {"Fp8WeightOnly", {WeightFormat::kFp8, kBf16}},
-    {"Fp8Ue8m0", {WeightFormat::kFp8Ue8m0, kFp8Group}},
-    {"Fp8Ue8m0WeightOnly", {WeightFormat::kFp8Ue8m0, kBf16}},
-    {"Fp8Channel", {WeightFormat::kFp8Channel, kFp8Token}},
-    {"Fp8ChannelWeightOnly", {WeightFormat::kFp8Channel, kBf16}},
-    {"Fp8Tensor", {WeightFormat::kFp8Tensor, kFp8Token}},
-    {"Fp8TensorStatic", {WeightFormat::kFp8Tensor, kFp8Static}},
-    {"Fp8TensorWeightOnly", {WeightFormat::kFp8Tensor, kBf16}},
-    {"Mxfp8", {WeightFormat::kMxfp8, kMxfp8}},
-    {"Mxfp8WeightOnly", {WeightFormat::kMxfp8, kBf16}},
-    {"Nvfp4Token", {WeightFormat::kNvfp4, kNvfp4Token}},
-    {"Nvfp4Pow2", {WeightFormat::kNvfp4, kNvfp4Pow2}},
-    {"Nvfp4Static", {WeightFormat::kNvfp4, kNvfp4Static}},
-    {"Nvfp4WeightOnly", {WeightFormat::kNvfp4, kBf16}},
-};
-
 INSTANTIATE_TEST_SUITE_P(Architectures, ModelInvariance,
                          testing::Values(Variant{"Qwen3", kDense, kTestBf16},
                                          Variant{"Qwen3Fp8", kDense, kTestFp8},
@@ -232,7 +209,7 @@ std::vector<Variant> QuantizedVariants() {
   std::vector<Variant> variants;
   for (const auto& [name, architecture] :
        {std::pair{"Dense", kDense}, {"Moe", kMoe}, {"Mla", kMla}}) {
-    for (const auto& [format_name, format] : kQuantizedFormats) {
+    for (const auto& [format_name, format] : kTestQuantizedFormats) {
       variants.push_back({std::string(name) + format_name, architecture, format, true});
     }
   }
@@ -244,17 +221,19 @@ INSTANTIATE_TEST_SUITE_P(Formats, ModelInvariance, testing::ValuesIn(QuantizedVa
 
 INSTANTIATE_TEST_SUITE_P(
     Caches, ModelInvariance,
-    testing::Values(Variant{"DenseFp8Cache", kDense, {.kv_dtype = DType::kF8E4m3}},
-                    Variant{"MlaFp8Cache", kMla, {.kv_dtype = DType::kF8E4m3}},
-                    Variant{"LlamaNvfp4", "LlamaForCausalLM", {WeightFormat::kNvfp4, kNvfp4Token}},
-                    Variant{"Qwen2Mxfp8", "Qwen2ForCausalLM", {WeightFormat::kMxfp8, kMxfp8}}),
+    testing::Values(
+        Variant{"DenseFp8Cache", kDense, {.kv_dtype = DType::kF8E4m3}},
+        Variant{"MlaFp8Cache", kMla, {.kv_dtype = DType::kF8E4m3}},
+        Variant{"LlamaNvfp4", "LlamaForCausalLM", {WeightFormat::kNvfp4, InputForm::kNvfp4Token}},
+        Variant{"Qwen2Mxfp8", "Qwen2ForCausalLM", {WeightFormat::kMxfp8, InputForm::kMxfp8}}),
     VariantName);
 
 // The negative control: the scale of a step's inputs comes from all its tokens, so that a request
 // changes with its company.
 TEST(Nvfp4BatchScale, MakesTokensDependOnTheirStep) {
   for (const char* architecture : {kDense, kMoe, kMla}) {
-    ModelRunner runner(Cpu(), RandomSpec(architecture), 1, {WeightFormat::kNvfp4, kNvfp4Batch});
+    ModelRunner runner(Cpu(), RandomSpec(architecture), 1,
+                       {WeightFormat::kNvfp4, InputForm::kNvfp4Batch});
     const std::vector<int32_t> ids = RandomIds(7, 40);
     const std::vector<float> whole = runner.Run(ids);
     runner.ClearCache();

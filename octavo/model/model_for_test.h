@@ -40,10 +40,33 @@ struct TestFormat {
   WeightFormat format = WeightFormat::kBf16;
   InputForm input = InputForm::kBf16;
   DType kv_dtype = DType::kBf16;
+  float input_scale = 0.0125F;  // Static forms: inputs are of order 1.
 };
 inline constexpr TestFormat kTestBf16;
 inline constexpr TestFormat kTestFp8 = {.format = WeightFormat::kFp8,
                                         .input = InputForm::kFp8Group};
+
+// Every other format with every form of input but kNvfp4Batch, whose bits depend on the batch.
+struct NamedTestFormat {
+  const char* name;
+  TestFormat format;
+};
+inline constexpr NamedTestFormat kTestQuantizedFormats[] = {
+    {"Fp8WeightOnly", {WeightFormat::kFp8, InputForm::kBf16}},
+    {"Fp8Ue8m0", {WeightFormat::kFp8Ue8m0, InputForm::kFp8Group}},
+    {"Fp8Ue8m0WeightOnly", {WeightFormat::kFp8Ue8m0, InputForm::kBf16}},
+    {"Fp8Channel", {WeightFormat::kFp8Channel, InputForm::kFp8Token}},
+    {"Fp8ChannelWeightOnly", {WeightFormat::kFp8Channel, InputForm::kBf16}},
+    {"Fp8Tensor", {WeightFormat::kFp8Tensor, InputForm::kFp8Token}},
+    {"Fp8TensorStatic", {WeightFormat::kFp8Tensor, InputForm::kFp8Static}},
+    {"Fp8TensorWeightOnly", {WeightFormat::kFp8Tensor, InputForm::kBf16}},
+    {"Mxfp8", {WeightFormat::kMxfp8, InputForm::kMxfp8}},
+    {"Mxfp8WeightOnly", {WeightFormat::kMxfp8, InputForm::kBf16}},
+    {"Nvfp4Token", {WeightFormat::kNvfp4, InputForm::kNvfp4Token}},
+    {"Nvfp4Pow2", {WeightFormat::kNvfp4, InputForm::kNvfp4Pow2}},
+    {"Nvfp4Static", {WeightFormat::kNvfp4, InputForm::kNvfp4Static}},
+    {"Nvfp4WeightOnly", {WeightFormat::kNvfp4, InputForm::kBf16}},
+};
 
 // How a checkpoint is changed before its weights are packed and its model is built.
 struct WeightOptions {
@@ -77,7 +100,7 @@ inline StoredMatrix StoreMatrix(TestFormat format, std::span<const uint16_t> val
                       .codes = {},
                       .scales = {},
                       .input = format.input,
-                      .input_scale = 0.0125F};  // Static forms: inputs are of order 1.
+                      .input_scale = format.input_scale};
   if (format.format == WeightFormat::kBf16) {
     stored.codes.resize(values.size_bytes());
     std::ranges::copy(std::as_bytes(values),
@@ -167,9 +190,10 @@ inline std::vector<uint16_t> RandomValues(const WeightSpec& row, uint64_t seed) 
   return values;
 }
 
-// Two layers of every architecture (DeepSeek: three, the first dense, and an MTP layer), whose
-// sizes are multiples of nothing in particular.
-inline ModelSpec RandomSpec(const std::string& architecture, const std::string& prefix = "model.") {
+// Two layers of every architecture (DeepSeek: three, of which the first `num_dense` are dense, and
+// an MTP layer), whose sizes are multiples of nothing in particular.
+inline ModelSpec RandomSpec(const std::string& architecture, const std::string& prefix = "model.",
+                            int64_t num_dense = 1) {
   HfConfig config;
   config.architecture = architecture;
   config.hidden_size = 96;
@@ -201,7 +225,7 @@ inline ModelSpec RandomSpec(const std::string& architecture, const std::string& 
     config.moe.num_experts = 8;
     config.moe.num_experts_per_tok = 3;
     config.moe.moe_intermediate_size = 32;
-    config.moe.first_k_dense_replace = 1;
+    config.moe.first_k_dense_replace = num_dense;
     config.moe.n_group = 4;
     config.moe.topk_group = 2;
     config.moe.n_shared_experts = 1;
