@@ -67,7 +67,7 @@ std::unique_ptr<Serving> StartShape(const ShapeArgs& args) {
     if (!parsed.has_value()) {
       Fail(fmt::format("expected a format, got {}", args.format));
     }
-    options.policy = PolicyOptions{.format = *parsed};
+    options.policy = PolicyOptions{.format = *parsed, .scope = QuantizeScope::kAll};
   }
   options.engine.context_length = 4096;
   options.engine.max_total_tokens = args.max_total_tokens;

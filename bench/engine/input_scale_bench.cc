@@ -3,6 +3,7 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -54,11 +55,12 @@ void BenchBatch(const InputScaleArgs& args, const ShapeWeights& shape, Backend& 
     step(mode);
   }
   std::array<std::vector<double>, kModes.size()> seconds;
+  std::array<size_t, kModes.size()> order = {0, 1, 2};
   for (int round = 0; round < args.num_rounds; ++round) {
-    for (size_t turn = 0; turn < kModes.size(); ++turn) {  // Who comes first alternates.
-      const size_t mode = (turn + static_cast<size_t>(round)) % kModes.size();
+    for (const size_t mode : order) {
       seconds[mode].push_back(step(mode));
     }
+    std::ranges::next_permutation(order);  // All six orders, so that nobody always follows another.
   }
   for (size_t mode = 1; mode < kModes.size(); ++mode) {
     std::vector<double> costs;
