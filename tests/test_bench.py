@@ -43,7 +43,9 @@ class Compare(unittest.TestCase):
         self.assertEqual([(row["batch"], row["format"]) for row in rows],
                          [(batch, name) for batch in (1, 2) for name in FORMATS])
         for row in rows:
-            self.assertEqual(set(row), ROW_KEYS | RATIO_KEYS)
+            inputs = {"nvfp4_inputs"} if row["format"] == "nvfp4" else set()
+            self.assertEqual(set(row), ROW_KEYS | RATIO_KEYS | inputs)
+            self.assertTrue(all(row[key]["groups"] > 0 for key in inputs))
             self.assertIn(row["format"], row["recipe"])
             self.assertEqual(row["emulated"], row["format"] == "nvfp4")
             for phase in ("prefill", "decode"):

@@ -83,6 +83,9 @@ Status RunEvalCommand(EvalFlags flags) {
   }
   report->recipe = source.recipe;
   report->is_emulated = source.is_emulated;
+  if (source.serving != nullptr) {
+    report->nvfp4_inputs = source.serving->engine->Stats().nvfp4_inputs_total;
+  }
   PrintLine(flags.json ? EvalReportJson(*report) : EvalReportText(*report));
   return OkStatus();
 }

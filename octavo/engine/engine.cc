@@ -296,6 +296,7 @@ void Engine::Impl::Publish() {
   stats_.num_aborted_total = totals.aborted;
   stats_.num_failed_total = totals.failed;
   stats_.num_retractions_total = scheduler.num_retractions();
+  stats_.nvfp4_inputs_total = core_->input_ranges();
   stats_.paused = core_->paused();
   stats_.kv_released = core_->kv_released();
   stats_.weight_state = core_->weight_state();

@@ -16,6 +16,7 @@
 #include "octavo/engine/latencies.h"
 #include "octavo/engine/request.h"
 #include "octavo/kernels/backend.h"
+#include "octavo/kernels/input_ranges.h"
 #include "octavo/model/model.h"
 
 namespace octavo {
@@ -93,6 +94,7 @@ struct EngineStats {
   int64_t num_aborted_total = 0;
   int64_t num_failed_total = 0;
   int64_t num_retractions_total = 0;
+  InputRanges nvfp4_inputs_total;
   double gen_tokens_per_s = 0.0;  // Over the last few seconds.
   double heartbeat_age_s = 0.0;   // Since the engine thread last looked at its mailbox.
   bool paused = false;

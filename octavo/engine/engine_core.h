@@ -22,6 +22,7 @@
 #include "octavo/engine/scheduler.h"
 #include "octavo/engine/token_rate.h"
 #include "octavo/engine/validate.h"
+#include "octavo/kernels/input_ranges.h"
 
 namespace octavo {
 
@@ -103,6 +104,7 @@ class EngineCore {
 
   const ModelWeights& weights() const { return *weights_; }
   Backend& backend() { return *backend_; }
+  InputRanges input_ranges() const { return backend_->input_ranges(); }
   const std::string& weight_version() const { return weight_version_; }
   bool paused() const { return paused_; }
   bool kv_released() const { return kv_released_; }

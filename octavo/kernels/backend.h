@@ -10,6 +10,7 @@
 
 #include "octavo/base/status.h"
 #include "octavo/base/thread_pool.h"
+#include "octavo/kernels/input_ranges.h"
 #include "octavo/kernels/ops.h"
 
 namespace octavo {
@@ -29,6 +30,8 @@ class Backend {
   // kBf16, or kF32 in the reference's fp32 recipe.
   virtual DType activation_dtype() const = 0;
   virtual ThreadPool& pool() = 0;
+  // Of all ops so far. Called between ops, by the thread that calls them.
+  virtual InputRanges input_ranges() const { return {}; }
 
   // Largest sizes that ops will be called with: tokens of a batch, context length, width of any
   // linear input. Allocates scratch.

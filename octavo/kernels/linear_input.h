@@ -41,6 +41,7 @@
 #include "octavo/formats/e8m0.h"
 #include "octavo/formats/mxfp8.h"
 #include "octavo/formats/nvfp4.h"
+#include "octavo/kernels/input_ranges.h"
 #include "octavo/kernels/matrix.h"
 
 namespace octavo {
@@ -119,6 +120,32 @@ inline void QuantizeNvfp4Group(std::span<const float> x, const Nvfp4RowScales& s
   for (size_t i = 0; i < x.size(); ++i) {
     values[i] = E2m1ToFloat(FloatToE2m1(x[i] * multiplier)) * group_scale;
   }
+}
+
+// A wanted group scale above this rounds beyond 448, the largest of E4M3: halfway to what would be
+// the next value, 480, where the tie goes to 448, whose code is even.
+inline constexpr float kNvfp4WantedScaleMax = 464.0F;
+// Codes of E4M3 below this one are zero and the subnormals.
+inline constexpr uint8_t kE4m3FirstNormalCode = 0x08;
+
+// What a row of x counts for in InputRanges; nothing for forms other than those of nvfp4. `scale`
+// as below. Thread-safe.
+inline InputRanges CountInputRanges(InputForm form, float scale, std::span<const float> x) {
+  InputRanges ranges;
+  const float row_amax = FiniteAmax(x);
+  if (!IsNvfp4Input(form) || std::isnan(row_amax)) {
+    return ranges;
+  }
+  const float factor =
+      Nvfp4InputScales(form, form == InputForm::kNvfp4Token ? row_amax : scale).group_factor;
+  for (size_t at = 0; at < x.size(); at += kNvfp4GroupElems) {
+    const size_t size = std::min(static_cast<size_t>(kNvfp4GroupElems), x.size() - at);
+    const float amax = FiniteAmax(x.subspan(at, size));
+    ++ranges.num_groups;
+    ranges.num_above += amax * factor > kNvfp4WantedScaleMax ? 1 : 0;
+    ranges.num_below += amax > 0.0F && Nvfp4GroupScale(amax, factor) < kE4m3FirstNormalCode ? 1 : 0;
+  }
+  return ranges;
 }
 
 // One row of x [cols], of values of BF16; `values` (may be x) gets x^, and the row's factor is

@@ -15,6 +15,7 @@
 #include "octavo/base/status.h"
 #include "octavo/formats/format.h"
 #include "octavo/kernels/backend.h"
+#include "octavo/kernels/input_ranges.h"
 #include "octavo/kernels/machine_peaks.h"
 #include "octavo/kernels/ops.h"
 #include "octavo/measure/bench_pass.h"
@@ -69,6 +70,7 @@ class BenchRun {
 
   Status BeginBatch(int64_t batch) {
     read_gb_per_s_.clear();
+    ranges_before_ = ranges_;
     return OnEngine([&](const ModelWeights& weights, Backend&) -> Status {
       pass_.reset();
       ASSIGN_OR_RETURN(BenchPass pass, BenchPass::Make(model_.get(), &weights,
@@ -93,6 +95,12 @@ class BenchRun {
   }
   double StepBytes(int64_t batch) const { return StepWeightBytes(serving_->spec, weights_, batch); }
   std::span<const double> read_gb_per_s() const { return read_gb_per_s_; }
+  // Of this batch size.
+  InputRanges nvfp4_inputs() const {
+    return {.num_groups = ranges_.num_groups - ranges_before_.num_groups,
+            .num_above = ranges_.num_above - ranges_before_.num_above,
+            .num_below = ranges_.num_below - ranges_before_.num_below};
+  }
 
  private:
   explicit BenchRun(const BenchOptions& options) : options_(options) {}
@@ -113,6 +121,8 @@ class BenchRun {
   std::vector<std::span<const std::byte>> all_weights_;
   std::unique_ptr<BenchPass> pass_;
   std::vector<double> read_gb_per_s_;  // A pass over the weights each, of this batch size.
+  InputRanges ranges_;                 // The backend's after the last round.
+  InputRanges ranges_before_;
 };
 
 Result<std::unique_ptr<BenchRun>> BenchRun::Start(BenchSubject subject,
@@ -155,6 +165,7 @@ Result<RoundTime> BenchRun::Round(bool with_prefill) {
       ASSIGN_OR_RETURN(const double seconds, pass_->DecodeStep(step_idx));
       time.decode_s += seconds;
     }
+    ranges_ = backend.input_ranges();
     return OkStatus();
   }));
   return time;
@@ -248,6 +259,7 @@ class Bench {
     row.format = run.label();
     row.recipe = run.serving().recipe;
     row.is_emulated = run.serving().is_emulated;
+    row.nvfp4_inputs = run.nvfp4_inputs();
     row.batch = batch;
     row.input_len = options_.input_len;
     row.output_len = options_.output_len;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "octavo/base/status.h"
+#include "octavo/kernels/input_ranges.h"
 #include "octavo/measure/stats.h"
 #include "octavo/sync/serving.h"
 
@@ -57,6 +58,7 @@ struct BenchRow {
   // Rates over those of the first subject in the same round, median and extremes; 1 for the first.
   Spread prefill_ratio;
   Spread decode_ratio;
+  InputRanges nvfp4_inputs;  // Of all rounds, decode and prefill.
 };
 
 struct BenchReport {

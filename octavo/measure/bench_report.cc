@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "octavo/kernels/input_ranges.h"
 #include "octavo/measure/bench.h"
 #include "octavo/measure/stats.h"
 
@@ -59,6 +60,11 @@ Json RowJson(const BenchRow& row, bool with_ratios) {
                {"decode_tok_per_s_range", RangeJson(row.decode_tok_per_s)},
                {"share_of_read_bandwidth", row.share_of_read_bandwidth},
                {"share_of_matrix_peak", row.share_of_matrix_peak}};
+  const InputRanges& inputs = row.nvfp4_inputs;
+  if (inputs.num_groups > 0) {
+    json["nvfp4_inputs"] = {
+        {"groups", inputs.num_groups}, {"above", inputs.num_above}, {"below", inputs.num_below}};
+  }
   if (with_ratios) {
     json["prefill_ratio"] = row.prefill_ratio.median;
     json["prefill_ratio_range"] = RangeJson(row.prefill_ratio);

@@ -66,6 +66,15 @@ TEST(BenchReport, OfOneSubjectComparesNothing) {
   EXPECT_EQ(json["machine"]["read_gb_per_s"], 40.0);
 }
 
+TEST(BenchReport, SaysHowManyInputGroupsLeftTheirRange) {
+  BenchReport report = ReportOf({Row("bf16", kOne, kOne), Row("nvfp4", kOne, kOne)});
+  report.rows[1].nvfp4_inputs = {.num_groups = 123, .num_above = 4, .num_below = 5};
+  const auto json = nlohmann::json::parse(BenchReportJson(report));
+  EXPECT_FALSE(json["rows"][0].contains("nvfp4_inputs"));
+  EXPECT_EQ(json["rows"][1]["nvfp4_inputs"],
+            nlohmann::json({{"groups", 123}, {"above", 4}, {"below", 5}}));
+}
+
 TEST(BenchReport, PictureHasABarForEachRateAndEscapesNames) {
   const BenchReport report = ReportOf({Row("bf16", kOne, kOne), Row("fp8", kOne, kOne)});
   const std::string svg = BenchReportSvg(report);

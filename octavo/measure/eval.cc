@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "octavo/base/hash.h"
+#include "octavo/kernels/input_ranges.h"
 
 namespace octavo {
 namespace {
@@ -172,22 +173,32 @@ std::string EvalReportText(const EvalReport& report) {
   if (!report.recipe.empty()) {
     text += fmt::format("Recipe: {}{}\n", report.recipe, report.is_emulated ? " (emulated)" : "");
   }
+  const InputRanges& inputs = report.nvfp4_inputs;
+  if (inputs.num_groups > 0) {
+    text += fmt::format("NVFP4 input groups: {} ({} above the range of their scale, {} below)\n",
+                        inputs.num_groups, inputs.num_above, inputs.num_below);
+  }
   return text;
 }
 
 std::string EvalReportJson(const EvalReport& report) {
-  const nlohmann::ordered_json json = {{"accuracy", report.accuracy},
-                                       {"invalid", report.invalid},
-                                       {"questions", report.questions},
-                                       {"latency_s", report.latency_s},
-                                       {"output_tok_per_s", report.output_tok_per_s},
-                                       {"standard_error", report.standard_error},
-                                       {"output_tokens", report.output_tokens},
-                                       {"replies_digest", report.replies_digest},
-                                       {"recipe", report.recipe},
-                                       {"emulated", report.is_emulated},
-                                       {"num_shots", report.num_shots},
-                                       {"parallel", report.parallel}};
+  nlohmann::ordered_json json = {{"accuracy", report.accuracy},
+                                 {"invalid", report.invalid},
+                                 {"questions", report.questions},
+                                 {"latency_s", report.latency_s},
+                                 {"output_tok_per_s", report.output_tok_per_s},
+                                 {"standard_error", report.standard_error},
+                                 {"output_tokens", report.output_tokens},
+                                 {"replies_digest", report.replies_digest},
+                                 {"recipe", report.recipe},
+                                 {"emulated", report.is_emulated},
+                                 {"num_shots", report.num_shots},
+                                 {"parallel", report.parallel}};
+  const InputRanges& inputs = report.nvfp4_inputs;
+  if (inputs.num_groups > 0) {
+    json["nvfp4_inputs"] = {
+        {"groups", inputs.num_groups}, {"above", inputs.num_above}, {"below", inputs.num_below}};
+  }
   return json.dump();
 }
 

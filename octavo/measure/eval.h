@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "octavo/base/status.h"
+#include "octavo/kernels/input_ranges.h"
 #include "octavo/measure/generator.h"
 #include "octavo/measure/problems.h"
 
@@ -53,6 +54,7 @@ struct EvalReport {
   std::string replies_digest;
   std::string recipe;  // The caller's: which arithmetic replied; empty when that is not known.
   bool is_emulated = false;
+  InputRanges nvfp4_inputs;  // The caller's, of an engine in this process: of the replies alone.
   std::vector<EvalAnswer> answers;  // In the order of the questions.
 };
 
@@ -67,9 +69,11 @@ std::string ChatStop(std::string_view model_path);
 
 // The lines "Accuracy: 0.123", "Invalid: 0.000", "Latency: 1.234 s",
 // "Output throughput: 123.456 token/s", "Standard error: 0.012 (n = 100)" and, when the recipe is
-// known, "Recipe: serving-1/mxfp8 (emulated)".
+// known, "Recipe: serving-1/mxfp8 (emulated)"; where inputs were quantized to NVFP4, "NVFP4 input
+// groups: 123 (4 above the range of their scale, 5 below)".
 std::string EvalReportText(const EvalReport& report);
-// {"accuracy","invalid","questions","latency_s","output_tok_per_s","standard_error",...}.
+// {"accuracy","invalid","questions","latency_s","output_tok_per_s","standard_error",...}, with
+// "nvfp4_inputs":{"groups","above","below"} where there are such groups.
 std::string EvalReportJson(const EvalReport& report);
 
 }  // namespace octavo

@@ -21,6 +21,7 @@ namespace {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::Not;
 
 // Problem i has the answer i; question texts are "Q0", "Q1", ...
 std::vector<Problem> Problems(int n) {
@@ -234,6 +235,12 @@ TEST(EvalReportText, HasTheLinesOfTheBenchmark) {
   report.is_emulated = true;
   EXPECT_THAT(EvalReportText(report), HasSubstr("\nRecipe: serving-1/mxfp8 (emulated)\n"));
   EXPECT_THAT(EvalReportJson(report), HasSubstr(R"("recipe":"serving-1/mxfp8","emulated":true)"));
+  EXPECT_THAT(EvalReportJson(report), Not(HasSubstr("nvfp4_inputs")));
+  report.nvfp4_inputs = {.num_groups = 123, .num_above = 4, .num_below = 5};
+  EXPECT_THAT(EvalReportText(report),
+              HasSubstr("\nNVFP4 input groups: 123 (4 above the range of their scale, 5 below)\n"));
+  EXPECT_THAT(EvalReportJson(report),
+              HasSubstr(R"("nvfp4_inputs":{"groups":123,"above":4,"below":5})"));
 }
 
 TEST(ProgressLine, FillsWithTheShareDone) {

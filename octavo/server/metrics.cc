@@ -19,6 +19,7 @@
 #include "octavo/engine/engine.h"
 #include "octavo/engine/histogram.h"
 #include "octavo/formats/format.h"
+#include "octavo/kernels/input_ranges.h"
 #include "octavo/server/http.h"
 #include "octavo/server/info.h"
 #include "octavo/server/process_memory.h"
@@ -153,6 +154,13 @@ void WriteEngineCounters(MetricsWriter& text, const MetricsContext& context) {
                "Ended requests that the prefix cache served at least one token to.");
   text.Counter("octavo:computed_tokens_total", stats.computed_tokens_total,
                "Tokens that forward passes ran.");
+  const InputRanges& inputs = stats.nvfp4_inputs_total;
+  text.Counter("octavo:nvfp4_input_groups_total", inputs.num_groups,
+               "Groups of 16 activations that were quantized to NVFP4.");
+  text.Family("octavo:nvfp4_input_groups_out_of_range_total", "counter",
+              "Of those, groups whose scale saturated (above), or was subnormal or 0 (below).");
+  text.Sample(inputs.num_above, {{"side", "above"}});
+  text.Sample(inputs.num_below, {{"side", "below"}});
   text.Counter("octavo:clamped_logprobs_total", context.info.num_clamped_logprobs,
                "Logprobs that were not finite and were written as -1e30.");
   const EngineLatencies& latencies = context.latencies;

@@ -13,7 +13,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import octavo_testing
 from api_testing import ApiTest, ONE_THREAD
-from octavo_testing import BASE, DENSE, Server
+from octavo_testing import BASE, DENSE, ROOT, Server
 
 GAUGES = ("num_running_reqs", "num_queue_reqs", "gen_throughput", "token_usage", "cache_hit_rate",
           "num_used_tokens", "max_total_num_tokens", "num_retracted_reqs", "num_paused_reqs")
@@ -264,6 +264,41 @@ class Metrics(ApiTest):
         self.assertGreater(self.value(after, "sglang:weight_load_duration_seconds", source="disk"),
                            0)
         self.assertEqual(self.value(after, "octavo:info", weight_version="0"), 1)
+
+
+class Nvfp4Inputs(unittest.TestCase):
+    """Groups of 16 inputs are 1/16 of the inputs of the quantized layers, token by token."""
+
+    GROUPS = "octavo:nvfp4_input_groups_total"
+    OUTSIDE = "octavo:nvfp4_input_groups_out_of_range_total"
+
+    def counts(self, server):
+        """(groups, above, below)"""
+        families = parse(server.call("GET", "/metrics")[1])
+        (groups,) = families[self.GROUPS][1].values()
+        sides = {dict(labels)["side"]: value
+                 for (_, labels), value in families[self.OUTSIDE][1].items()}
+        self.assertEqual(set(sides), {"above", "below"})
+        return groups, sides["above"], sides["below"]
+
+    def test_count_every_group_of_every_token(self):
+        config = json.loads((ROOT / DENSE / "config.json").read_text())
+        heads = config["num_attention_heads"] * config["head_dim"]
+        # One for q, k and v, one for gate and up, and those of o and down.
+        inputs = 2 * config["hidden_size"] + heads + config["intermediate_size"]
+        flags = ["--format", "nvfp4", "--scope", "all", "--nvfp4-input-scale", "pow2"]
+        with Server(DENSE, *ONE_THREAD, *flags) as server:
+            self.assertEqual(self.counts(server), (0, 0, 0))
+            server.generate(input_ids=IDS, sampling_params={"max_new_tokens": 1})
+            groups, above, below = self.counts(server)
+            self.assertEqual(groups, len(IDS) * config["num_hidden_layers"] * inputs / 16)
+            self.assertEqual(above, 0)  # Trained activations are far below 2800.
+            self.assertLess(below, groups)
+
+    def test_are_none_in_other_formats(self):
+        with Server(DENSE, *ONE_THREAD) as server:
+            server.generate(input_ids=IDS, sampling_params={"max_new_tokens": 1})
+            self.assertEqual(self.counts(server), (0, 0, 0))
 
 
 class Keys(unittest.TestCase):

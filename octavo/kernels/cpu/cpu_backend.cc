@@ -19,6 +19,7 @@
 #include "octavo/kernels/cpu/kernel_table.h"
 #include "octavo/kernels/cpu/kv_layout.h"
 #include "octavo/kernels/cpu/route.h"
+#include "octavo/kernels/input_ranges.h"
 #include "octavo/kernels/matrix.h"
 #include "octavo/kernels/ops.h"
 #include "octavo/kernels/sort_by_expert.h"
@@ -41,6 +42,7 @@ class CpuBackend final : public Backend {
   std::string_view recipe() const override { return "serving-1"; }
   DType activation_dtype() const override { return DType::kBf16; }
   ThreadPool& pool() override { return pool_; }
+  InputRanges input_ranges() const override { return linear_.input_ranges(); }
 
   Status Reserve(const Limits& limits) override {
     RETURN_IF_ERROR(linear_.Reserve(limits.max_tokens, limits.max_width, limits.max_grouped_rows));

@@ -15,6 +15,7 @@
 #include "octavo/base/thread_pool.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/kernels/cpu/kernel_table.h"
+#include "octavo/kernels/input_ranges.h"
 
 namespace octavo::cpu {
 
@@ -134,6 +135,7 @@ class LinearOp {
   Status Reserve(int64_t max_tokens, int64_t max_width, int64_t max_grouped_rows);
   Status Run(const LinearArgs& args);
   Status RunGrouped(const GroupedLinearArgs& args);
+  InputRanges input_ranges() const;
 
  private:
   struct Part;
@@ -149,6 +151,7 @@ class LinearOp {
     Scratch rows;             // Their InputRows.
     int64_t gathered_g = -1;  // What `inputs` holds.
     int64_t gathered_row = -1;
+    InputRanges ranges;  // Of the rows that the worker quantized.
   };
 
   // How many groups of panels of a worker's range have been taken.

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "octavo/kernels/input_ranges.h"
 #include "octavo/kernels/matrix.h"
 
 namespace octavo::cpu {
@@ -96,6 +97,7 @@ struct InputRowArgs {
   std::byte* a = nullptr;  // [padded] x^, zeros from `cols` on.
   int64_t padded = 0;
   float* group_scales = nullptr;  // kFp8Group: [ceil(cols / 128)].
+  InputRanges* ranges = nullptr;  // Forms of nvfp4: what the row counts for is added. Or null.
 };
 
 // From the sums of one row to its outputs: y[i] = A((c[i] * factor) * col_factor + bias[i]), where

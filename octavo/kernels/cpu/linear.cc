@@ -22,6 +22,7 @@
 #include "octavo/kernels/cpu/kernel_table.h"
 #include "octavo/kernels/cpu/layout.h"
 #include "octavo/kernels/cpu/linear_internal.h"
+#include "octavo/kernels/input_ranges.h"
 #include "octavo/kernels/linear_input.h"
 #include "octavo/kernels/matrix.h"
 #include "octavo/kernels/ops.h"
@@ -81,13 +82,13 @@ Status LinearOp::Reserve(int64_t max_tokens, int64_t max_width, int64_t max_grou
   return EnsureInputs(max_tokens, max_width);
 }
 
-// Calls body(t) for every row of x, by the pool when there is enough to do.
+// Calls body(t, worker) for every row of x, by the pool when there is enough to do.
 template <typename Body>
 void LinearOp::ForRows(const Activations& x, Body body) {
   constexpr int64_t kParallelElems = 16384;  // Below, waking the pool costs more than the rows.
-  const auto range = [&](int64_t begin, int64_t end, int /*worker*/) {
+  const auto range = [&](int64_t begin, int64_t end, int worker) {
     for (int64_t t = begin; t < end; ++t) {
-      body(t);
+      body(t, worker);
     }
   };
   if (x.rows * x.cols < kParallelElems) {
@@ -109,21 +110,22 @@ void LinearOp::LoadInput(Problem* problem, InputForm form, float scale) {
   };
   auto* rows = reinterpret_cast<InputRow*>(rows_.data());
   if (problem->is_quantized_by_group || form == InputForm::kNvfp4Batch) {
-    ForRows(x, make_row);
+    ForRows(x, [&](int64_t t, int /*worker*/) { make_row(t); });
     problem->make_row.reset();
   }
   if (problem->is_quantized_by_group) {
     return;
   }
   if (form == InputForm::kNvfp4Batch) {
-    ForRows(x,
-            [&](int64_t t) { rows[t].factor = path_.inputs.finite_amax(Bf16Row(x, t), x.cols); });
+    ForRows(x, [&](int64_t t, int /*worker*/) {
+      rows[t].factor = path_.inputs.finite_amax(Bf16Row(x, t), x.cols);
+    });
     scale = 0.0F;
     for (int64_t t = 0; t < x.rows; ++t) {
       scale = rows[t].factor > scale ? rows[t].factor : scale;  // Not for NaN.
     }
   }
-  ForRows(x, [&](int64_t t) {
+  ForRows(x, [&](int64_t t, int worker) {
     make_row(t);
     rows[t] = path_.QuantizeA(*kernel_, {.form = form,
                                          .scale = scale,
@@ -131,7 +133,8 @@ void LinearOp::LoadInput(Problem* problem, InputForm form, float scale) {
                                          .cols = x.cols,
                                          .a = input_.data() + t * a_stride_ * kernel_->a_elem_bytes,
                                          .padded = RoundUp(x.cols, kTileDepth),
-                                         .group_scales = scales_.floats() + t * num_blocks});
+                                         .group_scales = scales_.floats() + t * num_blocks,
+                                         .ranges = &workers_[static_cast<size_t>(worker)].ranges});
     if (form != InputForm::kFp8Group) {
       std::fill_n(scales_.floats() + t * num_blocks, num_blocks, 1.0F);
     }
@@ -146,6 +149,8 @@ void LinearOp::Gather(const Problem& problem, const Chunk& chunk, WorkerScratch*
   auto* rows = reinterpret_cast<InputRow*>(scratch->rows.data());
   const auto* all_rows = reinterpret_cast<const InputRow*>(rows_.data());
   float* scales = scratch->scales.floats();
+  // Every group of panels quantizes the rows anew; they count with the first.
+  InputRanges* ranges = chunk.first_panel == 0 ? &scratch->ranges : nullptr;
   for (int64_t r = 0; r < chunk.num_rows; ++r) {
     const int64_t t = problem.source_rows[static_cast<size_t>(chunk.first_row + r)];
     std::byte* a = scratch->inputs.data() + r * row_bytes;
@@ -155,7 +160,8 @@ void LinearOp::Gather(const Problem& problem, const Chunk& chunk, WorkerScratch*
                                            .x = Bf16Row(problem.x, t),
                                            .cols = problem.x.cols,
                                            .a = a,
-                                           .padded = RoundUp(problem.x.cols, kTileDepth)});
+                                           .padded = RoundUp(problem.x.cols, kTileDepth),
+                                           .ranges = ranges});
       continue;
     }
     std::memcpy(a, input_.data() + t * row_bytes, static_cast<size_t>(row_bytes));
@@ -322,10 +328,11 @@ Status LinearOp::RunParts(Problem* problem) {
     problem->num_pass = 0;
     for (size_t i = 0; i < parts.size(); ++i) {
       const PackedMatrix& other = parts[i].First();
-      const bool has_same_scale =
-          other.input_scale == first.input_scale && HasOneInputScale(parts[i]);
-      if (!parts[i].is_done && other.input == first.input &&
-          (!is_static || problem->is_quantized_by_group || has_same_scale)) {
+      const bool has_one_scale = HasOneInputScale(parts[i]);
+      const bool has_same_scale = problem->is_quantized_by_group
+                                      ? !has_one_scale
+                                      : has_one_scale && other.input_scale == first.input_scale;
+      if (!parts[i].is_done && other.input == first.input && (!is_static || has_same_scale)) {
         problem->pass[problem->num_pass++] = i;
       }
     }
@@ -341,6 +348,14 @@ Status LinearOp::RunParts(Problem* problem) {
     pool_->Run([&](int worker) { RunPanels(*problem, cut, worker); });
   }
   return OkStatus();
+}
+
+InputRanges LinearOp::input_ranges() const {
+  InputRanges ranges;
+  for (const WorkerScratch& worker : workers_) {
+    ranges += worker.ranges;
+  }
+  return ranges;
 }
 
 void LinearOp::MakeRow(const RmsNormArgs& norm, int64_t t) const {

@@ -26,6 +26,7 @@
 #include "octavo/formats/nvfp4.h"
 #include "octavo/kernels/cpu/kernel_table.h"
 #include "octavo/kernels/cpu/vec-inl.h"
+#include "octavo/kernels/input_ranges.h"
 #include "octavo/kernels/linear_input.h"
 // NOLINTEND(misc-include-cleaner)
 
@@ -153,14 +154,23 @@ bool QuantizeMxfp8Groups(const InputRowArgs& args, A* a) {
 template <typename A>
 void QuantizeNvfp4Groups(const InputRowArgs& args, const Nvfp4RowScales& scales, A* a) {
   const DF d;
+  int64_t num_above = 0;
+  int64_t num_below = 0;
   for (int64_t k = 0; k < args.cols; k += kNvfp4GroupElems) {
     const int64_t n = std::min(kNvfp4GroupElems, args.cols - k);
     const float amax = LargestMagnitude(args.x + k, n);
-    const float group_scale = E4m3ToFloat(Nvfp4GroupScale(amax, scales.group_factor));
+    const uint8_t code = Nvfp4GroupScale(amax, scales.group_factor);
+    num_above += amax * scales.group_factor > kNvfp4WantedScaleMax ? 1 : 0;
+    num_below += amax > 0.0F && code < kE4m3FirstNormalCode ? 1 : 0;
+    const float group_scale = E4m3ToFloat(code);
     const VF multiplier = hn::Set(d, Nvfp4Multiplier(group_scale, scales.row_factor));
     const VF scale = hn::Set(d, group_scale);
     ForVectors(args.x + k, n, a + k,
                [&](VF x) HWY_ATTR { return hn::Mul(RoundToE2m1(hn::Mul(x, multiplier)), scale); });
+  }
+  if (args.ranges != nullptr) {
+    const int64_t num_groups = (args.cols + kNvfp4GroupElems - 1) / kNvfp4GroupElems;
+    *args.ranges += {.num_groups = num_groups, .num_above = num_above, .num_below = num_below};
   }
 }
 

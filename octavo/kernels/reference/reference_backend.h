@@ -25,6 +25,7 @@
 #include "octavo/formats/fp8_block.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/kernels/check_args.h"
+#include "octavo/kernels/input_ranges.h"
 #include "octavo/kernels/matrix.h"
 #include "octavo/kernels/ops.h"
 #include "octavo/kernels/reference/row_math.h"
@@ -87,6 +88,7 @@ class ReferenceBackend final : public Backend {
   std::string_view recipe() const override { return is_serving() ? "serving-1" : "fp32-1"; }
   DType activation_dtype() const override { return is_serving() ? DType::kBf16 : DType::kF32; }
   ThreadPool& pool() override { return pool_; }
+  InputRanges input_ranges() const override { return input_ranges_; }
 
   Status Reserve(const Limits& limits) override;
   Status Pack(const CanonicalMatrix& canonical, PackedMatrix* packed) const override;
@@ -137,6 +139,9 @@ class ReferenceBackend final : public Backend {
   void ReserveRow(int64_t num_floats);
   void ReserveContext(int64_t context, int64_t head_dim);
   void LoadLinearInput(const Activations& x, InputForm form, float input_scale);
+  void CountRow(const Activations& x, const PackedMatrix& weight, float scale, int64_t t);
+  void CountRows(const Activations& x, const PackedMatrix& weight);
+  void CountExperts(const GroupedLinearArgs& args);
   float LinearOutput(const PackedMatrix& weight, const float* w, int64_t n, int64_t t) const;
   void LinearRows(const LinearPart& part, std::span<const int32_t> source_rows, int64_t first_row,
                   int64_t last_row);
@@ -152,6 +157,7 @@ class ReferenceBackend final : public Backend {
   std::vector<float> input_;         // Linear input [tokens, padded in], widened or quantized.
   std::vector<float> input_scales_;  // kFp8Group: [tokens, blocks].
   std::vector<float> row_factors_;   // [tokens].
+  InputRanges input_ranges_;
 };
 
 }  // namespace octavo::reference

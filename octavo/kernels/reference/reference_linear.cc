@@ -12,6 +12,7 @@
 #include "octavo/formats/format.h"
 #include "octavo/formats/fp8_block.h"
 #include "octavo/kernels/check_args.h"
+#include "octavo/kernels/input_ranges.h"
 #include "octavo/kernels/linear_input.h"
 #include "octavo/kernels/matrix.h"
 #include "octavo/kernels/ops.h"
@@ -38,6 +39,26 @@ float BatchAmax(const Activations& x) {
   return amax;
 }
 
+// Whether the input of `part` is quantized as that of one before it, so that it counts with that.
+template <typename Part, typename WeightOf>
+bool IsCounted(std::span<const Part> parts, size_t part, WeightOf weight_of) {
+  const PackedMatrix& weight = weight_of(parts[part]);
+  return std::ranges::any_of(parts.first(part), [&](const Part& before) {
+    const PackedMatrix& other = weight_of(before);
+    return other.input == weight.input &&
+           (!IsStaticInput(weight.input) || other.input_scale == weight.input_scale);
+  });
+}
+
+// Whether all experts of a part quantize their input with one scale.
+bool HasOneInputScale(const GroupedPart& part) {
+  const PackedMatrix& first = *part.weights.front();
+  return !IsStaticInput(first.input) ||
+         std::ranges::all_of(part.weights, [&](const PackedMatrix* weight) {
+           return weight->input_scale == first.input_scale;
+         });
+}
+
 }  // namespace
 
 // Fills input_ (rows padded with zeros to whole tiles), input_scales_ (1 where a form has no group
@@ -60,6 +81,49 @@ void ReferenceBackend::LoadLinearInput(const Activations& x, InputForm form, flo
           {input_scales_.data() + t * num_blocks, static_cast<size_t>(num_blocks)});
     }
   });
+}
+
+void ReferenceBackend::CountRow(const Activations& x, const PackedMatrix& weight, float scale,
+                                int64_t t) {
+  std::vector<float> row(static_cast<size_t>(x.cols));
+  LoadRow(x, t, 0, x.cols, row.data());
+  input_ranges_ += CountInputRanges(weight.input, scale, row);
+}
+
+void ReferenceBackend::CountRows(const Activations& x, const PackedMatrix& weight) {
+  if (!is_serving() || !IsNvfp4Input(weight.input)) {
+    return;
+  }
+  const float scale = weight.input == InputForm::kNvfp4Batch ? BatchAmax(x) : weight.input_scale;
+  for (int64_t t = 0; t < x.rows; ++t) {
+    CountRow(x, weight, scale, t);
+  }
+}
+
+// As input_ranges.h has it: rows of x once, or where experts have scales of their own, what each of
+// them reads.
+void ReferenceBackend::CountExperts(const GroupedLinearArgs& args) {
+  std::vector<GroupedPart> shared;
+  for (const GroupedPart& part : args.parts) {
+    if (HasOneInputScale(part)) {
+      shared.push_back(part);
+      continue;
+    }
+    for (size_t g = 0; is_serving() && g < part.weights.size(); ++g) {
+      const PackedMatrix& weight = *part.weights[g];
+      for (int32_t row = args.offsets[g]; row < args.offsets[g + 1]; ++row) {
+        CountRow(args.x, weight, weight.input_scale, args.source_rows[static_cast<size_t>(row)]);
+      }
+    }
+  }
+  const auto weight_of = [](const GroupedPart& part) -> const PackedMatrix& {
+    return *part.weights.front();
+  };
+  for (size_t i = 0; i < shared.size() && !args.source_rows.empty(); ++i) {
+    if (!IsCounted(std::span<const GroupedPart>(shared), i, weight_of)) {
+      CountRows(args.x, weight_of(shared[i]));
+    }
+  }
 }
 
 // One output in FP32: weight row n in `w` with input row t.
@@ -126,6 +190,12 @@ Status ReferenceBackend::Linear(const LinearArgs& args) {
     RETURN_IF_ERROR(SiluMul(*args.silu_mul));
   }
   const OpScope scope(*this);
+  const auto weight_of = [](const LinearPart& part) -> const PackedMatrix& { return *part.weight; };
+  for (size_t i = 0; i < args.parts.size(); ++i) {
+    if (!IsCounted(args.parts, i, weight_of)) {
+      CountRows(args.x, *args.parts[i].weight);
+    }
+  }
   for (const LinearPart& part : args.parts) {
     LoadLinearInput(args.x, is_serving() ? part.weight->input : InputForm::kBf16,
                     part.weight->input_scale);
@@ -140,6 +210,7 @@ Status ReferenceBackend::GroupedLinear(const GroupedLinearArgs& args) {
     RETURN_IF_ERROR(SiluMul(*args.silu_mul));
   }
   const OpScope scope(*this);
+  CountExperts(args);
   for (const GroupedPart& part : args.parts) {
     for (size_t g = 0; g < part.weights.size(); ++g) {
       const PackedMatrix& weight = *part.weights[g];
