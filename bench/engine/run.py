@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """`make bench-engine`: the engine's kernels and a rollout's load, beside the bars they are held to.
 
-Runs `kernels_bench` (decode of one token, prefill of 512) on the 1.7B shape in every format, and the
-modes of `rollout_bench` on a folder of bench/shapes; docs/bench.md says what each measures. Prints
-a line a figure with its bar and whether it was met or missed, and writes all JSON lines with the
-commit, the processor and the date. A missed bar changes no exit code: benchmarks do not judge. The
-file is written anew after each part, so that a run that is cut short leaves what it had. Standard
-library only.
+Runs `kernels_bench` (decode of one token, prefill of 512) on the 1.7B shape in every format, and
+the modes of `rollout_bench` on a folder of bench/shapes; docs/bench.md says what each measures.
+Prints a line a figure with its bar and whether it was met or missed, and writes all JSON lines with
+the commit, the processor and the date. A missed bar changes no exit code: benchmarks do not judge.
+The file is written anew after each part, so that a run that is cut short leaves what it had.
+Standard library only.
 """
 
 import argparse
