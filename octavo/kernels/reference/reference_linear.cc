@@ -1,6 +1,7 @@
 // Linear layers of the reference backend.
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -103,10 +104,11 @@ void ReferenceBackend::CountRows(const Activations& x, const PackedMatrix& weigh
 // As input_ranges.h has it: rows of x once, or where experts have scales of their own, what each of
 // them reads.
 void ReferenceBackend::CountExperts(const GroupedLinearArgs& args) {
-  std::vector<GroupedPart> shared;
+  std::array<GroupedPart, kMaxGroupedParts> shared;  // No vector: the step loop allocates nothing.
+  size_t num_shared = 0;
   for (const GroupedPart& part : args.parts) {
     if (HasOneInputScale(part)) {
-      shared.push_back(part);
+      shared[num_shared++] = part;
       continue;
     }
     for (size_t g = 0; is_serving() && g < part.weights.size(); ++g) {
@@ -119,7 +121,7 @@ void ReferenceBackend::CountExperts(const GroupedLinearArgs& args) {
   const auto weight_of = [](const GroupedPart& part) -> const PackedMatrix& {
     return *part.weights.front();
   };
-  for (size_t i = 0; i < shared.size() && !args.source_rows.empty(); ++i) {
+  for (size_t i = 0; i < num_shared && !args.source_rows.empty(); ++i) {
     if (!IsCounted(std::span<const GroupedPart>(shared), i, weight_of)) {
       CountRows(args.x, weight_of(shared[i]));
     }
