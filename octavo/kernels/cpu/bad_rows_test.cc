@@ -65,9 +65,10 @@ TestActivations CleanRows() {
   return x;
 }
 
-// The layer over `gate`, or over SwiGLU of `gate` and `up`.
-TestActivations RunExperts(Backend* backend, const FormCase& form, TestActivations gate,
+// The layer over `x`, or over SwiGLU of `x` and `up`.
+TestActivations RunExperts(Backend* backend, const FormCase& form, const TestActivations& x,
                            const TestActivations* up) {
+  const TestActivations gate(x);  // The op writes over it.
   std::vector<PackedMatrix> packed;
   std::vector<const PackedMatrix*> experts;
   packed.reserve(kNumGroups);
