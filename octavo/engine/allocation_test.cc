@@ -120,7 +120,7 @@ TEST_P(DecodeSteps, AllocateNothingWhenAGroupResumes) {
   HarnessOptions options;
   options.cpu = GetParam();
   options.num_threads = 2;
-  options.moe = true;
+  options.spec = TinyMoeSpec();
   options.engine.return_routed_experts = true;
   Harness harness(options);
   for (uint64_t seed = 0; seed < 8; ++seed) {

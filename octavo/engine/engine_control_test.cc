@@ -72,7 +72,7 @@ void Swap(Harness& harness, const TinyWeightOptions& weights, const std::string&
                        }});
 }
 
-constexpr TinyWeightOptions kNewWeights = {.fp8 = false, .seed = 2, .poisoned_token = -1};
+constexpr TinyWeightOptions kNewWeights = {.seed = 2};
 
 // --- Abort --------------------------------------------------------------------------------------
 

@@ -49,7 +49,7 @@ struct Started {
   }
 
   std::unique_ptr<ModelWeights> Weights(uint64_t seed) {
-    return TinyWeights(spec, *packer, {.fp8 = false, .seed = seed, .poisoned_token = -1});
+    return TinyWeights(spec, *packer, {.seed = seed});
   }
 };
 

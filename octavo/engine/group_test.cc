@@ -216,7 +216,7 @@ TEST(GroupLeader, WhenFrozenTheGroupWaitsWithIt) {
 
 TEST(GroupLeader, WhenItsWeightsGoInPlaceTheOthersBeginAnew) {
   HalfWay half;
-  const TinyWeightOptions weights = {.fp8 = false, .seed = 2, .poisoned_token = -1};
+  const TinyWeightOptions weights = {.seed = 2};
   half.harness.core().Swap({.weights = half.harness.NewWeights(weights),
                             .version = "v1",
                             .in_flight = InFlight::kInPlace,

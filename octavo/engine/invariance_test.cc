@@ -2,7 +2,9 @@
 // other way the engine has - in company, after a prefix hit, with other chunk sizes, retracted half
 // way by a full pool and by a swap to equal weights, and as a scored prompt - and tokens and
 // logprobs must have equal bits. Prompt lengths stand around the borders of matrix tiles (16),
-// pages (32), FP8 groups and chunks (128, 512). BF16 and FP8; reference and vector backend.
+// pages (32), FP8 groups and chunks (128, 512). BF16 and FP8; reference and vector backend. Then in
+// brief, on the vector backend, every kind of block in formats that read their inputs in other ways
+// (MX groups, per token, weight-only) and with a KV cache in FP8.
 
 #include <gtest/gtest.h>
 
@@ -14,11 +16,15 @@
 #include <utility>
 #include <vector>
 
+#include "octavo/base/tensor.h"
 #include "octavo/engine/engine.h"
 #include "octavo/engine/page_pool.h"
 #include "octavo/engine/request.h"
 #include "octavo/engine/test_support.h"
+#include "octavo/formats/format.h"
+#include "octavo/kernels/matrix.h"
 #include "octavo/kernels/ops.h"
+#include "octavo/model/model_for_test.h"
 
 namespace octavo {
 namespace {
@@ -29,19 +35,39 @@ constexpr int64_t kLengths[] = {15, 16, 17, 31, 32, 33, 127, 128, 129, 511, 512,
 constexpr int64_t kFewLengths[] = {15, 17, 32, 129};
 
 struct Variant {
-  bool fp8 = false;
+  const char* name = nullptr;
+  TestFormat format = {};
   bool cpu = false;
 };
 
-std::string VariantName(const testing::TestParamInfo<Variant>& info) {
-  return std::string(info.param.fp8 ? "Fp8" : "Bf16") + (info.param.cpu ? "Cpu" : "Reference");
+std::string VariantName(const testing::TestParamInfo<Variant>& info) { return info.param.name; }
+
+// The request under test: sampled at temperature 1, so that its logprobs are those of scoring.
+Request Subject(int64_t length) {
+  Request request;
+  request.rid = "subject";
+  request.input_ids = RandomIds(static_cast<uint64_t>(length), length);
+  request.sampling.max_new_tokens = kNewTokens;
+  request.sampling.ignore_eos = true;
+  request.sampling.seed = 7 + length;
+  request.return_logprob = true;
+  return request;
+}
+
+Request Other(uint64_t seed) {
+  Request request;
+  request.input_ids = RandomIds(1000 + seed, 1 + static_cast<int64_t>(seed * 37 % 150));
+  request.sampling.max_new_tokens = 5 + static_cast<int64_t>(seed % 40);
+  request.sampling.ignore_eos = true;
+  request.sampling.seed = static_cast<int64_t>(seed);
+  return request;
 }
 
 class Promise5 : public testing::TestWithParam<Variant> {
  protected:
   HarnessOptions Options() const {
     HarnessOptions options;
-    options.weights.fp8 = GetParam().fp8;
+    options.weights.format = GetParam().format;
     options.cpu = GetParam().cpu;
     options.num_threads = 2;
     return options;
@@ -49,27 +75,6 @@ class Promise5 : public testing::TestWithParam<Variant> {
 
   static std::span<const int64_t> Lengths() {
     return GetParam().cpu ? std::span<const int64_t>(kLengths) : kFewLengths;
-  }
-
-  // The request under test: sampled at temperature 1, so that its logprobs are those of scoring.
-  static Request Subject(int64_t length) {
-    Request request;
-    request.rid = "subject";
-    request.input_ids = RandomIds(static_cast<uint64_t>(length), length);
-    request.sampling.max_new_tokens = kNewTokens;
-    request.sampling.ignore_eos = true;
-    request.sampling.seed = 7 + length;
-    request.return_logprob = true;
-    return request;
-  }
-
-  static Request Other(uint64_t seed) {
-    Request request;
-    request.input_ids = RandomIds(1000 + seed, 1 + static_cast<int64_t>(seed * 37 % 150));
-    request.sampling.max_new_tokens = 5 + static_cast<int64_t>(seed % 40);
-    request.sampling.ignore_eos = true;
-    request.sampling.seed = static_cast<int64_t>(seed);
-    return request;
   }
 
   Collected Alone(int64_t length) const {
@@ -81,6 +86,29 @@ class Promise5 : public testing::TestWithParam<Variant> {
 void ExpectSameBits(const Collected& actual, const Collected& expected, const std::string& what) {
   EXPECT_EQ(actual.all.new_ids, expected.all.new_ids) << what;
   EXPECT_EQ(Bits(actual.all.new_logprobs), Bits(expected.all.new_logprobs)) << what;
+  EXPECT_EQ(actual.all.routed_experts, expected.all.routed_experts) << what;
+}
+
+// Runs `generate`, then asks for the logprobs of what it gave.
+void ExpectGeneratedAsScored(Harness& harness, Request generate) {
+  Request score;
+  score.input_ids = generate.input_ids;
+  const size_t length = score.input_ids.size();
+  const Collected generated = harness.Run(std::move(generate));
+  score.input_ids.insert(score.input_ids.end(), generated.all.new_ids.begin(),
+                         generated.all.new_ids.end());
+  score.sampling.max_new_tokens = 0;
+  score.return_logprob = true;
+  score.logprob_start_len = static_cast<int64_t>(length) - 1;
+  const Collected scored = harness.Run(std::move(score));
+  ASSERT_EQ(scored.all.input_logprobs.size(), static_cast<size_t>(kNewTokens + 1));
+  EXPECT_FALSE(scored.all.input_logprobs[0].first.has_value());
+  std::vector<TokenLogprob> entries;
+  for (size_t i = 1; i < scored.all.input_logprobs.size(); ++i) {
+    entries.push_back({.logprob = scored.all.input_logprobs[i].first.value(),
+                       .id = scored.all.input_logprobs[i].second});
+  }
+  EXPECT_EQ(Bits(entries), Bits(generated.all.new_logprobs)) << length;
 }
 
 TEST_P(Promise5, InCompanyAsAlone) {
@@ -185,24 +213,8 @@ TEST_P(Promise5, GeneratedAsScored) {
       Harness harness(Options());
       Request generate = Subject(length);
       generate.sampling.temperature = temperature;
-      const Collected generated = harness.Run(std::move(generate));
-
-      Request score;
-      score.input_ids = RandomIds(static_cast<uint64_t>(length), length);
-      score.input_ids.insert(score.input_ids.end(), generated.all.new_ids.begin(),
-                             generated.all.new_ids.end());
-      score.sampling.max_new_tokens = 0;
-      score.return_logprob = true;
-      score.logprob_start_len = length - 1;
-      const Collected scored = harness.Run(std::move(score));
-      ASSERT_EQ(scored.all.input_logprobs.size(), static_cast<size_t>(kNewTokens + 1));
-      EXPECT_FALSE(scored.all.input_logprobs[0].first.has_value());
-      std::vector<TokenLogprob> entries;
-      for (size_t i = 1; i < scored.all.input_logprobs.size(); ++i) {
-        entries.push_back({.logprob = scored.all.input_logprobs[i].first.value(),
-                           .id = scored.all.input_logprobs[i].second});
-      }
-      EXPECT_EQ(Bits(entries), Bits(generated.all.new_logprobs)) << length << " " << temperature;
+      SCOPED_TRACE(temperature);
+      ExpectGeneratedAsScored(harness, std::move(generate));
     }
   }
 }
@@ -232,11 +244,124 @@ TEST_P(Promise5, TemperedLogprobsAreThoseOfAFreshPrefill) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Engine, Promise5,
-                         testing::Values(Variant{.fp8 = false, .cpu = false},
-                                         Variant{.fp8 = true, .cpu = false},
-                                         Variant{.fp8 = false, .cpu = true},
-                                         Variant{.fp8 = true, .cpu = true}),
+                         testing::Values(Variant{.name = "Bf16Reference"},
+                                         Variant{.name = "Fp8Reference", .format = kTestFp8},
+                                         Variant{.name = "Bf16Cpu", .cpu = true},
+                                         Variant{
+                                             .name = "Fp8Cpu", .format = kTestFp8, .cpu = true}),
                          VariantName);
+
+// --- Every kind of block, in brief --------------------------------------------------------------
+
+constexpr int64_t kLength = 45;  // A page and a tail, which a prefix hit copies.
+
+struct BriefVariant {
+  std::string name;
+  const char* architecture = nullptr;
+  TestFormat format = {};
+};
+
+class Promise5InFormats : public testing::TestWithParam<BriefVariant> {
+ protected:
+  static HarnessOptions Options() {
+    HarnessOptions options;
+    options.spec = RandomSpec(GetParam().architecture);
+    options.weights.format = GetParam().format;
+    options.engine.kv_cache_dtype = GetParam().format.kv_dtype;
+    options.engine.max_total_tokens = 1024;
+    options.engine.return_routed_experts = options.spec.moe.num_experts > 0;
+    options.cpu = true;
+    return options;
+  }
+  // With the experts that its tokens were sent to, where there are any.
+  static Request Routed(Request request) {
+    request.return_routed_experts = Options().engine.return_routed_experts;
+    return request;
+  }
+  static Collected Alone() {
+    Harness harness(Options());
+    return harness.Run(Routed(Subject(kLength)));
+  }
+};
+
+TEST_P(Promise5InFormats, InCompanyAndInChunksAsAlone) {
+  HarnessOptions options = Options();
+  options.engine.chunk_tokens = 16;
+  Harness harness(options);
+  harness.Add(Other(1));
+  harness.Add(Other(2));
+  const std::shared_ptr<RecordingSink> subject = harness.Add(Routed(Subject(kLength)));
+  harness.Add(Other(3));
+  harness.Add(Other(4));
+  harness.RunAll();
+  ExpectSameBits(subject->Get(), Alone(), "in company");
+}
+
+TEST_P(Promise5InFormats, WithAPrefixHitAndACopiedTailAsWithout) {
+  Harness harness(Options());
+  const Collected first = harness.Run(Routed(Subject(kLength)));
+  EXPECT_EQ(first.all.cached_tokens, 0);
+  const Collected second = harness.Run(Routed(Subject(kLength)));
+  EXPECT_EQ(second.all.cached_tokens, kLength - 1);
+  ExpectSameBits(second, first, "with a prefix hit");
+}
+
+TEST_P(Promise5InFormats, RetractedByAFullPool) {
+  HarnessOptions options = Options();
+  options.engine.max_total_tokens = (2 * NumPagesFor(kLength + kNewTokens) - 1) * kPageTokens;
+  Harness harness(options);
+  Request older = Subject(kLength);
+  older.rid = "older";
+  older.input_ids = RandomIds(99, kLength);
+  harness.Add(std::move(older));
+  const std::shared_ptr<RecordingSink> subject = harness.Add(Routed(Subject(kLength)));
+  harness.RunAll();
+  EXPECT_GE(subject->Get().all.num_retractions, 1);
+  ExpectSameBits(subject->Get(), Alone(), "retracted");
+}
+
+// Retracted all is computed again; in place all is kept.
+TEST_P(Promise5InFormats, ThroughSwapsToEqualWeights) {
+  for (const InFlight in_flight : {InFlight::kRetract, InFlight::kInPlace}) {
+    Harness harness(Options());
+    const std::shared_ptr<RecordingSink> subject = harness.Add(Routed(Subject(kLength)));
+    harness.Steps(8);
+    harness.core().Swap({.weights = harness.NewWeights(Options().weights),
+                         .version = "v1",
+                         .in_flight = in_flight,
+                         .done = nullptr});
+    harness.RunAll();
+    EXPECT_EQ(subject->Get().all.num_retractions, in_flight == InFlight::kRetract ? 1 : 0);
+    ExpectSameBits(subject->Get(), Alone(), "swapped");
+  }
+}
+
+TEST_P(Promise5InFormats, GeneratedAsScored) {
+  Harness harness(Options());
+  ExpectGeneratedAsScored(harness, Subject(kLength));
+}
+
+std::vector<BriefVariant> BriefVariants() {
+  constexpr NamedTestFormat kFormats[] = {
+      {"Mxfp8", {WeightFormat::kMxfp8, InputForm::kMxfp8}},
+      {"Nvfp4Token", {WeightFormat::kNvfp4, InputForm::kNvfp4Token}},
+      {"Fp8Channel", {WeightFormat::kFp8Channel, InputForm::kFp8Token}},
+      {"Nvfp4WeightOnly", {WeightFormat::kNvfp4, InputForm::kBf16}},
+      {"Fp8Cache", {.kv_dtype = DType::kF8E4m3}},
+  };
+  std::vector<BriefVariant> variants;
+  for (const auto& [name, architecture] : {std::pair{"Dense", "Qwen3ForCausalLM"},
+                                           {"Moe", "Qwen3MoeForCausalLM"},
+                                           {"Mla", "DeepseekV3ForCausalLM"}}) {
+    for (const NamedTestFormat& format : kFormats) {
+      variants.push_back({std::string(name) + format.name, architecture, format.format});
+    }
+  }
+  return variants;
+}
+
+INSTANTIATE_TEST_SUITE_P(Engine, Promise5InFormats, testing::ValuesIn(BriefVariants()),
+                         [](const auto& info) { return info.param.name; });
 
 // The negative space: other weights, another seed and another prompt do change the bits.
 TEST(Promise5Negative, OtherWeightsOtherSeedOtherPromptGiveOtherTokens) {

@@ -72,7 +72,7 @@ TEST_P(KvDtype, Fp8HasBitsOfItsOwnAndHalfTheMemory) {
 // Scales are made with the tokens: new weights leave none of the old ones, in no kind of swap that
 // keeps requests.
 TEST_P(KvDtype, Fp8HasNoScalesOfOldWeights) {
-  constexpr TinyWeightOptions kNewWeights = {.fp8 = false, .seed = 2, .poisoned_token = -1};
+  constexpr TinyWeightOptions kNewWeights = {.seed = 2};
   HarnessOptions fresh_options = Options(DType::kF8E4m3);
   fresh_options.weights = kNewWeights;
   Harness fresh(fresh_options);

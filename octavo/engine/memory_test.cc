@@ -164,7 +164,7 @@ TEST(ReleaseMemory, ADrainDoesNotWaitForMemoryThatNobodyBringsBack) {
 
 TEST(ReleaseMemory, KeepsThePagesOfRoutedExperts) {
   HarnessOptions options;
-  options.moe = true;
+  options.spec = TinyMoeSpec();
   options.engine.return_routed_experts = true;
   Harness harness(options);
   Request request = Sampled(1, 40, 12);
@@ -182,8 +182,8 @@ TEST(ReleaseMemory, KeepsThePagesOfRoutedExperts) {
 TEST(VoidWeights, HoldsRequestsAndForgetsThePrefixes) {
   Harness harness;
   const Collected expected = harness.Run(Sampled(1, 70, 4));
-  Result<std::unique_ptr<ModelWeights>> old = harness.core().VoidWeights(
-      harness.NewWeights({.fp8 = false, .seed = 9, .poisoned_token = -1}));
+  Result<std::unique_ptr<ModelWeights>> old =
+      harness.core().VoidWeights(harness.NewWeights({.seed = 9}));
   ASSERT_TRUE(old.has_value());
   const auto sink = harness.Add(Sampled(1, 70, 4));
   EXPECT_FALSE(harness.Step());
@@ -193,10 +193,7 @@ TEST(VoidWeights, HoldsRequestsAndForgetsThePrefixes) {
   EXPECT_EQ(sink->Get().all.cached_tokens, 0);
   harness.Add(Sampled(2, 10, 10));
   harness.Steps(2);
-  EXPECT_EQ(harness.core()
-                .VoidWeights(harness.NewWeights({.fp8 = false, .seed = 9, .poisoned_token = -1}))
-                .error()
-                .code(),
+  EXPECT_EQ(harness.core().VoidWeights(harness.NewWeights({.seed = 9})).error().code(),
             StatusCode::kUnavailable);
 }
 

@@ -30,7 +30,7 @@ constexpr int64_t kNewTokens = 40;
 
 HarnessOptions MoeOptions() {
   HarnessOptions options;
-  options.moe = true;
+  options.spec = TinyMoeSpec();
   options.engine.return_routed_experts = true;
   return options;
 }
@@ -143,7 +143,7 @@ TEST(RoutedExperts, OfNewWeightsReplaceThoseOfOld) {
   const std::vector<int32_t> prompt = RandomIds(1, 75);
   const auto sink = harness.Add(Asking(prompt, 1, 0));
   harness.Steps(10);
-  const TinyWeightOptions weights = {.fp8 = false, .seed = 2, .poisoned_token = -1};
+  const TinyWeightOptions weights = {.seed = 2};
   harness.core().Swap({.weights = harness.NewWeights(weights),
                        .version = "v1",
                        .in_flight = InFlight::kRetract,

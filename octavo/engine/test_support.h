@@ -22,9 +22,8 @@
 #include "octavo/base/tensor.h"
 #include "octavo/engine/engine_core.h"
 #include "octavo/formats/bf16.h"
-#include "octavo/formats/fp8_block.h"
-#include "octavo/formats/quantize.h"
 #include "octavo/model/model.h"
+#include "octavo/model/model_for_test.h"
 
 namespace octavo {
 
@@ -125,7 +124,7 @@ inline ModelSpec TinyMoeSpec() {
 }
 
 struct TinyWeightOptions {
-  bool fp8 = false;  // Every linear layer in FP8 blocks.
+  TestFormat format = {};  // Of every linear layer; the KV cache's is an option of the engine.
   uint64_t seed = 1;
   int32_t poisoned_token = -1;  // Its embedding is NaN.
 };
@@ -154,36 +153,13 @@ inline std::unique_ptr<ModelWeights> TinyWeights(const ModelSpec& spec, const Ba
   for (size_t i = 0; i < spec.weights.size(); ++i) {
     const WeightSpec& row = spec.weights[i];
     std::vector<uint16_t> values = TinyValues(row, options.seed * 1000 + i);
-    CanonicalMatrix canonical;
-    canonical.cols = row.shape.back();
-    canonical.rows = NumElements(row.shape) / canonical.cols;
     if (row.role == Role::kEmbedding && options.poisoned_token >= 0) {
-      values[static_cast<size_t>(options.poisoned_token * canonical.cols)] = 0x7FC0;  // NaN
+      values[static_cast<size_t>(options.poisoned_token * row.shape.back())] = 0x7FC0;  // NaN
     }
-    std::vector<uint8_t> codes;
-    std::vector<float> scales;
-    canonical.codes = std::as_bytes(std::span(values));
-    if (options.fp8 && IsLinearRole(row.role)) {
-      codes.resize(values.size());
-      scales.resize(
-          static_cast<size_t>(NumFp8Blocks(canonical.rows) * NumFp8Blocks(canonical.cols)));
-      const Status encoded =
-          Quantize({.format = WeightFormat::kFp8,
-                    .values = {DType::kBf16,
-                               {canonical.rows, canonical.cols},
-                               reinterpret_cast<const std::byte*>(values.data())},
-                    .codes = codes,
-                    .scales = std::as_writable_bytes(std::span(scales))});
-      EXPECT_TRUE(encoded.ok()) << encoded.message();
-      canonical.format = WeightFormat::kFp8;
-      canonical.codes = std::as_bytes(std::span(codes));
-      canonical.scales = std::as_bytes(std::span(scales));
-      canonical.input = InputForm::kFp8Group;
-    }
-    weights->matrices.emplace_back();
-    const Status packed = backend.Pack(canonical, &weights->matrices.back());
-    EXPECT_TRUE(packed.ok()) << packed.message();
+    weights->matrices.push_back(PackWeight(row, values, options.format, backend));
   }
+  const Status derived = DeriveWeights(spec, backend, weights.get());
+  EXPECT_TRUE(derived.ok()) << derived.message();
   return weights;
 }
 
@@ -216,7 +192,7 @@ struct HarnessOptions {
                           .prefix_cache = true};
   TinyWeightOptions weights;
   std::vector<int32_t> eos_token_ids = {2};
-  bool moe = false;  // TinyMoeSpec instead of TinySpec.
+  ModelSpec spec = TinySpec();
   bool cpu = false;  // The vector backend instead of the reference.
   int num_threads = 1;
 };
@@ -224,14 +200,13 @@ struct HarnessOptions {
 // An EngineCore on the tiny model, driven by hand.
 class Harness {
  public:
-  explicit Harness(const HarnessOptions& options = {})
-      : options_(options), spec_(options.moe ? TinyMoeSpec() : TinySpec()) {
+  explicit Harness(const HarnessOptions& options = {}) : options_(options) {
     SetLogLevel(LogLevel::kError);
     std::unique_ptr<Backend> backend = MakeBackend();
-    std::unique_ptr<ModelWeights> weights = TinyWeights(spec_, *backend, options.weights);
+    std::unique_ptr<ModelWeights> weights = TinyWeights(spec(), *backend, options.weights);
     Result<std::unique_ptr<EngineCore>> core =
         EngineCore::Create({.backend = std::move(backend),
-                            .spec = &spec_,
+                            .spec = &spec(),
                             .weights = std::move(weights),
                             .eos_token_ids = options.eos_token_ids,
                             .weight_version = "v0",
@@ -243,11 +218,11 @@ class Harness {
   }
 
   EngineCore& core() { return *core_; }
-  const ModelSpec& spec() const { return spec_; }
+  const ModelSpec& spec() const { return options_.spec; }
   int64_t num_in_flight() const { return rids_.size(); }
 
   std::unique_ptr<ModelWeights> NewWeights(const TinyWeightOptions& options) {
-    return TinyWeights(spec_, core_->backend(), options);
+    return TinyWeights(spec(), core_->backend(), options);
   }
 
   // Validates and adds a request, with a rid of its own unless it has one.
@@ -298,7 +273,6 @@ class Harness {
   }
 
   const HarnessOptions options_;
-  const ModelSpec spec_;
   RidRegistry rids_;
   std::unique_ptr<EngineCore> core_;
   int next_rid_ = 0;

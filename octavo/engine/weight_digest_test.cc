@@ -21,7 +21,7 @@
 namespace octavo {
 namespace {
 
-constexpr TinyWeightOptions kNewWeights = {.fp8 = false, .seed = 2, .poisoned_token = -1};
+constexpr TinyWeightOptions kNewWeights = {.seed = 2};
 
 Hash128 DigestNamed(std::string_view name) { return HashText(name); }
 
