@@ -24,6 +24,7 @@
 #include "octavo/base/buffer.h"
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
+#include "octavo/base/thread_pool.h"
 #include "octavo/engine/engine.h"
 #include "octavo/formats/bf16.h"
 #include "octavo/kernels/backend.h"
@@ -150,6 +151,7 @@ Status RunText(Model& model, Backend& backend, const ModelWeights& weights,
                    Buffer::AllocateHost(model.spec().num_layers * num_pages * page_bytes));
   std::memset(pages.data(), 0, static_cast<size_t>(pages.num_bytes()));
   std::vector<KvLayer> kv;
+  kv.reserve(static_cast<size_t>(model.spec().num_layers));
   for (int64_t layer = 0; layer < model.spec().num_layers; ++layer) {
     kv.push_back({pages.data() + layer * num_pages * page_bytes, page_bytes, num_pages, shape});
   }
@@ -198,6 +200,7 @@ int Main(std::span<char*> args) {
   const Result<Tokenizer> tokenizer = Tokenizer::LoadFolder(args[1]);
   Must(tokenizer.error());
   std::vector<std::vector<int32_t>> prompts;
+  prompts.reserve(args.size());
   for (const char* text : args.subspan(2)) {
     prompts.push_back(tokenizer->Encode(text));
   }

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "octavo/base/status.h"
+#include "octavo/engine/engine.h"
 #include "octavo/formats/format.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/kernels/input_ranges.h"
@@ -173,6 +174,7 @@ Result<RoundTime> BenchRun::Round(bool with_prefill) {
 
 Spread RatesOf(std::span<const double> seconds, int64_t tokens) {
   std::vector<double> per_s;
+  per_s.reserve(seconds.size());
   for (const double s : seconds) {
     per_s.push_back(static_cast<double>(tokens) / s);
   }
@@ -182,6 +184,7 @@ Spread RatesOf(std::span<const double> seconds, int64_t tokens) {
 // How much faster `seconds` is than `first`, round by round.
 Spread RatiosOf(std::span<const double> first, std::span<const double> seconds) {
   std::vector<double> ratios;
+  ratios.reserve(seconds.size());
   for (size_t i = 0; i < seconds.size(); ++i) {
     ratios.push_back(first[i] / seconds[i]);
   }

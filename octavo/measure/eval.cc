@@ -4,12 +4,23 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "octavo/base/hash.h"
+#include "octavo/base/status.h"
 #include "octavo/kernels/input_ranges.h"
+#include "octavo/measure/generator.h"
+#include "octavo/measure/problems.h"
 
 namespace octavo {
 namespace {
@@ -135,9 +146,11 @@ Result<EvalReport> RunEval(std::span<const Problem> problems, TextGenerator& gen
   }
 
   Run run(problems, generator, options, report.answers);
+  const int64_t num_threads = std::min(options.parallel, report.questions);
   std::vector<std::thread> threads;
+  threads.reserve(static_cast<size_t>(num_threads));
   const auto start = std::chrono::steady_clock::now();
-  for (int64_t i = 0; i < std::min(options.parallel, report.questions); ++i) {
+  for (int64_t i = 0; i < num_threads; ++i) {
     threads.emplace_back([&run] { run.Work(); });
   }
   for (std::thread& thread : threads) {

@@ -13,7 +13,6 @@
 #include <limits>
 #include <memory>
 #include <ostream>
-#include <string>
 #include <vector>
 
 #include "octavo/base/status.h"
@@ -41,6 +40,7 @@ constexpr std::array kModes = {InputForm::kNvfp4Token, InputForm::kNvfp4Pow2,
 
 std::vector<float> RowOf(const TestActivations& x, int64_t t) {
   std::vector<float> row;
+  row.reserve(static_cast<size_t>(x.view().cols));
   for (int64_t c = 0; c < x.view().cols; ++c) {
     row.push_back(x.At(t, c));
   }
@@ -111,7 +111,7 @@ TEST(CountInputRanges, FollowsTheModesFactor) {
 class InputRangesPaths : public PathTest {};
 
 TEST_P(InputRangesPaths, CountWhatWasPlanted) {
-  // Seven rows of five groups (cols 80), of which two are not finite.
+  // Seven rows of five groups each; two of the rows are not finite.
   const TestActivations x = Planted(7, 80);
   const auto made = Make(1);
   for (Backend* backend : {reference_.get(), made.get()}) {
@@ -119,7 +119,7 @@ TEST_P(InputRangesPaths, CountWhatWasPlanted) {
     const TestMatrix weight(WeightFormat::kNvfp4, InputForm::kNvfp4Pow2, 33, 80, 1);
     RunLinear(backend, weight.PackFor(*backend), x);
     InputRanges expected = before;
-    expected += {.num_groups = 5 * 5, .num_above = 1, .num_below = 1};
+    expected += {.num_groups = 25, .num_above = 1, .num_below = 1};
     EXPECT_EQ(backend->input_ranges(), expected) << backend->name();
   }
 }
