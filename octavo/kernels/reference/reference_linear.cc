@@ -86,7 +86,8 @@ void ReferenceBackend::LoadLinearInput(const Activations& x, InputForm form, flo
 
 void ReferenceBackend::CountRow(const Activations& x, const PackedMatrix& weight, float scale,
                                 int64_t t) {
-  std::vector<float> row(static_cast<size_t>(x.cols));
+  ReserveRow(x.cols);
+  const std::span<float> row(workers_.front().row.data(), static_cast<size_t>(x.cols));
   LoadRow(x, t, 0, x.cols, row.data());
   input_ranges_ += CountInputRanges(weight.input, scale, row);
 }
