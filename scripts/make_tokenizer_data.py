@@ -15,8 +15,7 @@ the folder again. Without it, the committed ones are kept and only texts and ids
     split_tokenizer.json   800 tokens, three Split steps as DeepSeek-V3 has them, no normalizer,
                            merges as pairs, ignore_merges, ByteLevel and template post-processors.
     lines.bin              The texts, as raw bytes: valid and malformed UTF-8.
-    NAME.ids.bin           What HF makes of each line, for NAME in abacus, and of every second line,
-                           for NAME in sample, split.
+    NAME.ids.bin           What HF makes of each line, for NAME in abacus, sample, split.
     long_runs.txt          One line a text of about 1 MB: tokenizer, unit in hex, repetitions, the
                            tail in hex, number of ids, FNV-1a 64 of the ids as little-endian int32.
 
@@ -25,7 +24,8 @@ Binary layout; varint is LEB128, bytes is a varint length and that many bytes:
     lines.bin     varint count, then per line: bytes text
     NAME.ids.bin  ids that add_special_tokens puts before a text, ids that it puts behind, then
                   varint count, then per line:
-                  ids of encode(text, add_special_tokens=False)
+                  FNV-1a 64, little-endian, of the ids (as little-endian int32) of
+                  encode(text, add_special_tokens=False)
                   text of decode(ids, skip_special_tokens=False), or varint 0 when it is the line
                   text of decode(ids, skip_special_tokens=True), or varint 0 when it is the former
     where ids is a varint length and that many varints, and text a varint length plus one and bytes.
@@ -496,7 +496,7 @@ def write_ids(name, tokenizer, lines):
         text = line.decode("utf-8", "replace")
         ids = tokenizer.encode(text, add_special_tokens=False).ids
         assert tokenizer.encode(text, add_special_tokens=True).ids == before + ids + behind
-        out += id_list(ids)
+        out += fnv1a(ids).to_bytes(8, "little")
         whole = tokenizer.decode(ids, skip_special_tokens=False)
         out += optional(whole, text)
         out += optional(tokenizer.decode(ids, skip_special_tokens=True), whole)
@@ -556,8 +556,7 @@ def main():
         "split": OUT / "split_tokenizer.json",
     }
     for name, path in paths.items():
-        step = 1 if name == "abacus" else 2
-        write_ids(name, Tokenizer.from_file(str(path)), lines[::step])
+        write_ids(name, Tokenizer.from_file(str(path)), lines)
     write_long_runs("long_runs.txt", paths)
     print(f"{len(lines)} lines, {sum(map(len, lines))} bytes")
 

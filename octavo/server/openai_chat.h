@@ -22,10 +22,10 @@ Result<bool> PassesTools(const JsonValue& body);
 // encoded without further special tokens.
 //
 // Before the template sees them, messages are put into the form that templates of HF expect: parts
-// of text are joined by spaces, an absent content is "", null members are dropped, and the arguments
-// of an assistant's tool calls are parsed; for a template that refuses calls in that form they are
-// put into the other forms that templates know. An assistant message that comes last is continued
-// (continue_final_message) or becomes the user's. The generation prompt is always added.
+// of text are joined by spaces, an absent content is "", null members are dropped, and the
+// arguments of an assistant's tool calls are parsed; for a template that refuses calls in that form
+// they are put into the other forms that templates know. An assistant message that comes last is
+// continued (continue_final_message) or becomes the user's. The generation prompt is always added.
 //
 // Errors: kCorrupt, kInvalidArgument (what the template refuses), kUnsupported (no tokenizer; no
 // template, with the reason; parts that are not text).
