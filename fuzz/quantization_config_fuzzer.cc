@@ -17,8 +17,8 @@
 #include "octavo/policy/engine_modules.h"
 #include "octavo/policy/module_kind.h"
 #include "octavo/policy/plan_as.h"
-#include "octavo/policy/sglang_match.h"
 #include "octavo/policy/policy_finding.h"
+#include "octavo/policy/sglang_match.h"
 
 namespace {
 

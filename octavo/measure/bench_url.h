@@ -52,8 +52,8 @@ struct UrlBenchReport {
 };
 
 // Polls GET /v1/models, at most ready_s, until it answers 200; the first name in it. BenchUrl
-// begins with this too. Errors: kUnavailable, kCorrupt, and kInvalidArgument at once when the server
-// refuses the call (a status of 4xx but 404 and 409).
+// begins with this too. Errors: kUnavailable, kCorrupt, and kInvalidArgument at once when the
+// server refuses the call (a status of 4xx but 404 and 409).
 Result<std::string> AwaitServedName(const HttpUrl& url, const UrlBenchOptions& options);
 
 // Errors: kInvalidArgument for an option out of range, an unknown vocabulary size, or a chat

@@ -65,8 +65,8 @@ Result<CpuPath> FindDotPath() {
   ASSIGN_OR_RETURN(CpuPath path, FindVectorPath(VectorTarget::kAvx512Vbmi));
   RETURN_IF_ERROR(CheckDot());
   path.wide = DotMatMulKernel();
-  // NVFP4, which has no stream by dot products: decoding once and multiplying by them is faster from
-  // 6 rows on.
+  // NVFP4, which has no stream by dot products: decoding once and multiplying by them is faster
+  // from 6 rows on.
   path.panels.stream_rows = 5;
   return path;
 }
