@@ -12,14 +12,15 @@
 
 namespace octavo::cpu {
 
-// Errors: kUnsupported when the processor has no AVX512_BF16, or rounds otherwise.
+// Errors: kUnsupported when the processor has no AVX512_BF16 with AVX-512 VL and VBMI, which the
+// files are compiled for, or rounds otherwise.
 Status CheckDot();
 
-// Requires that CheckDot succeeded, and AVX-512 VL and VBMI: what its files are compiled for.
+// Requires that CheckDot succeeded.
 MatMulKernel DotMatMulKernel();
 
 // Whether VDPBF16PS gives the bits of two FMAs on hard cases: ties, cancellation, subnormals on
-// either side, overflow, signed zeros, infinities. Requires AVX512_BF16 and what is said above.
+// either side, overflow, signed zeros, infinities. Requires what CheckDot asks of the processor.
 bool DotIsTwoFmas();
 
 }  // namespace octavo::cpu

@@ -14,10 +14,10 @@
 #include <atomic>
 #include <bit>
 #include <cstdint>
-#include <cstring>
 
 #include "octavo/base/float_env.h"
 #include "octavo/formats/fp8_block.h"
+#include "octavo/kernels/cpu/dot-inl.h"
 #include "octavo/kernels/cpu/dot.h"
 #include "octavo/kernels/cpu/dot_stream.h"
 #include "octavo/kernels/cpu/kernel_table.h"
@@ -30,26 +30,8 @@ constexpr int kMaxRows = 6;
 constexpr int kMaxPairedRows = 4;
 constexpr int kBlockPanels = 2;
 constexpr int64_t kLanes = 16;
-constexpr int64_t kBlockTiles = kFp8BlockDim / kTileDepth;
-// Depths of two pairs: two lines of a panel, two words of A.
-constexpr int64_t kStepDepth = 4;
 
-__m512 Dot(__m512 sum, __m512i a, __m512i b) {
-  return _mm512_dpbf16_ps(sum, std::bit_cast<__m512bh>(a), std::bit_cast<__m512bh>(b));
-}
-
-__m512i BroadcastPair(const uint16_t* pair) {
-  int32_t word = 0;
-  std::memcpy(&word, pair, sizeof(word));
-  return _mm512_set1_epi32(word);
-}
-
-// Two lines of a panel as pairs: depths 0 and 2 of each column, depths 1 and 3.
-struct Pairs {
-  __m512i even;
-  __m512i odd;
-};
-
+// Two lines of a panel as pairs.
 Pairs PairsOf(const uint16_t* lines) {
   // Words of the first line, and from 32 on of the second; the upper half of a pair comes first.
   const auto picked = [](int32_t lower, int32_t upper) {

@@ -7,9 +7,11 @@
 
 namespace octavo::cpu {
 
-inline constexpr int64_t kDotStreamRows = 16;
+// Three passes over the codes: 298 GFLOP/s of FP8 at 24 rows, against 252 by decoding once for all;
+// with 32 it is 194 against 246 (AMD EPYC, family 26, one thread beside others).
+inline constexpr int64_t kDotStreamRows = 24;
 
-// Requires what DotMatMulKernel requires, and AVX-512 VBMI.
+// Requires that CheckDot succeeded.
 void DotStream(PanelCode code, const StreamArgs& args);
 
 }  // namespace octavo::cpu

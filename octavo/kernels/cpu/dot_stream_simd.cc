@@ -6,11 +6,10 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <bit>
 #include <cstdint>
-#include <cstring>
 
 #include "octavo/formats/fp8_block.h"
+#include "octavo/kernels/cpu/dot-inl.h"
 #include "octavo/kernels/cpu/dot_stream.h"
 #include "octavo/kernels/cpu/fp8_table.h"
 #include "octavo/kernels/cpu/kernel_table.h"
@@ -21,24 +20,8 @@ namespace {
 
 // Rows of one pass over the codes: their chains and the tables fit the registers.
 constexpr int kBlockRows = 8;
-constexpr int64_t kBlockTiles = kFp8BlockDim / kTileDepth;
-constexpr int64_t kStepDepth = 4;
+// As far as the FP32 loops fetch ahead (weight_decode-inl.h).
 constexpr int64_t kPrefetchBytes = 8192;
-
-__m512 Dot(__m512 sum, __m512i a, __m512i b) {
-  return _mm512_dpbf16_ps(sum, std::bit_cast<__m512bh>(a), std::bit_cast<__m512bh>(b));
-}
-
-__m512i BroadcastPair(const uint16_t* pair) {
-  int32_t word = 0;
-  std::memcpy(&word, pair, sizeof(word));
-  return _mm512_set1_epi32(word);
-}
-
-struct Pairs {
-  __m512i even;
-  __m512i odd;
-};
 
 class Decoder {
  public:
