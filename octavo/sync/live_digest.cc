@@ -1,6 +1,7 @@
 #include "octavo/sync/live_digest.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -32,6 +33,10 @@ namespace {
 constexpr int64_t kBandBytes = int64_t{1} << 15;
 constexpr int64_t kBandRows = 16;
 constexpr auto kChunkBytes = static_cast<int64_t>(TensorHasher::kChunkBytes);
+// A thread takes at most this at a time (4 MiB): a piece that begins within a panel unpacks it once
+// more. And at most this part of its even share, so that all end together.
+constexpr int64_t kMaxPieceChunks = 64;
+constexpr int64_t kPiecesPerWorker = 16;
 
 // The codes or the scales of one weight, in chunks of the digest. Chunks of all tensors are counted
 // through, so that threads take equal shares of them wherever tensors begin and end.
@@ -139,11 +144,8 @@ Status HashScales(const HashJob& job, const Backend& backend, std::span<Hash128>
   return OkStatus();
 }
 
-// The worker's share of the plan's chunks; scales, which are small, go to whom their first falls.
-Status HashShare(int worker_idx, int num_workers, const Backend& backend, HashPlan* plan) {
-  const auto num_chunks = static_cast<int64_t>(plan->chunks.size());
-  const int64_t begin = num_chunks * worker_idx / num_workers;
-  const int64_t end = num_chunks * (worker_idx + 1) / num_workers;
+// Chunks [begin, end) of the plan; scales, which are small, go to whom their first falls.
+Status HashRange(int64_t begin, int64_t end, const Backend& backend, HashPlan* plan) {
   for (const HashJob& job : plan->jobs) {
     const int64_t first = std::max(begin, job.first_chunk);
     const int64_t last = std::min(end, job.first_chunk + job.NumChunks());
@@ -159,6 +161,22 @@ Status HashShare(int worker_idx, int num_workers, const Backend& backend, HashPl
     }
   }
   return OkStatus();
+}
+
+// Takes pieces of the plan until `num_taken`, chunks that all workers took so far, is all of them:
+// threads of a shared machine do not run at one speed.
+Status HashPieces(int num_workers, const Backend& backend, std::atomic<int64_t>* num_taken,
+                  HashPlan* plan) {
+  const auto num_chunks = static_cast<int64_t>(plan->chunks.size());
+  const int64_t piece =
+      std::clamp(num_chunks / (num_workers * kPiecesPerWorker), int64_t{1}, kMaxPieceChunks);
+  while (true) {
+    const int64_t begin = num_taken->fetch_add(piece, std::memory_order_relaxed);
+    if (begin >= num_chunks) {
+      return OkStatus();
+    }
+    RETURN_IF_ERROR(HashRange(begin, std::min(begin + piece, num_chunks), backend, plan));
+  }
 }
 
 Hash128 DigestFloat(const float& value) {
@@ -239,8 +257,9 @@ Result<ModelDigest> DigestLiveWeights(const PrecisionTable& table, const ModelWe
   HashPlan plan = PlanHashes(table, weights);
   const int num_workers = pool == nullptr ? 1 : pool->num_threads();
   std::vector<Status> statuses(static_cast<size_t>(num_workers), OkStatus());
+  std::atomic<int64_t> num_taken = 0;
   const auto work = [&](int worker_idx) {
-    statuses[static_cast<size_t>(worker_idx)] = HashShare(worker_idx, num_workers, backend, &plan);
+    statuses[static_cast<size_t>(worker_idx)] = HashPieces(num_workers, backend, &num_taken, &plan);
   };
   if (pool == nullptr) {
     work(0);

@@ -2,8 +2,8 @@
 //
 // Work is cut into blocks: some (token, query head) rows that share one kv head, so that K and V
 // are read once for all of them. Rows of one segment share all pages; samples of one prompt lie in
-// segments whose page tables begin with the same pages, and their rows go into common blocks: what
-// they share is read once, what they do not is read for each. A block computes its scores over all
+// segments whose page tables begin with the same pages, and their rows go into common, larger
+// blocks: what they share is read once, what they do not for each. A block computes scores over all
 // pages, then the exact maximum and the exponentials, then the weighted sum of V; every sum runs
 // over absolute positions in ops.h order, so cuts and companions leave no trace in the bits.
 
@@ -31,9 +31,8 @@ namespace {
 
 constexpr int64_t kFloat = sizeof(float);
 constexpr int64_t kStridePadElems = 32;
-// Segments go into common blocks when they share at least this part of their pages: with less, a
-// block's scores would leave the cache for nothing.
-constexpr int64_t kMinSharedPart = 8;
+// Blocks of samples that share pages grow only while each thread has some of all blocks to take.
+constexpr int64_t kMinBlocksPerThread = 4;
 
 int64_t NumPages(int64_t num_keys) { return RoundUp(num_keys, kPageTokens) / kPageTokens; }
 
@@ -59,12 +58,11 @@ AttentionOp::AttentionOp(const CpuPath& path, ThreadPool* pool)
 Status AttentionOp::Ensure(int64_t context, int64_t max_dim, int64_t num_segments) {
   // A block's last piece may begin anywhere, and matmul takes whole row steps from there.
   const int64_t row_step = std::max(path_.matmul.row_step, path_.wide.row_step);
-  const int64_t rows = std::max(path_.matmul.attention_rows, path_.wide.attention_rows) + row_step;
+  const int64_t rows = std::max(MaxRows(path_.matmul), MaxRows(path_.wide)) + row_step;
   const int64_t elem_bytes = std::max(path_.matmul.a_elem_bytes, path_.wide.a_elem_bytes);
   const int64_t depth = RoundUp(max_dim, kTileDepth);
   scores_stride_ = std::max(scores_stride_, RoundUp(context, kPageTokens) + kStridePadElems);
   order_.reserve(static_cast<size_t>(num_segments));
-  shared_pages_.reserve(static_cast<size_t>(num_segments));
   for (WorkerScratch& worker : workers_) {
     RETURN_IF_ERROR(worker.queries.Ensure(rows * depth * elem_bytes));
     RETURN_IF_ERROR(worker.scores.Ensure(rows * scores_stride_ * kFloat));
@@ -83,7 +81,6 @@ Status AttentionOp::Reserve(int64_t max_context, int64_t max_dim, int64_t max_se
 
 void AttentionOp::OrderSegments(std::span<const Segment> segments) {
   order_.clear();
-  shared_pages_.clear();
   for (size_t i = 0; i < segments.size(); ++i) {
     if (segments[i].num_rows > 0) {
       order_.push_back(static_cast<int32_t>(i));
@@ -99,71 +96,74 @@ void AttentionOp::OrderSegments(std::span<const Segment> segments) {
     }
     return *in_a < *in_b;
   });
-  for (size_t at = 0; at < order_.size(); ++at) {
-    int64_t shared = 0;
-    if (at > 0) {
-      const auto before = pages(order_[at - 1]);
-      const auto here = pages(order_[at]);
-      shared = std::ranges::mismatch(before, here).in1 - before.begin();
-      const size_t longer = std::max(before.size(), here.size());
-      shared = shared * kMinSharedPart < static_cast<int64_t>(longer) ? 0 : shared;
-    }
-    shared_pages_.push_back(static_cast<int32_t>(shared));
-  }
 }
 
-// Calls visit(kv_head, start, end) for all blocks in a fixed order: where each begins, and where in
-// order_ those that go with it end.
+// Calls visit(BlockStart) for all blocks in a fixed order. Segments that begin with the same page
+// go into common blocks.
 template <typename Visit>
-void AttentionOp::ForEachBlock(const AttentionArgs& args, Visit visit) const {
+void AttentionOp::ForEachBlock(const AttentionArgs& args, int64_t shared_rows, Visit visit) const {
+  const auto first_page = [&](size_t at) {
+    return args.segments[static_cast<size_t>(order_[at])].page_table.front();
+  };
   for (size_t begin = 0; begin < order_.size();) {
     size_t end = begin + 1;
-    while (end < order_.size() && shared_pages_[end] > 0) {
+    while (end < order_.size() && first_page(end) == first_page(begin)) {
       ++end;
     }
+    const int64_t max_rows = end - begin > 1 ? shared_rows : kernel_.attention_rows;
     for (int64_t kv_head = 0; kv_head < args.kv.shape.num_kv_heads; ++kv_head) {
-      for (Cursor cursor{begin, 0}; cursor.at < end;) {
-        visit(kv_head, cursor, end);
-        MoveToNextBlock(args, end, &cursor);
+      BlockStart start{
+          .kv_head = kv_head, .at = begin, .flat = 0, .end = end, .max_rows = max_rows};
+      while (start.at < end) {
+        visit(start);
+        MoveToNextBlock(args, &start);
       }
     }
     begin = end;
   }
 }
 
-void AttentionOp::MoveToNextBlock(const AttentionArgs& args, size_t end, Cursor* cursor) const {
+void AttentionOp::MoveToNextBlock(const AttentionArgs& args, BlockStart* start) const {
   const int64_t group = args.num_heads / args.kv.shape.num_kv_heads;
-  for (int64_t rows_left = kernel_.attention_rows; rows_left > 0 && cursor->at < end;) {
-    const Segment& segment = args.segments[static_cast<size_t>(order_[cursor->at])];
+  for (int64_t rows_left = start->max_rows; rows_left > 0 && start->at < start->end;) {
+    const Segment& segment = args.segments[static_cast<size_t>(order_[start->at])];
     const int64_t num_flat = segment.num_rows * group;
-    const int64_t num_rows = std::min(rows_left, num_flat - cursor->flat);
+    const int64_t num_rows = std::min(rows_left, num_flat - start->flat);
     rows_left -= num_rows;
-    cursor->flat += num_rows;
-    if (cursor->flat == num_flat) {
-      *cursor = {cursor->at + 1, 0};
+    start->flat += num_rows;
+    if (start->flat == num_flat) {
+      ++start->at;
+      start->flat = 0;
     }
   }
 }
 
-void AttentionOp::FillBlock(const AttentionArgs& args, int64_t kv_head, Cursor cursor, size_t end,
-                            Block* block) const {
+// Rows of a block of several segments.
+int64_t AttentionOp::SharedRows(const AttentionArgs& args) const {
+  const int64_t most = MaxRows(kernel_);
+  int64_t num_blocks = 0;
+  ForEachBlock(args, most, [&](const BlockStart&) { ++num_blocks; });
+  return num_blocks >= kMinBlocksPerThread * pool_->num_threads() ? most : kernel_.attention_rows;
+}
+
+void AttentionOp::FillBlock(const AttentionArgs& args, BlockStart start, Block* block) const {
   const int64_t group = args.num_heads / args.kv.shape.num_kv_heads;
-  block->kv_head = kv_head;
+  block->kv_head = start.kv_head;
   block->num_rows = 0;
   block->num_pieces = 0;
   block->num_pages = 0;
-  for (; block->num_rows < kernel_.attention_rows && cursor.at < end; cursor = {cursor.at + 1, 0}) {
-    const Segment& segment = args.segments[static_cast<size_t>(order_[cursor.at])];
+  for (; block->num_rows < start.max_rows && start.at < start.end; ++start.at, start.flat = 0) {
+    const Segment& segment = args.segments[static_cast<size_t>(order_[start.at])];
     Piece& piece = block->pieces[static_cast<size_t>(block->num_pieces++)];
     piece.segment = &segment;
     piece.first_row = block->num_rows;
     piece.num_rows =
-        std::min(kernel_.attention_rows - block->num_rows, segment.num_rows * group - cursor.flat);
+        std::min(start.max_rows - block->num_rows, segment.num_rows * group - start.flat);
     for (int64_t i = 0; i < piece.num_rows; ++i) {
-      const int64_t token = (cursor.flat + i) / group;
+      const int64_t token = (start.flat + i) / group;
       block->rows[static_cast<size_t>(block->num_rows++)] = {
           .token = segment.first_row + token,
-          .head = kv_head * group + (cursor.flat + i) % group,
+          .head = start.kv_head * group + (start.flat + i) % group,
           .num_keys = segment.first_position + token + 1};
     }
     piece.num_pages = NumPages(block->rows[static_cast<size_t>(block->num_rows - 1)].num_keys);
@@ -380,14 +380,15 @@ Status AttentionOp::Run(const AttentionArgs& args) {
   // Threads take blocks as they come: those of long contexts cost more, and on a machine that is
   // not its own threads do not run at one speed. Who takes a block changes no bit of it.
   num_taken_.store(0, std::memory_order_relaxed);
+  const int64_t shared_rows = SharedRows(args);
   pool_->Run([&](int worker) {
     const MatMulScope scope(kernel_);
     WorkerScratch* scratch = &workers_[static_cast<size_t>(worker)];
     int64_t block = 0;
     int64_t taken = num_taken_.fetch_add(1, std::memory_order_relaxed);
-    ForEachBlock(args, [&](int64_t kv_head, Cursor cursor, size_t end) {
+    ForEachBlock(args, shared_rows, [&](const BlockStart& start) {
       if (block++ == taken) {
-        FillBlock(args, kv_head, cursor, end, &scratch->block);
+        FillBlock(args, start, &scratch->block);
         RunBlock(args, scratch);
         taken = num_taken_.fetch_add(1, std::memory_order_relaxed);
       }

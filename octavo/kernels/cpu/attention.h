@@ -59,10 +59,14 @@ class AttentionOp {
     const std::byte* head = nullptr;  // The kv head's part of the page.
     const std::byte* next = nullptr;  // That of the use after it, or null.
   };
-  // Where a block begins: row `flat` of segment order_[at].
-  struct Cursor {
+  // Where a block begins: row `flat` of segment order_[at]. It ends after max_rows rows, or with
+  // the segments before order_[end].
+  struct BlockStart {
+    int64_t kv_head = 0;
     size_t at = 0;
     int64_t flat = 0;
+    size_t end = 0;
+    int64_t max_rows = 0;
   };
   struct WorkerScratch {
     Block block;
@@ -75,11 +79,15 @@ class AttentionOp {
 
   Status Ensure(int64_t context, int64_t max_dim, int64_t num_segments);
   void OrderSegments(std::span<const Segment> segments);
+  // The most rows of a block.
+  static int64_t MaxRows(const MatMulKernel& kernel) {
+    return kMaxBlockRows / kernel.attention_rows * kernel.attention_rows;
+  }
   template <typename Visit>
-  void ForEachBlock(const AttentionArgs& args, Visit visit) const;
-  void MoveToNextBlock(const AttentionArgs& args, size_t end, Cursor* cursor) const;
-  void FillBlock(const AttentionArgs& args, int64_t kv_head, Cursor cursor, size_t end,
-                 Block* block) const;
+  void ForEachBlock(const AttentionArgs& args, int64_t shared_rows, Visit visit) const;
+  void MoveToNextBlock(const AttentionArgs& args, BlockStart* start) const;
+  int64_t SharedRows(const AttentionArgs& args) const;
+  void FillBlock(const AttentionArgs& args, BlockStart start, Block* block) const;
   template <typename Use>
   void ForEachPage(const KvLayer& kv, const Block& block, Use use) const;
   // Whether so few rows of FP8 are decoded on the way.
@@ -95,10 +103,7 @@ class AttentionOp {
   ThreadPool* pool_;
   MatMulKernel kernel_;  // Of this run.
   int64_t scores_stride_ = 0;
-  // Segments with rows, sorted by their pages; and how many leading pages each shares with the one
-  // before, 0 where they do not go into one block.
-  std::vector<int32_t> order_;
-  std::vector<int32_t> shared_pages_;
+  std::vector<int32_t> order_;  // Segments with rows, sorted by their pages.
   std::vector<WorkerScratch> workers_;
   std::atomic<int64_t> num_taken_{0};  // Blocks of this run.
 };

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <map>
 #include <memory>
 #include <numeric>
 #include <vector>
@@ -17,6 +18,8 @@
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
 #include "octavo/kernels/backend.h"
+#include "octavo/kernels/cpu/cpu_path.h"
+#include "octavo/kernels/cpu/kernel_table.h"
 #include "octavo/kernels/cpu/test_paths.h"
 #include "octavo/kernels/ops.h"
 #include "octavo/kernels/test_tensors.h"
@@ -308,6 +311,55 @@ TEST_P(AttentionOps, ASampleHasTheSameBitsWithoutTheOthersOfItsPrompt) {
       }
     }
     row += sequence.chunks.back();
+  }
+}
+
+// A matmul that counts how often it was given a panel's address; of one thread.
+class CountedReads {
+ public:
+  // Of the BF16 cache.
+  static cpu::CpuPath PathThatCounts(cpu::CpuPath path) {
+    counts().clear();
+    inner() = path.wide.matmul;
+    path.wide.matmul = [](const cpu::MatMulArgs& args) {
+      ++counts()[args.b];
+      inner()(args);
+    };
+    return path;
+  }
+  static std::map<const void*, int>& counts() {
+    static std::map<const void*, int> counts;
+    return counts;
+  }
+
+ private:
+  using MatMul = void (*)(const cpu::MatMulArgs& args);
+  static MatMul& inner() {
+    static MatMul inner = nullptr;
+    return inner;
+  }
+};
+
+TEST_P(AttentionOps, ThePagesOfAPromptAreReadOnceForAllOfItsSamples) {
+  // 16 samples of a prompt of two pages, 2 query heads a kv head: 32 rows, and a page of its own
+  // for each sample. And 20 of another, whose 40 rows are more than a block of one segment has.
+  std::vector<Sequence> sequences;
+  for (const uint64_t prompt : {0, 16}) {
+    for (uint64_t i = 0; i < (prompt == 0 ? 16 : 20); ++i) {
+      sequences.push_back({.chunks = {70, 1},
+                           .parent = i == 0 ? kNoParent : static_cast<size_t>(prompt),
+                           .num_shared_pages = i == 0 ? 0 : 2,
+                           .seed = 100 * prompt + i});
+    }
+  }
+  const AttentionShape shape{{.num_kv_heads = 4, .head_dim = 32}, 2};
+  const auto backend = cpu::MakeBackendOfPath(CountedReads::PathThatCounts(GetParam().path), 1);
+  const TestActivations y = RunAttention(backend.get(), shape, sequences);
+  EXPECT_TRUE(SameBits(RunAttention(reference_.get(), shape, sequences), y));
+  // K and V of every kv head, of 2 pages of each prompt and one of each sample.
+  EXPECT_EQ(CountedReads::counts().size(), static_cast<size_t>(2 * 4 * (2 * 2 + 36)));
+  for (const auto& [panel, count] : CountedReads::counts()) {
+    EXPECT_EQ(count, 1);
   }
 }
 
