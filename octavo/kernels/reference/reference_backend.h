@@ -137,6 +137,11 @@ class ReferenceBackend final : public Backend {
 
   bool is_serving() const { return recipe_ == Recipe::kServing; }
   void ReserveRow(int64_t num_floats);
+  // The first worker's place for one row of x.
+  std::span<float> RowFor(const Activations& x) {
+    ReserveRow(x.cols);
+    return {workers_.front().row.data(), static_cast<size_t>(x.cols)};
+  }
   void ReserveContext(int64_t context, int64_t head_dim);
   void LoadLinearInput(const Activations& x, InputForm form, float input_scale);
   void CountRow(const Activations& x, const PackedMatrix& weight, float scale, int64_t t);

@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "octavo/base/status.h"
 #include "octavo/formats/bf16.h"
@@ -28,9 +27,8 @@ bool HasBlocks(WeightFormat format) {
   return format == WeightFormat::kFp8 || format == WeightFormat::kFp8Ue8m0;
 }
 
-// kNvfp4Batch: the largest magnitude of all rows without NaN or infinity.
-float BatchAmax(const Activations& x) {
-  std::vector<float> row(static_cast<size_t>(x.cols));
+// kNvfp4Batch: the largest magnitude of all rows without NaN or infinity. `row` holds one of them.
+float BatchAmax(const Activations& x, std::span<float> row) {
   float amax = 0.0F;
   for (int64_t t = 0; t < x.rows; ++t) {
     LoadRow(x, t, 0, x.cols, row.data());
@@ -71,7 +69,7 @@ void ReferenceBackend::LoadLinearInput(const Activations& x, InputForm form, flo
   GrowTo(&input_scales_, x.rows * num_blocks);
   GrowTo(&row_factors_, x.rows);
   std::fill(input_scales_.begin(), input_scales_.end(), 1.0F);
-  const float scale = form == InputForm::kNvfp4Batch ? BatchAmax(x) : input_scale;
+  const float scale = form == InputForm::kNvfp4Batch ? BatchAmax(x, RowFor(x)) : input_scale;
   pool_.ParallelFor(x.rows, [&](int64_t begin, int64_t end, int /*worker*/) {
     for (int64_t t = begin; t < end; ++t) {
       const std::span<float> row(input_.data() + t * depth, static_cast<size_t>(x.cols));
@@ -86,8 +84,7 @@ void ReferenceBackend::LoadLinearInput(const Activations& x, InputForm form, flo
 
 void ReferenceBackend::CountRow(const Activations& x, const PackedMatrix& weight, float scale,
                                 int64_t t) {
-  ReserveRow(x.cols);
-  const std::span<float> row(workers_.front().row.data(), static_cast<size_t>(x.cols));
+  const std::span<float> row = RowFor(x);
   LoadRow(x, t, 0, x.cols, row.data());
   input_ranges_ += CountInputRanges(weight.input, scale, row);
 }
@@ -96,7 +93,8 @@ void ReferenceBackend::CountRows(const Activations& x, const PackedMatrix& weigh
   if (!is_serving() || !IsNvfp4Input(weight.input)) {
     return;
   }
-  const float scale = weight.input == InputForm::kNvfp4Batch ? BatchAmax(x) : weight.input_scale;
+  const float scale =
+      weight.input == InputForm::kNvfp4Batch ? BatchAmax(x, RowFor(x)) : weight.input_scale;
   for (int64_t t = 0; t < x.rows; ++t) {
     CountRow(x, weight, scale, t);
   }
