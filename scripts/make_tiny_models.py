@@ -196,7 +196,7 @@ CASES = {
         "Qwen3",
         {
             **SMALL,
-            **rope(1e4, **YARN, attention_factor=1.3, beta_fast=4.0, beta_slow=0.5, truncate=False),
+            **rope(1e2, **YARN, attention_factor=1.3, beta_fast=1.5, beta_slow=0.5, truncate=False),
             "num_attention_heads": 3,
             "num_key_value_heads": 1,
             "head_dim": 6,

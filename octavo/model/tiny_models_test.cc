@@ -91,7 +91,9 @@ INSTANTIATE_TEST_SUITE_P(All, TinyModel,
                          testing::Values("qwen3-tied", "qwen3-bias-yarn", "qwen3moe-norm",
                                          "qwen3moe-step2", "qwen3moe-listed", "deepseek-plain",
                                          "deepseek-yarn", "deepseek-split", "llama-tied",
-                                         "llama-bias", "qwen2", "qwen2-tied"),
+                                         "llama-bias", "qwen2", "qwen2-tied", "qwen3-heads",
+                                         "qwen3moe-heads", "deepseek-unshared", "deepseek-freq",
+                                         "llama-eps", "qwen2-window"),
                          TestName);
 
 // Each option of a checkpoint, turned: logits leave the tolerance by a factor of ten at least.
@@ -127,6 +129,20 @@ TEST(TinyModelOptions, AreAllLookedAt) {
        [](ModelSpec& s) { s.rope_scaling.mscale_all_dim = 0.5; }},
       {"deepseek-split", "mscale", [](ModelSpec& s) { s.rope_scaling.mscale = 1.3; }},
       {"deepseek-plain", "norms of latents", [](ModelSpec& s) { s.mla.latent_norm_eps = 0.1F; }},
+      {"deepseek-unshared", "norms of latents have an epsilon of their own",
+       [](ModelSpec& s) { s.mla.latent_norm_eps = s.rms_norm_eps; }},
+      {"deepseek-unshared", "mscale_all_dim without mscale",
+       [](ModelSpec& s) { s.rope_scaling.mscale_all_dim = 0.0; }},
+      {"deepseek-unshared", "groups", [](ModelSpec& s) { s.moe.num_groups = 1; }},
+      {"deepseek-freq", "routed_scaling_factor",
+       [](ModelSpec& s) { s.moe.routed_scaling_factor = 1.0; }},
+      {"llama-eps", "rms_norm_eps", [](ModelSpec& s) { s.rms_norm_eps = 1e-6F; }},
+      {"qwen3moe-heads", "rms_norm_eps", [](ModelSpec& s) { s.rms_norm_eps = 1e-6F; }},
+      {"qwen3moe-heads", "norm_topk_prob", [](ModelSpec& s) { s.moe.norm_topk_prob = true; }},
+      {"qwen3-heads", "attention_factor",
+       [](ModelSpec& s) { s.rope_scaling.attention_factor = 0.0; }},
+      {"qwen3-heads", "truncate", [](ModelSpec& s) { s.rope_scaling.truncate = true; }},
+      {"qwen3-heads", "beta_fast", [](ModelSpec& s) { s.rope_scaling.beta_fast = 32.0; }},
   };
   for (const Case& c : cases) {
     ModelRunner runner(MakeReferenceBackend(Recipe::kFp32, 1), Folder(c.name),
