@@ -32,6 +32,9 @@ constexpr int64_t kVocabMax = int64_t{1} << 24;
 constexpr int64_t kPositionsMax = int64_t{1} << 30;
 constexpr int64_t kTokenIdMax = std::numeric_limits<int32_t>::max();
 
+// HF's Qwen3 has this head_dim when the file has none, whatever hidden_size is.
+constexpr int64_t kQwen3HeadDim = 128;
+
 // The text model inside a wrapper rarely names its class: HF builds it from its model_type.
 std::string_view ArchitectureOfModelType(std::string_view model_type) {
   constexpr std::pair<std::string_view, std::string_view> kKnown[] = {
@@ -118,6 +121,9 @@ Status ParseHeads(const HfSection& config, HfConfig& out) {
   if (out.mla.kv_lora_rank != 0) {
     // Published DeepSeek configs have none; some write what another attention would have.
     out.head_dim = out.mla.qk_rope_head_dim;
+  }
+  if (out.head_dim == 0 && out.architecture == "Qwen3ForCausalLM") {
+    out.head_dim = kQwen3HeadDim;
   }
   if (out.head_dim == 0) {
     if (out.hidden_size % out.num_heads != 0) {

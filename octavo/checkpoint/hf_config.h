@@ -91,7 +91,7 @@ struct HfConfig {
   int64_t num_layers = 0;    // num_hidden_layers
   int64_t num_heads = 0;     // num_attention_heads
   int64_t num_kv_heads = 0;  // num_key_value_heads; num_heads when absent.
-  // hidden_size / num_heads when absent; with MLA qk_rope_head_dim, which transformers 5 writes.
+  // Absent: 128 in Qwen3, hidden_size / num_heads elsewhere, as in HF. With MLA qk_rope_head_dim.
   int64_t head_dim = 0;
   int64_t intermediate_size = 0;
   int64_t vocab_size = 0;

@@ -113,7 +113,18 @@ TEST(HfConfig, TreatsNullAsAbsent) {
   for (const char* key : {"head_dim", "eos_token_id", "quantization_config", "layer_types"}) {
     json[key] = nullptr;
   }
-  EXPECT_EQ(ParseOk(json.dump()).head_dim, 64);
+  EXPECT_EQ(ParseOk(json.dump()).head_dim, 128);
+}
+
+// Qwen3Config of transformers 4.51 and 5 says 128; Qwen3MoeConfig has none, and its class divides.
+TEST(HfConfig, GivesQwen3TheHeadDimOfItsClass) {
+  Json json = Transformers4();
+  json.erase("head_dim");
+  EXPECT_EQ(ParseOk(json.dump()).head_dim, 128);
+  for (const char* architecture : {"Qwen3MoeForCausalLM", "LlamaForCausalLM", "Qwen2ForCausalLM"}) {
+    json["architectures"] = {architecture};
+    EXPECT_EQ(ParseOk(json.dump()).head_dim, 64) << architecture;  // 1024 / 16
+  }
 }
 
 TEST(HfConfig, UnitesEndOfSequenceIds) {
@@ -218,6 +229,7 @@ TEST(HfConfig, RefusesHeadsThatDoNotDivide) {
   EXPECT_EQ(ErrorWith(Transformers4(), "head_dim", 127).second,
             "config.json: head_dim: expected an even number up to 4096, got 127");
   Json json = Transformers4();
+  json["architectures"] = {"LlamaForCausalLM"};
   json.erase("head_dim");
   EXPECT_EQ(ErrorWith(json, "hidden_size", 1023).second,
             "config.json: head_dim: absent, and hidden_size 1023 is no multiple of "
