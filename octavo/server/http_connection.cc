@@ -331,7 +331,7 @@ class Writer final : public ResponseWriter {
 
   void Write(std::string bytes) override {
     if (const std::shared_ptr<Connection> connection = Live()) {
-      connection->Push(chunked_ ? FormatChunk(bytes) : std::move(bytes), false);
+      connection->Push(chunked_ ? FormatChunk(std::move(bytes)) : std::move(bytes), false);
     }
   }
 

@@ -4,16 +4,16 @@
 #include <fmt/format.h>
 
 #include <boost/beast/http/status.hpp>
+#include <charconv>
 #include <cstddef>
 #include <ctime>
-#include <iterator>
 #include <string>
 #include <string_view>
 
 namespace octavo {
 namespace {
 
-constexpr size_t kChunkFrameBytes = 20;  // 16 digits, two line ends.
+constexpr size_t kChunkHeadBytes = 18;  // 16 digits and a line end.
 
 std::string_view ReasonPhrase(int status) {
   const auto phrase =
@@ -36,13 +36,14 @@ std::string FormatHead(int status, std::string_view content_type, const Exchange
   return head;
 }
 
-std::string FormatChunk(std::string_view bytes) {
-  std::string chunk;
-  chunk.reserve(bytes.size() + kChunkFrameBytes);
-  fmt::format_to(std::back_inserter(chunk), "{:x}\r\n", bytes.size());
-  chunk += bytes;
-  chunk += "\r\n";
-  return chunk;
+std::string FormatChunk(std::string bytes) {
+  char head[kChunkHeadBytes];
+  char* end = std::to_chars(head, head + kChunkHeadBytes, bytes.size(), /*base=*/16).ptr;
+  *end++ = '\r';
+  *end++ = '\n';
+  bytes.insert(0, head, static_cast<size_t>(end - head));
+  bytes += "\r\n";
+  return bytes;
 }
 
 }  // namespace octavo

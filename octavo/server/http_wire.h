@@ -19,6 +19,6 @@ std::string FormatHead(int status, std::string_view content_type, const Exchange
                        std::string_view extra);
 
 // One chunk of a chunked body (RFC 9112, section 7.1). `bytes` is not empty: that would end it.
-std::string FormatChunk(std::string_view bytes);
+std::string FormatChunk(std::string bytes);
 
 }  // namespace octavo

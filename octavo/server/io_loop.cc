@@ -29,6 +29,9 @@ namespace asio = boost::asio;
 // Weight calls that may wait for the worker; each can hold a body of hundreds of MiB.
 constexpr size_t kBlockingTasksMax = 32;
 
+// How often RunPosted looks for more before sockets have their turn.
+constexpr int kRunsAtOnce = 16;
+
 // What top -H and /proc call the thread, so that its share of the work can be read there. At most
 // 15 characters.
 void NameThread(const char* name) { (void)pthread_setname_np(pthread_self(), name); }
@@ -37,17 +40,22 @@ void NameThread(const char* name) { (void)pthread_setname_np(pthread_self(), nam
 
 struct IoLoop::Impl {
   void WorkerLoop();
+  bool TakePosted();
   void RunPosted();
   void AwaitSignal(const std::shared_ptr<std::function<void()>>& handler);
 
-  // Guards io against being destroyed while others post to it. Recursive use does not occur: tasks
-  // run without it.
+  // Guards io against being destroyed while others post to it. The io thread does not take it to
+  // run tasks: whoever wakes that thread still holds it.
   std::mutex io_mutex;
   std::unique_ptr<asio::io_context> io = std::make_unique<asio::io_context>(1);
   std::optional<asio::executor_work_guard<asio::io_context::executor_type>> guard;
   std::unique_ptr<asio::signal_set> signals;
   std::thread io_thread;
-  std::vector<std::function<void()>> posted;  // Guarded by io_mutex.
+
+  std::mutex posted_mutex;  // Guards posted and run_due; after io_mutex where both are held.
+  std::vector<std::function<void()>> posted;
+  bool run_due = false;                      // RunPosted will look at `posted` again.
+  std::vector<std::function<void()>> taken;  // The io thread's.
 
   std::mutex worker_mutex;  // Guards tasks and stopping.
   std::condition_variable worker_wake;
@@ -72,17 +80,28 @@ void IoLoop::Impl::WorkerLoop() {
   }
 }
 
-// What has gathered since the io thread last looked: a step of the engine posts once per sequence,
-// and only the first of them pays for waking the thread.
+// Gives what was posted since the last time. False when there is nothing: RunPosted ends, and the
+// next to post wakes the io thread again.
+bool IoLoop::Impl::TakePosted() {
+  taken.clear();
+  const std::lock_guard lock(posted_mutex);
+  taken.swap(posted);
+  run_due = !taken.empty();
+  return run_due;
+}
+
+// Runs what is posted, and what is posted meanwhile. A step of the engine posts once per sequence:
+// only the first of them pays for waking the thread, and sockets are written to after the last.
 void IoLoop::Impl::RunPosted() {
-  std::vector<std::function<void()>> batch;
-  {
-    const std::lock_guard lock(io_mutex);
-    batch.swap(posted);
+  for (int i = 0; i < kRunsAtOnce; ++i) {
+    if (!TakePosted()) {
+      return;
+    }
+    for (std::function<void()>& task : taken) {
+      std::exchange(task, nullptr)();
+    }
   }
-  for (std::function<void()>& task : batch) {
-    std::exchange(task, nullptr)();
-  }
+  asio::post(*io, [this] { RunPosted(); });  // Sockets have their turn.
 }
 
 IoLoop::IoLoop() : impl_(std::make_unique<Impl>()) {
@@ -109,8 +128,13 @@ void IoLoop::Post(std::function<void()> task) {
   if (impl_->io == nullptr) {
     return;
   }
-  impl_->posted.push_back(std::move(task));
-  if (impl_->posted.size() == 1) {
+  bool wakes = false;
+  {
+    const std::lock_guard posted_lock(impl_->posted_mutex);
+    impl_->posted.push_back(std::move(task));
+    wakes = !std::exchange(impl_->run_due, true);
+  }
+  if (wakes) {
     asio::post(*impl_->io, [impl = impl_.get()] { impl->RunPosted(); });
   }
 }
@@ -183,6 +207,7 @@ void IoLoop::Stop() {
   std::vector<std::function<void()>> posted;
   {
     const std::lock_guard lock(impl_->io_mutex);
+    const std::lock_guard posted_lock(impl_->posted_mutex);
     posted.swap(impl_->posted);
     impl_->signals.reset();
     impl_->guard.reset();

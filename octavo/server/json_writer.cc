@@ -9,6 +9,8 @@
 #include <string>
 #include <string_view>
 
+#include "octavo/base/check.h"
+
 namespace octavo {
 namespace {
 
@@ -163,6 +165,16 @@ JsonWriter& JsonWriter::Key(std::string_view key) {
   Separate();
   AppendJsonString(text_, key);
   text_ += ':';
+  needs_comma_ = false;
+  return *this;
+}
+
+JsonWriter& JsonWriter::PlainKey(std::string_view key) {
+  DCHECK(PlainLength(key) == key.size());
+  Separate();
+  text_ += '"';
+  text_ += key;
+  text_ += "\":";
   needs_comma_ = false;
   return *this;
 }

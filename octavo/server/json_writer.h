@@ -2,6 +2,7 @@
 // JsonWriter: appends JSON to a string. What it writes is valid JSON on one line whatever bytes
 // come in, and never holds a NaN or an infinity.
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -33,6 +34,11 @@ class JsonWriter {
   JsonWriter& EndObject() { return Close('}'); }
   JsonWriter& BeginArray() { return Open('['); }
   JsonWriter& EndArray() { return Close(']'); }
+  // A literal is a key of ours and holds nothing to escape.
+  template <size_t kSize>
+  JsonWriter& Key(const char (&literal)[kSize]) {
+    return PlainKey({literal, kSize - 1});
+  }
   JsonWriter& Key(std::string_view key);
 
   JsonWriter& Value(std::string_view text);
@@ -43,12 +49,16 @@ class JsonWriter {
   JsonWriter& Value(double value);
   JsonWriter& Value(float value);
   JsonWriter& Null() { return Raw("null"); }
-  // `json` is one complete JSON value.
+  // `json` is one complete JSON value or, in an object, members that commas separate already.
   JsonWriter& Raw(std::string_view json);
   // A string of what AppendJsonChars gave, and an array of values that commas separate already.
   JsonWriter& RawString(std::string_view chars) { return RawBetween('"', chars, '"'); }
   JsonWriter& RawArray(std::string_view values) { return RawBetween('[', values, ']'); }
 
+  template <size_t kSize, typename T>
+  JsonWriter& Field(const char (&literal)[kSize], const T& value) {
+    return Key(literal).Value(value);
+  }
   template <typename T>
   JsonWriter& Field(std::string_view key, const T& value) {
     return Key(key).Value(value);
@@ -59,6 +69,7 @@ class JsonWriter {
  private:
   JsonWriter& Open(char bracket);
   JsonWriter& Close(char bracket);
+  JsonWriter& PlainKey(std::string_view key);
   JsonWriter& RawBetween(char open, std::string_view contents, char close);
   void Separate();
 

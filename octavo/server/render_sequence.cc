@@ -89,7 +89,23 @@ SequenceRenderer::SequenceRenderer(RenderOptions options) : options_(std::move(o
   }
 }
 
+// What every chunk repeats, and what changes when the engine takes a sequence up, if ever again.
+void SequenceRenderer::SettleMembers(const RequestOutput& output) {
+  if (!settled_members_.empty() && output.num_retractions == last_.num_retractions &&
+      output.queue_seconds == last_.queue_seconds && output.seed == last_.seed) {
+    return;
+  }
+  JsonWriter json;
+  json.Field("num_retractions", output.num_retractions);
+  json.Field("dp_rank", 0);
+  json.Field("queue_time", output.queue_seconds);
+  json.Field("seed", output.seed).Field("recipe", options_.recipe);
+  json.Field("emulated", options_.is_emulated);
+  settled_members_ = json.Take();
+}
+
 void SequenceRenderer::Append(RequestOutput output) {
+  SettleMembers(output);
   // The id that matched a stop id is an output like any other, but no part of the text.
   const bool hides_last = output.finish.type == FinishType::kStopToken && !options_.no_stop_trim;
   for (size_t i = 0; i < output.new_ids.size(); ++i) {
@@ -245,11 +261,7 @@ void SequenceRenderer::WriteMeta(JsonWriter& json) const {
     json.BeginObject().Field("version", span.version).Field("tokens", span.num_tokens).EndObject();
   }
   json.EndArray();
-  json.Field("num_retractions", last_.num_retractions);
-  json.Field("dp_rank", 0);
-  json.Field("queue_time", last_.queue_seconds);
-  json.Field("seed", last_.seed).Field("recipe", options_.recipe);
-  json.Field("emulated", options_.is_emulated);
+  json.Raw(settled_members_);
   if (finished()) {
     json.Field("e2e_latency", last_.e2e_seconds);
   }

@@ -74,6 +74,7 @@ class SequenceRenderer {
   int64_t num_clamped() const { return num_clamped_; }
 
  private:
+  void SettleMembers(const RequestOutput& output);
   void AppendLogprobs(const RequestOutput& output);
   void AppendInputLogprobs(const RequestOutput& output);
   void AppendEntry(std::string& list, float logprob, int32_t id);
@@ -102,10 +103,11 @@ class SequenceRenderer {
   std::string input_top_;
   std::string input_ids_logprobs_;
 
-  std::string routed_experts_;  // Base64 of little-endian int32.
-  int64_t num_logprobs_ = 0;    // Entries of output_logprobs_.
-  int64_t num_new_ = 0;         // Tokens since the last Render.
-  size_t sent_bytes_ = 0;       // Of the text, in incremental mode.
+  std::string settled_members_;  // Of the meta_info object.
+  std::string routed_experts_;   // Base64 of little-endian int32.
+  int64_t num_logprobs_ = 0;     // Entries of output_logprobs_.
+  int64_t num_new_ = 0;          // Tokens since the last Render.
+  size_t sent_bytes_ = 0;        // Of the text, in incremental mode.
   bool inputs_sent_ = false;
   int64_t num_clamped_ = 0;
 };
