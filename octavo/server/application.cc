@@ -156,7 +156,7 @@ void Application::Dispatch(const RouteMatch& match, HttpRequest& request, const 
     case Endpoint::kUpdateWeightVersion:
       return UpdateWeightVersion(request, writer);
     case Endpoint::kUpdateStatus:
-      return UpdateStatus(writer);
+      return UpdateStatus(request, writer);
     case Endpoint::kUpdateBegin:
       return UpdateBegin(request, writer);
     case Endpoint::kUpdatePut:

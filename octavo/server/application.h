@@ -115,7 +115,7 @@ class Application {
   void UpdateFromDisk(const HttpRequest& request, const WriterPtr& writer);
 
   // handlers_update.cc
-  void UpdateStatus(const WriterPtr& writer);
+  void UpdateStatus(const HttpRequest& request, const WriterPtr& writer);
   void UpdateBegin(const HttpRequest& request, const WriterPtr& writer);
   void UpdatePut(HttpRequest& request, const WriterPtr& writer);
   void UpdateSeal(const HttpRequest& request, const WriterPtr& writer);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -17,6 +18,7 @@
 #include "octavo/base/status.h"
 #include "octavo/convert/digest.h"
 #include "octavo/engine/engine.h"
+#include "octavo/policy/precision_table.h"
 #include "octavo/policy/table_json.h"
 #include "octavo/server/application.h"
 #include "octavo/server/http.h"
@@ -24,6 +26,8 @@
 #include "octavo/server/json_writer.h"
 #include "octavo/server/weight_bucket.h"
 #include "octavo/sync/serving.h"
+#include "octavo/sync/staging_budget.h"
+#include "octavo/sync/weight_change.h"
 #include "octavo/sync/weight_update.h"
 
 namespace octavo {
@@ -97,18 +101,42 @@ HttpResponse StageBucket(WeightUpdater* updater, const PutQuery& put, std::strin
   return JsonResponse(json.Take());
 }
 
+double ShareOf(int64_t part, int64_t whole) {
+  return whole == 0 ? 0.0 : static_cast<double>(part) / static_cast<double>(whole);
+}
+
+// What an update changed; of one weight, or of all.
+void WriteChange(const WeightChange& change, JsonWriter& json) {
+  json.Field("changed_share", ShareOf(change.num_changed, change.num_codes));
+  json.Field("saturated_share", ShareOf(change.num_saturated, change.num_codes));
+  json.Field("subnormal_scale_share", ShareOf(change.num_subnormal_scales, change.num_scales));
+}
+
+void WriteChanges(const PrecisionTable& table, const CommitReport& commit, JsonWriter& json) {
+  json.Key("weights").BeginObject();
+  for (size_t i = 0; i < commit.changes.size(); ++i) {
+    if (commit.changes[i].num_codes > 0) {
+      json.Key(table.rows[i].name).BeginObject();
+      WriteChange(commit.changes[i], json);
+      json.EndObject();
+    }
+  }
+  json.EndObject();
+}
+
 struct CommitCall {
   std::string id;
   InFlight in_flight = InFlight::kRetract;
   bool with_digest = true;
+  bool per_tensor = false;
 };
 
-HttpResponse CommitAndDigest(Engine* engine, WeightUpdater* updater, const CommitCall& call) {
-  const Result<CommitReport> report = updater->Commit(call.id, call.in_flight);
+HttpResponse CommitAndDigest(Serving* serving, const CommitCall& call) {
+  const Result<CommitReport> report = serving->updater->Commit(call.id, call.in_flight);
   if (!report.has_value()) {
     return NativeError(report.error());
   }
-  AwaitBoundary(engine);
+  AwaitBoundary(serving->engine.get());
   JsonWriter json;
   json.BeginObject().Field("success", true).Field("version", report->version);
   json.Field("in_flight", report->swap.in_flight).Field("retracted", report->swap.retracted);
@@ -117,8 +145,12 @@ HttpResponse CommitAndDigest(Engine* engine, WeightUpdater* updater, const Commi
   json.Field("bytes_staged", report->bytes_staged).Field("put_seconds", report->put_seconds);
   json.Field("seal_seconds", report->seal_seconds);
   json.Field("commit_seconds", report->commit_seconds);
+  WriteChange(report->change, json);
+  if (call.per_tensor) {
+    WriteChanges(serving->table, *report, json);
+  }
   if (call.with_digest) {
-    const Result<ModelDigest> digest = updater->LiveDigest();
+    const Result<ModelDigest> digest = serving->updater->LiveDigest();
     if (!digest.has_value()) {
       return NativeError(digest.error().WithContext(
           fmt::format("version {} is live, but its digest", report->version)));
@@ -146,7 +178,8 @@ HttpResponse ReadDigest(Serving* serving) {
 }
 
 // The last update that went live, whoever sent it, and where its time went.
-void WriteLastCommit(const CommitReport& commit, JsonWriter& json) {
+void WriteLastCommit(const CommitReport& commit, const PrecisionTable* per_tensor,
+                     JsonWriter& json) {
   json.BeginObject().Field("version", commit.version).Field("digest", commit.digest);
   json.Field("unix_seconds", commit.unix_seconds).Field("open_seconds", commit.open_seconds);
   json.Field("put_seconds", commit.put_seconds).Field("seal_seconds", commit.seal_seconds);
@@ -154,7 +187,25 @@ void WriteLastCommit(const CommitReport& commit, JsonWriter& json) {
   json.Field("pause_ms", commit.swap.pause_ms).Field("in_flight", commit.swap.in_flight);
   json.Field("retracted", commit.swap.retracted).Field("aborted", commit.swap.aborted);
   json.Field("tensors", commit.num_tensors).Field("bytes_in", commit.bytes_in);
-  json.Field("bytes_staged", commit.bytes_staged).EndObject();
+  json.Field("bytes_staged", commit.bytes_staged);
+  WriteChange(commit.change, json);
+  if (per_tensor != nullptr) {
+    WriteChanges(*per_tensor, commit, json);
+  }
+  json.EndObject();
+}
+
+void WriteBudget(const StagingBudget& budget, JsonWriter& json) {
+  json.Key("memory").BeginObject().Field("total_bytes", budget.TotalBytes());
+  json.Field("staged_bytes", budget.staged_bytes).Field("waiting_bytes", budget.waiting_bytes);
+  json.Field("scratch_bytes", budget.scratch_bytes).Field("bucket_bytes", budget.bucket_bytes);
+  json.Key("available_bytes");
+  if (budget.available_bytes.has_value()) {
+    json.Value(*budget.available_bytes);
+  } else {
+    json.Null();
+  }
+  json.EndObject();
 }
 
 double SecondsSince(Clock::time_point start) {
@@ -212,7 +263,12 @@ void Application::WatchIdle(const std::string& id) {
                       [this, id] { WatchIdle(id); });
 }
 
-void Application::UpdateStatus(const WriterPtr& writer) {
+void Application::UpdateStatus(const HttpRequest& request, const WriterPtr& writer) {
+  const std::string per_tensor = QueryValue(request.query, "per_tensor").value_or("false");
+  if (per_tensor != "true" && per_tensor != "false") {
+    return writer->Send(
+        NativeError(InvalidArgument("per_tensor: expected true or false, got \"{}\"", per_tensor)));
+  }
   JsonWriter json;
   json.BeginObject().Field("weight_version", serving_->engine->Stats().weight_version);
   json.Field("open", update_.has_value());
@@ -224,7 +280,7 @@ void Application::UpdateStatus(const WriterPtr& writer) {
   }
   json.Key("last");
   if (const std::optional<CommitReport> last = serving_->updater->LastCommit()) {
-    WriteLastCommit(*last, json);
+    WriteLastCommit(*last, per_tensor == "true" ? &serving_->table : nullptr, json);
   } else {
     json.Null();
   }
@@ -278,16 +334,20 @@ void Application::BeginOnWorker(const std::string& version, const std::string& d
       serving_->updater->Abort(displaced);
     }
     const Result<std::string> id = serving_->updater->Begin(version);
-    reactor_->Post([this, id, version, peer, writer] {
-      if (!id.has_value()) {
-        return writer->Send(NativeError(WithHolder(id.error())));
+    const Result<StagingBudget> budget =
+        id.has_value() ? serving_->updater->BudgetOf(*id) : Result<StagingBudget>(id.error());
+    reactor_->Post([this, id, budget, version, peer, writer] {
+      if (!budget.has_value()) {
+        return writer->Send(NativeError(WithHolder(budget.error())));
       }
       update_ = OpenUpdate{.id = *id, .version = version.empty() ? "(the next one)" : version};
       update_->holder = peer;
       update_->last_touched = Clock::now();
       WatchIdle(*id);
       JsonWriter json;
-      json.BeginObject().Field("success", true).Field("update_id", *id).EndObject();
+      json.BeginObject().Field("success", true).Field("update_id", *id);
+      WriteBudget(*budget, json);
+      json.EndObject();
       writer->Send(JsonResponse(json.Take()));
     });
   });
@@ -354,17 +414,19 @@ void Application::UpdateCommit(const HttpRequest& request, const WriterPtr& writ
   }
   const Result<InFlight> in_flight = ParseInFlight(*body);
   const Result<bool> with_digest = BoolField(*body, "digest", true);
-  if (!in_flight.has_value() || !with_digest.has_value()) {
-    return writer->Send(
-        NativeError(!in_flight.has_value() ? in_flight.error() : with_digest.error()));
+  const Result<bool> per_tensor = BoolField(*body, "per_tensor", false);
+  for (const Status& status : {in_flight.error(), with_digest.error(), per_tensor.error()}) {
+    if (!status.ok()) {
+      return writer->Send(NativeError(status));
+    }
   }
   if (TouchUpdate(*id, writer) == nullptr) {
     return;
   }
   AnswerFromWorker(
       writer,
-      [serving = serving_, call = CommitCall{*id, *in_flight, *with_digest}] {
-        return CommitAndDigest(serving->engine.get(), serving->updater.get(), call);
+      [serving = serving_, call = CommitCall{*id, *in_flight, *with_digest, *per_tensor}] {
+        return CommitAndDigest(serving, call);
       },
       [this, id = *id](const HttpResponse& response) {
         ReleaseUpdate(id);

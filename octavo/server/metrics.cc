@@ -9,7 +9,9 @@
 #include <filesystem>
 #include <functional>
 #include <iterator>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -20,10 +22,12 @@
 #include "octavo/engine/histogram.h"
 #include "octavo/formats/format.h"
 #include "octavo/kernels/input_ranges.h"
+#include "octavo/model/spec/model_spec.h"
 #include "octavo/server/http.h"
 #include "octavo/server/info.h"
 #include "octavo/server/process_memory.h"
 #include "octavo/sync/serving.h"
+#include "octavo/sync/weight_change.h"
 #include "octavo/sync/weight_update.h"
 
 namespace octavo {
@@ -181,6 +185,34 @@ void WriteUpdateGauges(MetricsWriter& text, const UpdateTotals& updates) {
   text.Sample(updates.last_push_seconds, {{"source", "push"}});
 }
 
+// Of the last update, by role of the weight: a label for each weight would be too many.
+void WriteUpdateChanges(MetricsWriter& text, const Serving& serving) {
+  const std::optional<CommitReport> last = serving.updater->LastCommit();
+  if (!last.has_value()) {
+    return;
+  }
+  std::map<std::string, WeightChange> by_role;
+  for (size_t i = 0; i < last->changes.size(); ++i) {
+    by_role[std::string(RoleName(serving.table.rows[i].role))] += last->changes[i];
+  }
+  const auto write = [&](const char* name, const char* help, int64_t WeightChange::* part,
+                         int64_t WeightChange::* whole) {
+    text.Family(name, "gauge", help);
+    for (const auto& [role, change] : by_role) {
+      text.Sample(Ratio(change.*part, change.*whole), {{"role", role}});
+    }
+  };
+  write("octavo:weight_update_changed_share", "Codes that the last update changed.",
+        &WeightChange::num_changed, &WeightChange::num_codes);
+  write("octavo:weight_update_saturated_share",
+        "Codes of the largest magnitude in the last update; more than about one a block: a scale "
+        "is too small.",
+        &WeightChange::num_saturated, &WeightChange::num_codes);
+  write("octavo:weight_update_subnormal_scale_share",
+        "Scales of the last update that are subnormal.", &WeightChange::num_subnormal_scales,
+        &WeightChange::num_scales);
+}
+
 void WriteUpdateCounters(MetricsWriter& text, const UpdateTotals& updates) {
   text.Family("octavo:weight_updates_total", "counter",
               "Weight updates: committed, failed (from disk), dropped (aborted or displaced).");
@@ -325,6 +357,7 @@ std::string MetricsText(const MetricsContext& context) {
   const UpdateTotals updates = serving.updater->Totals();
   WriteEngineGauges(text, context.info.stats);
   WriteUpdateGauges(text, updates);
+  WriteUpdateChanges(text, serving);
   text.Gauge("octavo:http_requests_in_flight", context.http->in_flight(),
              "Requests that are not answered yet, this one included.");
   WriteProcess(text);

@@ -92,6 +92,11 @@ LiveBase LiveBaseOf(const ModelWeights& live) {
   }
   base.input_scales = live.stored_input_scales;
   base.input_scales.resize(live.matrices.size(), 0.0F);
+  for (const std::vector<PackedMatrix>* held : {&live.matrices, &live.derived}) {
+    for (const PackedMatrix& matrix : *held) {
+      base.packed_bytes += matrix.codes.num_bytes() + matrix.scales.num_bytes();
+    }
+  }
   return base;
 }
 

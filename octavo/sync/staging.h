@@ -25,6 +25,7 @@ namespace octavo {
 struct LiveBase {
   std::vector<bool> is_held;        // Of each row: only MTP rows can be missing.
   std::vector<float> input_scales;  // ModelWeights::stored_input_scales, of each row.
+  int64_t packed_bytes = 0;         // Of all matrices and derived weights, as they are held.
 };
 LiveBase LiveBaseOf(const ModelWeights& live);
 

@@ -7,11 +7,13 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "octavo/base/log.h"
 #include "octavo/base/status.h"
@@ -20,6 +22,7 @@
 #include "octavo/checkpoint/checkpoint.h"
 #include "octavo/convert/digest.h"
 #include "octavo/engine/engine.h"
+#include "octavo/engine/memory_budget.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/model/model.h"
 #include "octavo/policy/precision_table.h"
@@ -27,6 +30,8 @@
 #include "octavo/sync/live_weights.h"
 #include "octavo/sync/load_weights.h"
 #include "octavo/sync/staging.h"
+#include "octavo/sync/staging_budget.h"
+#include "octavo/sync/weight_change.h"
 #include "octavo/sync/weight_plan.h"
 
 namespace octavo {
@@ -61,10 +66,13 @@ int NumStagingThreads() { return std::max(1, NumUsableThreads() / 2); }
 struct OpenUpdate {
   std::string id;
   std::string version;
+  StagingBudget budget;
   std::unique_ptr<Staging> staging;
   bool sealed = false;
-  ModelDigest digest;  // Of what is sealed.
-  bool busy = false;   // A call works on it without holding the lock of the registry.
+  // Of what is sealed:
+  ModelDigest digest;
+  std::vector<WeightChange> changes;
+  bool busy = false;  // A call works on it without holding the lock of the registry.
   Clock::time_point begun = Clock::now();
   Clock::time_point last_touched = begun;
   double put_seconds = 0.0;
@@ -87,7 +95,9 @@ struct WeightUpdater::Impl {
   // Release. Errors: kNotFound, kUnavailable (another call works on it).
   Result<OpenUpdate*> Acquire(const std::string& id);
   void Release(OpenUpdate* update);
+  Result<StagingBudget> PlanMemory(const LiveBase& base) const;
   Status SealStaged(OpenUpdate* update);
+  Status Compare(OpenUpdate* update);
   bool Drop(const std::string& id);
   void Count(const CommitReport& report);
 
@@ -154,19 +164,39 @@ Result<std::string> WeightUpdater::Begin(const std::string& version) {
     impl_->open.reset();
     ++impl_->totals.num_dropped;
   }
+  ASSIGN_OR_RETURN(const StagingBudget budget, impl_->PlanMemory(base));
   OpenUpdate update;
+  update.budget = budget;
   update.id = fmt::format("update-{}", impl_->next_id++);
   update.version = version.empty() ? NextVersion(live_version) : version;
-  update.staging = std::make_unique<Staging>(
-      StagingOptions{.plan = impl_->plan,
-                     .backend = impl_->backend,
-                     .pool = &impl_->pool,
-                     .base = std::move(base),
-                     .waiting_bytes_max = impl_->options.waiting_bytes_max});
+  update.staging =
+      std::make_unique<Staging>(StagingOptions{.plan = impl_->plan,
+                                               .backend = impl_->backend,
+                                               .pool = &impl_->pool,
+                                               .base = std::move(base),
+                                               .waiting_bytes_max = budget.waiting_bytes});
   impl_->open = std::move(update);
-  LOG(INFO, "update open id={} version={} from={}", impl_->open->id, impl_->open->version,
-      live_version);
+  LOG(INFO, "update open id={} version={} from={} memory=\"{}\"", impl_->open->id,
+      impl_->open->version, live_version, budget.Text());
   return impl_->open->id;
+}
+
+Result<StagingBudget> WeightUpdater::Impl::PlanMemory(const LiveBase& base) const {
+  const Result<int64_t> available = AvailableMemoryBytes();
+  return PlanStaging(
+      {.plan = plan,
+       .packed_bytes = base.packed_bytes,
+       .waiting_bytes_max = options.waiting_bytes_max,
+       .bucket_bytes = options.bucket_bytes_max,
+       .available_bytes = available.has_value() ? std::optional(*available) : std::nullopt});
+}
+
+Result<StagingBudget> WeightUpdater::BudgetOf(const std::string& id) const {
+  const std::lock_guard lock(impl_->mutex);
+  if (!impl_->open.has_value() || impl_->open->id != id) {
+    return NotFound("weight update {}: not open", id);
+  }
+  return impl_->open->budget;
 }
 
 Status WeightUpdater::Put(const std::string& id, std::string_view name,
@@ -190,8 +220,20 @@ Status WeightUpdater::Impl::SealStaged(OpenUpdate* update) {
   RETURN_IF_ERROR(update->staging->Seal());
   ASSIGN_OR_RETURN(update->digest,
                    DigestLiveWeights(*plan->table, update->staging->sealed(), *backend, &pool));
+  RETURN_IF_ERROR(Compare(update));
   update->sealed = true;
   return OkStatus();
+}
+
+// Beside weights that were released everything is new.
+Status WeightUpdater::Impl::Compare(OpenUpdate* update) {
+  const auto compare = [&](const ModelWeights& before) -> Status {
+    ASSIGN_OR_RETURN(update->changes,
+                     CompareWeights(before, update->staging->sealed(), *backend, &pool));
+    return OkStatus();
+  };
+  const Status status = live.Read(compare);
+  return status.code() == StatusCode::kUnavailable ? compare({}) : status;
 }
 
 Status WeightUpdater::Seal(const std::string& id) {
@@ -216,6 +258,10 @@ Result<CommitReport> WeightUpdater::Commit(const std::string& id, InFlight in_fl
                       .num_tensors = update->staging->num_staged(),
                       .bytes_in = update->staging->bytes_in(),
                       .bytes_staged = update->staging->bytes_staged(),
+                      .change = std::accumulate(
+                          update->changes.begin(), update->changes.end(), WeightChange{},
+                          [](WeightChange sum, const WeightChange& one) { return sum += one; }),
+                      .changes = update->changes,
                       .put_seconds = update->put_seconds,
                       .seal_seconds = update->seal_seconds,
                       .from_disk = update->from_disk};
@@ -232,11 +278,11 @@ Result<CommitReport> WeightUpdater::Commit(const std::string& id, InFlight in_fl
   report.open_seconds = SecondsSince(begun);
   report.unix_seconds = UnixSeconds();
   LOG(INFO,
-      "update committed id={} version={} tensors={} bytes_in={} put_s={:.3f} commit_s={:.3f} "
-      "pause_ms={:.2f} in_flight={} retracted={} aborted={}",
-      id, report.version, report.num_tensors, report.bytes_in, report.put_seconds,
-      report.commit_seconds, report.swap.pause_ms, report.swap.in_flight, report.swap.retracted,
-      report.swap.aborted);
+      "update committed id={} version={} tensors={} bytes_in={} codes={} changed={} put_s={:.3f} "
+      "seal_s={:.3f} commit_s={:.3f} pause_ms={:.2f} in_flight={} retracted={} aborted={}",
+      id, report.version, report.num_tensors, report.bytes_in, report.change.num_codes,
+      report.change.num_changed, report.put_seconds, report.seal_seconds, report.commit_seconds,
+      report.swap.pause_ms, report.swap.in_flight, report.swap.retracted, report.swap.aborted);
   const std::lock_guard lock(impl_->mutex);
   impl_->last_commit = report;
   impl_->Count(report);

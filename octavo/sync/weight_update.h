@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
@@ -14,6 +15,8 @@
 #include "octavo/engine/engine.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/sync/live_weights.h"
+#include "octavo/sync/staging_budget.h"
+#include "octavo/sync/weight_change.h"
 #include "octavo/sync/weight_plan.h"
 
 namespace octavo {
@@ -22,15 +25,17 @@ struct CommitReport {
   std::string version;
   std::string digest = {};  // Of the new weights, sealed before the swap: 32 hex digits.
   SwapReport swap;
-  int64_t num_tensors = 0;      // Weights of the table that were staged.
-  int64_t bytes_in = 0;         // As received.
-  int64_t bytes_staged = 0;     // Canonical bytes of what was staged.
-  double put_seconds = 0.0;     // Spent quantizing and packing.
-  double seal_seconds = 0.0;    // Spent on the ledger and the digest.
-  double commit_seconds = 0.0;  // From the commit call to the swap having happened.
-  double open_seconds = 0.0;    // From begin to the swap: what lies between the others is transfer.
-  int64_t unix_seconds = 0;     // When the swap had happened.
-  bool from_disk = false;       // By UpdateFromDisk.
+  int64_t num_tensors = 0;                 // Weights of the table that were staged.
+  int64_t bytes_in = 0;                    // As received.
+  int64_t bytes_staged = 0;                // Canonical bytes of what was staged.
+  WeightChange change;                     // Of all weights ...
+  std::vector<WeightChange> changes = {};  // ... and of each row of the table.
+  double put_seconds = 0.0;                // Spent quantizing and packing.
+  double seal_seconds = 0.0;               // Spent on the ledger and the digest.
+  double commit_seconds = 0.0;             // From the commit call to the swap having happened.
+  double open_seconds = 0.0;  // From begin to the swap: what lies between the others is transfer.
+  int64_t unix_seconds = 0;   // When the swap had happened.
+  bool from_disk = false;     // By UpdateFromDisk.
 };
 
 // What all updates so far came to.
@@ -56,8 +61,10 @@ class WeightUpdater {
   struct Options {
     // An open update that nobody touched for this long may be displaced by the next Begin.
     double idle_timeout_s = 300.0;
-    // Of one update, StagingOptions::waiting_bytes_max.
+    // Of one update, StagingBudgetArgs::waiting_bytes_max.
     int64_t waiting_bytes_max = int64_t{4} << 30;
+    // What may have been received and wait for its turn: the server's largest body.
+    int64_t bucket_bytes_max = int64_t{256} << 20;
     // ServingOptions::config_overrides: a source on disk is read as the served folder was.
     std::string config_overrides = {};
     LiveWeightsOptions live = {};
@@ -73,8 +80,11 @@ class WeightUpdater {
 
   // Opens an update; returns its id. An empty version is the live one plus one when that is a
   // decimal number, and the live one with ".1" appended when it is not.
-  // Errors: kUnavailable when one is open (the message says which, and how long it has been idle).
+  // Errors: kUnavailable when one is open (the message says which, and how long it has been idle);
+  // kExhausted when the memory does not hold a second set of weights.
   Result<std::string> Begin(const std::string& version);
+  // What the open update takes of the memory, at most. Errors: kNotFound.
+  Result<StagingBudget> BudgetOf(const std::string& id) const;
   // Stages one tensor under its HF name: a weight in BF16, F16 or F32, or its stored parts (codes
   // and scales, in any order), or an input scale (Staging::Put). Idempotent for equal bytes. The
   // source is never written.

@@ -153,16 +153,38 @@ class NativeUpdates(ApiTest):
         self.assertEqual(self.version(), "0")
         status, reply = self.native("seal", update_id=update)
         self.assertEqual((status, reply["success"]), (200, True))
-        status, reply = self.native("commit", update_id=update, in_flight="retract")
+        status, reply = self.native("commit", update_id=update, in_flight="retract", per_tensor=True)
         self.assertEqual(status, 200, reply)
         self.assertLessEqual({"success", "version", "in_flight", "retracted", "aborted", "pause_ms",
                               "bytes_in", "put_seconds", "commit_seconds", "digest"}, set(reply))
+        self.assertEqual(set(reply["weights"]), set(self.tensors))
+        self.assert_changes(reply)
         self.assertEqual((reply["version"], self.version()), ("1", "1"))
         live = self.get("/octavo/v1/digest")[1]
         self.assertEqual((live["digest"], live["weight_version"]), (reply["digest"], "1"))
         self.assertFalse(self.get("/octavo/v1/update")[1]["open"])
         self.post("/update_weights_from_disk", {"model_path": DENSE, "weight_version": "0"})
         self.assertEqual((self.fingerprint(), self.version()), self.before)
+
+    def assert_changes(self, report):
+        """The weights of the commit were those of another checkpoint, in every tensor."""
+        self.assertGreater(report["changed_share"], 0.5)
+        for name, change in report["weights"].items():
+            self.assertGreater(change["changed_share"], 0.0, name)
+        last = self.get("/octavo/v1/update?per_tensor=true")[1]["last"]
+        self.assertEqual(last["weights"], report["weights"])
+        self.assertNotIn("weights", self.get("/octavo/v1/update")[1]["last"])
+        self.assertEqual(self.get("/octavo/v1/update?per_tensor=perhaps")[0], 400)
+        self.assertIn("octavo:weight_update_changed_share{", self.get("/metrics")[1])
+
+    def test_begin_says_what_it_takes(self):
+        status, reply = self.native("begin", weight_version="3")
+        self.assertEqual(status, 200, reply)
+        memory = reply["memory"]
+        parts = ("staged_bytes", "waiting_bytes", "scratch_bytes", "bucket_bytes")
+        self.assertEqual(memory["total_bytes"], sum(memory[part] for part in parts))
+        self.assertGreaterEqual(memory["staged_bytes"], self.get("/server_info")[1]["weight_bytes"])
+        self.assertGreater(memory["available_bytes"], memory["total_bytes"])
 
     def test_faults_are_named_and_change_nothing(self):
         update = self.begin(weight_version="9")
