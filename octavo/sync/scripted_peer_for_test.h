@@ -79,7 +79,8 @@ class ScriptedConnection {
     return value;
   }
   std::string Blob() const { return Read(Number<uint64_t>().value_or(0)); }
-  // Until the peer closes.
+  void HangUp() const { shutdown(fd_, SHUT_RDWR); }
+  // Until one side has hung up.
   void AwaitGone() const {
     while (Number<uint8_t>().has_value()) {
     }

@@ -180,16 +180,19 @@ Status TcpStoreClient::Wait(std::span<const std::string> keys, const WaitLimit& 
 
 Result<std::string> TcpStoreClient::WaitForAny(std::span<const std::string> candidates,
                                                const WaitLimit& limit) {
+  const Call call(fmt::format("waiting for one of {}", ListKeys(candidates)));
   for (double pause_s = kFirstProbeS;; pause_s = std::min(2.0 * pause_s, kLongestProbeS)) {
     for (const std::string& key : candidates) {
-      ASSIGN_OR_RETURN(const bool is_there, Check(std::span(&key, 1), limit));
-      if (is_there) {
+      const Result<bool> is_there = Check(std::span(&key, 1), limit);
+      if (!is_there.has_value()) {
+        return Fail(call, is_there.error());
+      }
+      if (*is_there) {
         return key;
       }
     }
     if (const Status over = Pause(pause_s, limit); !over.ok()) {
-      return Fail(Call(fmt::format("waiting for one of {}", ListKeys(candidates))),
-                  over.WithContext(address()));
+      return Fail(call, over.WithContext(address()));
     }
   }
 }
