@@ -87,14 +87,11 @@ class WatchingBackend final : public Backend {
 
   Status Linear(const LinearArgs& args) override {
     LinearArgs plain = args;
-    plain.norm.reset();
-    plain.silu_mul.reset();
-    if (args.norm.has_value()) {
-      RETURN_IF_ERROR(inner_.RmsNorm(*args.norm));
+    if (plain.norm.has_value()) {
+      RETURN_IF_ERROR(inner_.RmsNorm(*plain.norm));
+      plain.norm.reset();
     }
-    if (args.silu_mul.has_value()) {
-      RETURN_IF_ERROR(inner_.SiluMul(*args.silu_mul));
-    }
+    RETURN_IF_ERROR(RunActivation(&plain));
     const float amax = AmaxOf(args.x);
     for (const LinearPart& part : args.parts) {
       Note(part.weight, amax);
@@ -103,10 +100,7 @@ class WatchingBackend final : public Backend {
   }
   Status GroupedLinear(const GroupedLinearArgs& args) override {
     GroupedLinearArgs plain = args;
-    plain.silu_mul.reset();
-    if (args.silu_mul.has_value()) {
-      RETURN_IF_ERROR(inner_.SiluMul(*args.silu_mul));
-    }
+    RETURN_IF_ERROR(RunActivation(&plain));
     const float amax = AmaxOf(args.x);
     for (const GroupedPart& part : args.parts) {
       for (const PackedMatrix* weight : part.weights) {
@@ -131,6 +125,15 @@ class WatchingBackend final : public Backend {
   Status SoftmaxStats(const SoftmaxStatsArgs& args) override { return inner_.SoftmaxStats(args); }
 
  private:
+  // Runs what is left to the layer, and takes it out of `args`.
+  template <typename Args>
+  Status RunActivation(Args* args) {
+    if (args->silu_mul.has_value()) {
+      RETURN_IF_ERROR(inner_.SiluMul(*args->silu_mul));
+      args->silu_mul.reset();
+    }
+    return OkStatus();
+  }
   void Note(const PackedMatrix* weight, float amax) {
     float& largest = amax_[weight];
     largest = std::max(largest, amax);
