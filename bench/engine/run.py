@@ -163,8 +163,8 @@ def parse_args():
                         help="of steps, the first being what the others are measured against, "
                              "and of digest")
     parser.add_argument("--format", default="fp8", help="of logprobs and groups")
-    parser.add_argument("--rounds", type=int, default=11, help="of steps and digest")
-    parser.add_argument("--pairs", type=int, default=41, help="of input-scale and logprobs")
+    parser.add_argument("--rounds", type=int, default=61, help="of steps and digest")
+    parser.add_argument("--pairs", type=int, default=121, help="of input-scale and logprobs")
     parser.add_argument("--llama-tok-per-s", type=float, default=0.0,
                         help="output tokens a second of llama.cpp's best 8-bit type, 64 prompts")
     return parser.parse_args()
