@@ -12,6 +12,7 @@
 #include "octavo/engine/engine.h"
 #include "octavo/server/application.h"
 #include "octavo/server/http.h"
+#include "octavo/server/in_flight.h"
 #include "octavo/server/info.h"
 #include "octavo/server/json.h"
 #include "octavo/server/json_writer.h"
@@ -61,8 +62,7 @@ Result<PauseMode> ParsePauseMode(std::string_view body) {
 struct DiskUpdate {
   std::string model_path;
   std::string weight_version;  // Empty: the next one.
-  bool flush_cache = true;
-  bool abort_all = false;
+  InFlightWish in_flight;
 };
 
 Result<DiskUpdate> ParseDiskUpdate(std::string_view body) {
@@ -73,8 +73,8 @@ Result<DiskUpdate> ParseDiskUpdate(std::string_view body) {
     return Corrupt("model_path: expected the path of a model folder, got none");
   }
   ASSIGN_OR_RETURN(update.weight_version, StringField(json, "weight_version", ""));
-  ASSIGN_OR_RETURN(update.flush_cache, BoolField(json, "flush_cache", true));
-  ASSIGN_OR_RETURN(update.abort_all, BoolField(json, "abort_all_requests", false));
+  ASSIGN_OR_RETURN(update.in_flight.flush_cache, BoolField(json, "flush_cache", true));
+  ASSIGN_OR_RETURN(update.in_flight.abort_all, BoolField(json, "abort_all_requests", false));
   ASSIGN_OR_RETURN(const std::string load_format, StringField(json, "load_format", "auto"));
   if (load_format != "auto" && load_format != "safetensors") {
     return Corrupt("load_format: expected auto or safetensors, got \"{}\"", load_format);
@@ -86,25 +86,6 @@ Result<DiskUpdate> ParseDiskUpdate(std::string_view body) {
   return update;
 }
 
-// How requests in flight meet new weights. A paused server may hold frozen requests (pause mode
-// in_place); their pages and a flush cannot both be kept.
-Result<InFlight> ChooseInFlight(const DiskUpdate& update, const EngineStats& stats) {
-  if (update.abort_all) {
-    return InFlight::kAbort;
-  }
-  const bool frozen = stats.paused && stats.num_running > 0;
-  if (!frozen) {
-    return InFlight::kRetract;
-  }
-  if (update.flush_cache) {
-    return InvalidArgument(
-        "flush_cache: {} requests are frozen and hold KV pages; send flush_cache false to keep "
-        "them, abort_all_requests true to end them, or pause with mode retract",
-        stats.num_running);
-  }
-  return InFlight::kInPlace;
-}
-
 HttpResponse RunDiskUpdate(Serving* serving, const std::string& model_root,
                            const DiskUpdate& update) {
   const Result<std::string> folder = ResolveBelow(model_root, update.model_path);
@@ -112,7 +93,7 @@ HttpResponse RunDiskUpdate(Serving* serving, const std::string& model_root,
     return WeightError(folder.error().WithContext("model_path"), /*with_paused=*/true);
   }
   // Asked again here, on the worker: the engine may have been paused while the call waited.
-  Result<InFlight> in_flight = ChooseInFlight(update, serving->engine->Stats());
+  Result<InFlight> in_flight = ChooseInFlight(update.in_flight, serving->engine->Stats());
   if (!in_flight.has_value()) {
     return WeightError(in_flight.error(), /*with_paused=*/true);
   }
