@@ -1,26 +1,18 @@
-// Method: the program's allocation functions are replaced by ones that count while a flag is set:
-// operator new in all its forms, of which every container is made, and aligned_alloc and mmap, of
-// which Buffer is (not under sanitizers, which bring their own). Calls of malloc are not counted.
-// Steps in which every sequence decodes must not allocate, with and without logprobs, penalties and
-// filters, and across page borders; a step that delivers an output must, so that the counter is
-// known to count. Every kind of block in every format, and with a KV cache in FP8, in brief.
+// Method: allocations are counted (allocation_counter_for_test.h) while the core steps. Steps in
+// which every sequence decodes must not allocate, with and without logprobs, penalties and filters,
+// and across page borders; a step that delivers an output must, so that the counter is known to
+// count. Every kind of block in every format, and with a KV cache in FP8, in brief.
 
 #include <gtest/gtest.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
-#include <sys/types.h>
-#include <unistd.h>
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <iterator>
-#include <new>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "octavo/base/allocation_counter_for_test.h"
 #include "octavo/base/buffer.h"
 #include "octavo/base/tensor.h"
 #include "octavo/engine/engine.h"
@@ -32,89 +24,21 @@
 #include "octavo/kernels/ops.h"
 #include "octavo/model/model_for_test.h"
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define OCTAVO_COUNTS_BUFFERS 0
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define OCTAVO_COUNTS_BUFFERS 0
-#endif
-#endif
-#ifndef OCTAVO_COUNTS_BUFFERS
-#define OCTAVO_COUNTS_BUFFERS 1
-#endif
-
-namespace {
-
-// Guarded by nothing: workers of the pool count too.
-std::atomic<bool> counting = false;
-std::atomic<int64_t> num_allocations = 0;
-
-void Count() {
-  if (counting.load(std::memory_order_relaxed)) {
-    num_allocations.fetch_add(1, std::memory_order_relaxed);
-  }
-}
-
-void* CountedAllocate(std::size_t size, std::size_t alignment) {
-  Count();
-  void* memory = nullptr;
-  const std::size_t bytes = size == 0 ? 1 : size;
-  if (alignment <= alignof(std::max_align_t)) {
-    memory = std::malloc(bytes);
-    // NOLINTNEXTLINE(misc-include-cleaner): of POSIX, in <cstdlib>
-  } else if (posix_memalign(&memory, alignment, bytes) != 0) {
-    memory = nullptr;
-  }
-  if (memory == nullptr) {
-    std::abort();
-  }
-  return memory;
-}
-
-}  // namespace
-
-// The replaceable forms from which the others are derived ([new.delete.single],
-// [new.delete.array]).
-void* operator new(std::size_t size) { return CountedAllocate(size, 0); }
-void* operator new(std::size_t size, std::align_val_t alignment) {
-  return CountedAllocate(size, static_cast<std::size_t>(alignment));
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
-
-#if OCTAVO_COUNTS_BUFFERS
-// In front of libc's.
-extern "C" {
-void* __libc_memalign(size_t alignment, size_t size);  // NOLINT(bugprone-reserved-identifier)
-
-void* aligned_alloc(size_t alignment, size_t size) {
-  Count();
-  return __libc_memalign(alignment, size);
-}
-void* mmap(void* address, size_t size, int protection, int flags, int file, off_t offset) noexcept {
-  Count();
-  // NOLINTNEXTLINE(performance-no-int-to-ptr): what mmap is
-  return reinterpret_cast<void*>(syscall(SYS_mmap, address, size, protection, flags, file, offset));
-}
-}  // extern "C"
-#endif
-
 namespace octavo {
 namespace {
 
 // Allocations of `count` steps.
 int64_t CountSteps(EngineCore& core, int count) {
-  num_allocations = 0;
+  int64_t counted = 0;
   for (int i = 0; i < count; ++i) {
-    counting = true;
-    core.AtBoundary();
-    const bool ran = core.Step();
-    counting = false;
+    bool ran = false;
+    counted += CountAllocations([&] {
+      core.AtBoundary();
+      ran = core.Step();
+    });
     EXPECT_TRUE(ran);
   }
-  return num_allocations;
+  return counted;
 }
 
 Request Decoding(uint64_t seed) {
@@ -222,15 +146,10 @@ TEST_P(DecodeSteps, TheCounterSeesAnOutputBeingDelivered) {
 }
 
 TEST(DecodeStepsCounter, SeesABufferBeingMade) {
-#if !OCTAVO_COUNTS_BUFFERS
-  GTEST_SKIP() << "the sanitizer's aligned_alloc is not counted";
-#endif
   for (const int64_t num_bytes : {int64_t{64}, int64_t{4} << 20}) {
-    num_allocations = 0;
-    counting = true;
-    const Buffer buffer = Buffer::AllocateHost(num_bytes).value();
-    counting = false;
-    EXPECT_GT(num_allocations, 0) << num_bytes;
+    const int64_t counted =
+        CountAllocations([&] { const Buffer some = Buffer::AllocateHost(num_bytes).value(); });
+    EXPECT_EQ(counted > 0, kCountsBuffers) << num_bytes;
   }
 }
 

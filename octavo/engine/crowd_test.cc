@@ -38,13 +38,8 @@ constexpr EngineOptions kOptions = {.max_total_tokens = 16384,
 std::string RidOf(int64_t i) { return "crowd-" + std::to_string(i); }
 
 Request MakeMember(int64_t i, std::shared_ptr<RecordingSink> sink) {
-  Request request;
+  Request request = Sampling(RandomIds(static_cast<uint64_t>(i / kGroupSize), kPromptLen), i, 2);
   request.rid = RidOf(i);
-  request.input_ids = RandomIds(static_cast<uint64_t>(i / kGroupSize), kPromptLen);
-  request.sampling.max_new_tokens = 2;
-  request.sampling.ignore_eos = true;
-  request.sampling.seed = i;
-  request.return_logprob = true;
   request.sink = std::move(sink);
   return request;
 }

@@ -26,24 +26,9 @@ namespace {
 using testing::HasSubstr;
 using testing::StartsWith;
 
-Request Sampled(uint64_t seed, int64_t prompt_len, int64_t max_new_tokens) {
-  Request request;
-  request.input_ids = RandomIds(seed, prompt_len);
-  request.sampling.max_new_tokens = max_new_tokens;
-  request.sampling.ignore_eos = true;
-  request.sampling.seed = static_cast<int64_t>(seed);
-  request.return_logprob = true;
-  return request;
-}
-
 Collected Undisturbed(uint64_t seed, int64_t prompt_len, int64_t max_new_tokens) {
   Harness harness;
   return harness.Run(Sampled(seed, prompt_len, max_new_tokens));
-}
-
-void ExpectSame(const Collected& actual, const Collected& expected) {
-  EXPECT_EQ(actual.all.new_ids, expected.all.new_ids);
-  EXPECT_EQ(Bits(actual.all.new_logprobs), Bits(expected.all.new_logprobs));
 }
 
 Status FlushNow(Harness& harness) {

@@ -55,13 +55,8 @@ struct Started {
 
 Request MakeRequest(const std::string& rid, uint64_t seed, int64_t max_new_tokens,
                     const std::shared_ptr<RecordingSink>& sink) {
-  Request request;
+  Request request = Sampled(seed, 5 + static_cast<int64_t>(seed % 60), max_new_tokens);
   request.rid = rid;
-  request.input_ids = RandomIds(seed, 5 + static_cast<int64_t>(seed % 60));
-  request.sampling.max_new_tokens = max_new_tokens;
-  request.sampling.ignore_eos = true;
-  request.sampling.seed = static_cast<int64_t>(seed);
-  request.return_logprob = true;
   request.stream = true;
   request.sink = sink;
   return request;

@@ -22,13 +22,7 @@ namespace {
 constexpr int64_t kNewTokens = 40;
 
 Request Sample(const std::vector<int32_t>& prompt, int64_t seed) {
-  Request request;
-  request.input_ids = prompt;
-  request.sampling.max_new_tokens = kNewTokens;
-  request.sampling.ignore_eos = true;
-  request.sampling.seed = seed;
-  request.return_logprob = true;
-  return request;
+  return Sampling(prompt, seed, kNewTokens);
 }
 
 std::vector<std::shared_ptr<RecordingSink>> AddGroup(Harness& harness,

@@ -44,13 +44,9 @@ std::string VariantName(const testing::TestParamInfo<Variant>& info) { return in
 
 // The request under test: sampled at temperature 1, so that its logprobs are those of scoring.
 Request Subject(int64_t length) {
-  Request request;
+  Request request =
+      Sampling(RandomIds(static_cast<uint64_t>(length), length), 7 + length, kNewTokens);
   request.rid = "subject";
-  request.input_ids = RandomIds(static_cast<uint64_t>(length), length);
-  request.sampling.max_new_tokens = kNewTokens;
-  request.sampling.ignore_eos = true;
-  request.sampling.seed = 7 + length;
-  request.return_logprob = true;
   return request;
 }
 

@@ -26,6 +26,11 @@
 namespace octavo {
 namespace {
 
+// One prompt for each length.
+Request Sample(int64_t length, int64_t seed) {
+  return Sampling(RandomIds(static_cast<uint64_t>(length), length), seed, 40);
+}
+
 class KvDtype : public testing::TestWithParam<bool> {
  protected:
   static HarnessOptions Options(DType dtype) {
@@ -34,15 +39,6 @@ class KvDtype : public testing::TestWithParam<bool> {
     options.num_threads = 2;
     options.engine.kv_cache_dtype = dtype;
     return options;
-  }
-  static Request Sample(int64_t length, int64_t seed) {
-    Request request;
-    request.input_ids = RandomIds(static_cast<uint64_t>(length), length);
-    request.sampling.max_new_tokens = 40;
-    request.sampling.ignore_eos = true;
-    request.sampling.seed = seed;
-    request.return_logprob = true;
-    return request;
   }
 };
 
@@ -61,8 +57,7 @@ TEST_P(KvDtype, Fp8GivesTheSameBitsAloneAndInCompany) {
     harness.RunAll();
     const Collected actual = sinks[5]->Get();
     EXPECT_EQ(actual.all.cached_tokens, length - 1);
-    EXPECT_EQ(actual.all.new_ids, expected.all.new_ids);
-    EXPECT_EQ(Bits(actual.all.new_logprobs), Bits(expected.all.new_logprobs));
+    ExpectSame(actual, expected);
   }
 }
 
@@ -104,15 +99,6 @@ class Fp8CacheSwap : public testing::TestWithParam<SwapCase> {
     options.engine.max_total_tokens = 2048;
     return options;
   }
-  static Request Sample(int64_t length, int64_t seed) {
-    Request request;
-    request.input_ids = RandomIds(static_cast<uint64_t>(length), length);
-    request.sampling.max_new_tokens = 40;
-    request.sampling.ignore_eos = true;
-    request.sampling.seed = seed;
-    request.return_logprob = true;
-    return request;
-  }
   static void Swap(Harness& harness, uint64_t weights_seed, InFlight in_flight) {
     harness.core().Swap({.weights = harness.NewWeights(Options(weights_seed).weights),
                          .version = "v1",
@@ -123,10 +109,6 @@ class Fp8CacheSwap : public testing::TestWithParam<SwapCase> {
   static Collected Cold(Request request, uint64_t weights_seed) {
     Harness harness(Options(weights_seed));
     return harness.Run(std::move(request));
-  }
-  static void ExpectSame(const Collected& actual, const Collected& expected) {
-    EXPECT_EQ(actual.all.new_ids, expected.all.new_ids);
-    EXPECT_EQ(Bits(actual.all.new_logprobs), Bits(expected.all.new_logprobs));
   }
   // What `whole` got from its output `first` on is what a cold engine gives for all before it.
   static void ExpectRestAsCold(const Collected& whole, Request request, size_t first,

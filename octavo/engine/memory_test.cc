@@ -28,21 +28,6 @@ constexpr MemoryParts kKvCache = {.kv_cache = true};
 constexpr MemoryParts kWeights = {.weights = true};
 constexpr MemoryParts kAll = {.kv_cache = true, .weights = true};
 
-Request Sampled(uint64_t seed, int64_t prompt_len, int64_t max_new_tokens) {
-  Request request;
-  request.input_ids = RandomIds(seed, prompt_len);
-  request.sampling.max_new_tokens = max_new_tokens;
-  request.sampling.ignore_eos = true;
-  request.sampling.seed = static_cast<int64_t>(seed);
-  request.return_logprob = true;
-  return request;
-}
-
-void ExpectSame(const Collected& actual, const Collected& expected) {
-  EXPECT_EQ(actual.all.new_ids, expected.all.new_ids);
-  EXPECT_EQ(Bits(actual.all.new_logprobs), Bits(expected.all.new_logprobs));
-}
-
 void Swap(Harness& harness, std::unique_ptr<ModelWeights> weights, const std::string& version) {
   harness.core().Swap({.weights = std::move(weights),
                        .version = version,

@@ -36,12 +36,7 @@ HarnessOptions MoeOptions() {
 }
 
 Request Asking(const std::vector<int32_t>& prompt, int64_t seed, int64_t start) {
-  Request request;
-  request.input_ids = prompt;
-  request.sampling.max_new_tokens = kNewTokens;
-  request.sampling.ignore_eos = true;
-  request.sampling.seed = seed;
-  request.return_logprob = true;
+  Request request = Sampling(prompt, seed, kNewTokens);
   request.return_routed_experts = true;
   request.routed_experts_start_len = start;
   return request;

@@ -183,6 +183,26 @@ inline std::vector<std::pair<int32_t, uint32_t>> Bits(const std::vector<TokenLog
   return bits;
 }
 
+// The same tokens with the same logprobs, bit for bit.
+inline void ExpectSame(const Collected& actual, const Collected& expected) {
+  EXPECT_EQ(actual.all.new_ids, expected.all.new_ids);
+  EXPECT_EQ(Bits(actual.all.new_logprobs), Bits(expected.all.new_logprobs));
+}
+
+// Draws exactly so many tokens after `prompt`, with their logprobs.
+inline Request Sampling(std::vector<int32_t> prompt, int64_t seed, int64_t max_new_tokens) {
+  Request request;
+  request.input_ids = std::move(prompt);
+  request.sampling.max_new_tokens = max_new_tokens;
+  request.sampling.ignore_eos = true;
+  request.sampling.seed = seed;
+  request.return_logprob = true;
+  return request;
+}
+inline Request Sampled(uint64_t seed, int64_t prompt_len, int64_t max_new_tokens) {
+  return Sampling(RandomIds(seed, prompt_len), static_cast<int64_t>(seed), max_new_tokens);
+}
+
 struct HarnessOptions {
   EngineOptions engine = {.max_total_tokens = 8192,
                           .max_running_requests = 64,

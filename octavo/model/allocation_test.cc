@@ -1,18 +1,12 @@
-// Method: malloc, aligned_alloc and mmap are counted (this program's own definitions stand in front
-// of libc's) over the first Forward and Logits of a model that was just built, at its largest batch
-// and at one token, for every architecture on the vector backend, in every format with every form
-// of input, and with a KV cache in FP8. Sanitizers bring their own malloc: skipped there.
+// Method: allocations are counted (allocation_counter_for_test.h) over the first Forward and Logits
+// of a model that was just built, at its largest batch and at one token, for every architecture on
+// the vector backend, in every format with every form of input, and with a KV cache in FP8.
 
+#include <fmt/core.h>
 #include <gtest/gtest.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
-#include <sys/types.h>
-#include <unistd.h>
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <iterator>
 #include <memory>
 #include <numeric>
@@ -20,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "octavo/base/allocation_counter_for_test.h"
 #include "octavo/base/buffer.h"
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
@@ -30,42 +25,6 @@
 #include "octavo/model/model.h"
 #include "octavo/model/model_for_test.h"
 #include "octavo/model/spec/model_spec.h"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define OCTAVO_COUNTS_ALLOCATIONS 0
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define OCTAVO_COUNTS_ALLOCATIONS 0
-#endif
-#endif
-#ifndef OCTAVO_COUNTS_ALLOCATIONS
-#define OCTAVO_COUNTS_ALLOCATIONS 1
-#endif
-
-namespace {
-std::atomic<int64_t> num_allocations{0};
-}  // namespace
-
-#if OCTAVO_COUNTS_ALLOCATIONS
-extern "C" {
-void* __libc_malloc(size_t size);                      // NOLINT(bugprone-reserved-identifier)
-void* __libc_memalign(size_t alignment, size_t size);  // NOLINT(bugprone-reserved-identifier)
-
-void* malloc(size_t size) {
-  num_allocations.fetch_add(1, std::memory_order_relaxed);
-  return __libc_malloc(size);
-}
-void* aligned_alloc(size_t alignment, size_t size) {
-  num_allocations.fetch_add(1, std::memory_order_relaxed);
-  return __libc_memalign(alignment, size);
-}
-void* mmap(void* address, size_t size, int protection, int flags, int file, off_t offset) noexcept {
-  num_allocations.fetch_add(1, std::memory_order_relaxed);
-  // NOLINTNEXTLINE(performance-no-int-to-ptr): what mmap is
-  return reinterpret_cast<void*>(syscall(SYS_mmap, address, size, protection, flags, file, offset));
-}
-}  // extern "C"
-#endif
 
 namespace octavo {
 namespace {
@@ -107,11 +66,13 @@ int64_t CountPass(const ModelSpec& spec, TestFormat format, int64_t tokens) {
                 {.max_tokens = kMaxTokens, .max_logit_rows = 4, .max_context = kMaxTokens});
   EXPECT_TRUE(model.has_value()) << model.error().message();
 
-  const int64_t before = num_allocations;
-  const Status ran =
-      (*model)->Forward({.token_ids = ids, .positions = ids, .segments = segments}, weights, kv);
-  const Status headed = (*model)->Logits(rows, weights, logits);
-  const int64_t counted = num_allocations - before;
+  Status ran;
+  Status headed;
+  const int64_t counted = CountAllocations([&] {
+    ran =
+        (*model)->Forward({.token_ids = ids, .positions = ids, .segments = segments}, weights, kv);
+    headed = (*model)->Logits(rows, weights, logits);
+  });
   EXPECT_TRUE(ran.ok()) << ran.message();
   EXPECT_TRUE(headed.ok()) << headed.message();
   return counted;
@@ -129,12 +90,9 @@ std::vector<NamedTestFormat> Formats() {
 }
 
 TEST(ModelAllocations, AreAllMadeWhenAModelIsBuilt) {
-#if !OCTAVO_COUNTS_ALLOCATIONS
-  GTEST_SKIP() << "the sanitizer's malloc is not counted";
-#endif
-  const int64_t before = num_allocations;
-  const Buffer buffer = Buffer::AllocateHost(64).value();
-  ASSERT_GT(num_allocations - before, 0) << "the counter does not count";
+  ASSERT_GT(CountAllocations([] { const auto some = fmt::format("{:64}", 1); }), 0);
+  ASSERT_EQ(CountAllocations([] { const Buffer some = Buffer::AllocateHost(64).value(); }) > 0,
+            kCountsBuffers);
   for (const char* architecture :
        {"Qwen3ForCausalLM", "Qwen3MoeForCausalLM", "DeepseekV3ForCausalLM", "LlamaForCausalLM"}) {
     for (const auto& [name, format] : Formats()) {

@@ -1,20 +1,15 @@
-// Method: malloc, aligned_alloc and mmap are counted (this program's own definitions stand in front
-// of libc's); after Reserve every op runs at the reserved sizes and below, and the count must not
-// move. The counter is seen to count first. Sanitizers bring their own malloc: skipped there.
+// Method: allocations are counted (allocation_counter_for_test.h); after Reserve every op runs at
+// the reserved sizes and below, and the count must not move. The counter is seen to count first.
 
+#include <fmt/core.h>
 #include <gtest/gtest.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
-#include <sys/types.h>
-#include <unistd.h>
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <span>
 #include <vector>
 
+#include "octavo/base/allocation_counter_for_test.h"
 #include "octavo/base/buffer.h"
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
@@ -27,42 +22,6 @@
 #include "octavo/kernels/matrix.h"
 #include "octavo/kernels/ops.h"
 #include "octavo/kernels/test_tensors.h"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define OCTAVO_COUNTS_ALLOCATIONS 0
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define OCTAVO_COUNTS_ALLOCATIONS 0
-#endif
-#endif
-#ifndef OCTAVO_COUNTS_ALLOCATIONS
-#define OCTAVO_COUNTS_ALLOCATIONS 1
-#endif
-
-namespace {
-std::atomic<int64_t> num_allocations{0};
-}  // namespace
-
-#if OCTAVO_COUNTS_ALLOCATIONS
-extern "C" {
-void* __libc_malloc(size_t size);                      // NOLINT(bugprone-reserved-identifier)
-void* __libc_memalign(size_t alignment, size_t size);  // NOLINT(bugprone-reserved-identifier)
-
-void* malloc(size_t size) {
-  num_allocations.fetch_add(1, std::memory_order_relaxed);
-  return __libc_malloc(size);
-}
-void* aligned_alloc(size_t alignment, size_t size) {
-  num_allocations.fetch_add(1, std::memory_order_relaxed);
-  return __libc_memalign(alignment, size);
-}
-void* mmap(void* address, size_t size, int protection, int flags, int file, off_t offset) noexcept {
-  num_allocations.fetch_add(1, std::memory_order_relaxed);
-  // NOLINTNEXTLINE(performance-no-int-to-ptr): what mmap is
-  return reinterpret_cast<void*>(syscall(SYS_mmap, address, size, protection, flags, file, offset));
-}
-}  // extern "C"
-#endif
 
 namespace octavo {
 namespace {
@@ -219,13 +178,11 @@ class LayerOps {
 };
 
 TEST(CpuBackendAllocations, StopAfterReserve) {
-  if (OCTAVO_COUNTS_ALLOCATIONS == 0) {
-    GTEST_SKIP() << "sanitizers own malloc";
+  ASSERT_GT(CountAllocations([] { const auto some = fmt::format("{:64}", 1); }), 0);
+  for (const int64_t num_bytes : {100, 4 << 20}) {
+    ASSERT_EQ(CountAllocations([&] { const auto some = Buffer::AllocateHost(num_bytes); }) > 0,
+              kCountsBuffers);
   }
-  const int64_t before_buffer = num_allocations.load();
-  ASSERT_TRUE(Buffer::AllocateHost(100).has_value());
-  ASSERT_TRUE(Buffer::AllocateHost(4 << 20).has_value());
-  ASSERT_GE(num_allocations.load() - before_buffer, 2);  // The counter counts.
 
   std::vector<cpu::CpuPath> paths;
   for (const auto target :
@@ -260,13 +217,14 @@ TEST(CpuBackendAllocations, StopAfterReserve) {
                                .max_head_dim = 64,
                                .max_grouped_rows = kTokens})
                     .ok());
-    const int64_t before = num_allocations.load();
-    for (const int64_t tokens : {int64_t{1}, int64_t{17}, kTokens}) {
-      ops.Run(tokens, x, y16, q, f32);
-      ops.RunExperts(tokens, x, q);
-      ops.RunSamples(tokens - tokens / 3, q);
-    }
-    EXPECT_EQ(num_allocations.load() - before, 0) << path.name;
+    const int64_t counted = CountAllocations([&] {
+      for (const int64_t tokens : {int64_t{1}, int64_t{17}, kTokens}) {
+        ops.Run(tokens, x, y16, q, f32);
+        ops.RunExperts(tokens, x, q);
+        ops.RunSamples(tokens - tokens / 3, q);
+      }
+    });
+    EXPECT_EQ(counted, 0) << path.name;
   }
 }
 
