@@ -90,7 +90,7 @@ constexpr std::string_view kOptions = R"(
 --disaggregation-decode-extra-slots --disaggregation-decode-host-receive-threshold
 --disaggregation-decode-polling-interval --disaggregation-decode-retraction-backup
 --disaggregation-decode-tp --disaggregation-ib-device --disaggregation-prefill-pp
---disaggregation-transfer-backend --dist-init-addr --dist-timeout --download-dir
+--disaggregation-transfer-backend --dist-init-addr --download-dir
 --dsa-decode-backend --dsa-paged-mqa-logits-backend --dsa-prefill-backend --dsa-topk-backend
 --dsa-triton-union --dsv4-attn-backend --dsv4-prefill-backend --dynamic-batch-tokenizer-batch-size
 --dynamic-batch-tokenizer-batch-timeout --elastic-ep-backend --elastic-ep-initial-size

@@ -247,6 +247,12 @@ void AddServerFlags(CLI::App& command, ServeFlags* flags) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str()
       ->group(group);
+  command
+      .add_option("--dist-timeout", server.group_seconds,
+                  "Seconds for the ranks of an update group to join, and for each bucket of theirs")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str()
+      ->group(group);
 }
 
 void AddLimitFlags(CLI::App& command, HttpLimits* limits) {

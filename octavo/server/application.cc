@@ -59,10 +59,19 @@ Application::Application(const ServerOptions& options, Serving* serving, const S
       max_text_bytes_(MaxTextBytes(text.tokenizer, serving->engine->Stats().context_length)),
       created_unix_s_(std::chrono::duration_cast<std::chrono::seconds>(
                           std::chrono::system_clock::now().time_since_epoch())
-                          .count()) {
+                          .count()),
+      groups_(
+          {.join_timeout_s = options.group_seconds, .receive_timeout_s = options.group_seconds}) {
   if (!chat_defaults_.has_value()) {
     LOG(WARNING, "chat requests will be refused: {}", chat_defaults_.error().message());
   }
+}
+
+Application::~Application() { groups_.CancelAll(); }
+
+void Application::StartDraining() {
+  draining_ = true;
+  groups_.CancelAll();
 }
 
 InfoContext Application::Info() const {
@@ -153,6 +162,12 @@ void Application::Dispatch(const RouteMatch& match, HttpRequest& request, const 
       return Profile(writer);
     case Endpoint::kUpdateFromDisk:
       return UpdateFromDisk(request, writer);
+    case Endpoint::kInitUpdateGroup:
+      return InitUpdateGroup(request, writer);
+    case Endpoint::kUpdateFromDistributed:
+      return UpdateFromDistributed(request, writer);
+    case Endpoint::kDestroyUpdateGroup:
+      return DestroyUpdateGroup(request, writer);
     case Endpoint::kUpdateWeightVersion:
       return UpdateWeightVersion(request, writer);
     case Endpoint::kUpdateStatus:

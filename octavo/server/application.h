@@ -14,6 +14,7 @@
 
 #include "octavo/base/hash.h"
 #include "octavo/server/answer_shape.h"
+#include "octavo/server/call_threads.h"
 #include "octavo/server/generate_session.h"
 #include "octavo/server/http.h"
 #include "octavo/server/info.h"
@@ -26,10 +27,13 @@
 #include "octavo/server/router.h"
 #include "octavo/server/server.h"
 #include "octavo/sync/serving.h"
+#include "octavo/sync/update_groups.h"
 #include "octavo/sync/weight_checker.h"
 #include "octavo/sync/weight_update.h"
 
 namespace octavo {
+
+struct GroupUpdate;
 
 // One thread: the io thread. What blocks runs on the reactor's worker with pointers to the
 // Serving's thread-safe members.
@@ -39,21 +43,29 @@ class Application {
   // it is destroyed.
   Application(const ServerOptions& options, Serving* serving, const ServerText& text,
               std::shared_ptr<Reactor> reactor);
+  ~Application();
+  Application(const Application&) = delete;
+  Application& operator=(const Application&) = delete;
 
   // Answers through `peer`, now or later.
   void Handle(HttpRequest request, const WriterPtr& peer);
 
-  // From here on /health is 503 and new generation requests are refused with 503.
-  void StartDraining() { draining_ = true; }
+  // From here on /health is 503 and new generation requests are refused with 503; calls that wait
+  // for the peers of an update group end.
+  void StartDraining();
 
  private:
+  // Calls that wait for the peers of update groups, of all groups together.
+  static constexpr int kCallThreadsMax = 64;
+
   // The update that a native client has open. The updater decides; this remembers who it was.
   struct OpenUpdate {
     std::string id = {};
     std::string version = {};
     std::string holder = {};  // Peer that began it.
     std::chrono::steady_clock::time_point last_touched = {};
-    int64_t num_busy = 0;  // Calls on the worker.
+    int64_t num_busy = 0;      // Calls on the worker.
+    bool is_implicit = false;  // Begun by a trainer's bucket: a failure drops it.
     // Buckets that are staged, by sequence number: a repeated one is answered from here.
     std::map<int64_t, std::pair<Hash128, std::string>> done = {};
   };
@@ -102,6 +114,20 @@ class Application {
   void EndWeightUpdate(const HttpRequest& request, const WriterPtr& writer);
   void PostProcessWeights(const HttpRequest& request, const WriterPtr& writer);
   void Profile(const WriterPtr& writer);
+
+  // handlers_group.cc
+  void InitUpdateGroup(const HttpRequest& request, const WriterPtr& writer);
+  void UpdateFromDistributed(const HttpRequest& request, const WriterPtr& writer);
+  void DestroyUpdateGroup(const HttpRequest& request, const WriterPtr& writer);
+  // Gives `then` the update that a trainer's bucket goes into: the one that is open, whoever opened
+  // it, else one that is begun here and dropped when a bucket fails. It is sealed and committed as
+  // a native one is. It counts as busy from then on, until ReleaseUpdate. On the io thread.
+  void WithOpenUpdate(const std::string& version, const std::string& peer,
+                      std::function<void(const Result<std::string>&)> then);
+  void ReceiveBucket(const GroupUpdate& update, const std::string& id, const WriterPtr& writer);
+  // As AnswerFromWorker, on a thread of its own.
+  void AnswerFromCallThread(const WriterPtr& writer, std::function<HttpResponse()> work,
+                            const std::function<void(const HttpResponse&)>& finish = nullptr);
 
   // handlers_control.cc
   void Health(const WriterPtr& writer);
@@ -159,6 +185,9 @@ class Application {
   std::unordered_map<std::string, std::vector<std::string>> batch_rids_;
   std::optional<OpenUpdate> update_;
   const std::shared_ptr<HttpCounts> http_counts_ = std::make_shared<HttpCounts>();
+
+  UpdateGroups groups_;
+  CallThreads call_threads_{kCallThreadsMax};
 
   // Between /begin_weight_update and /end_weight_update.
   struct Bracket {

@@ -32,7 +32,9 @@ struct ServerOptions {
   bool enable_weights_cpu_backup = false;  // Only shown: ServingOptions::keep_weights_backup.
   double drain_seconds = 60.0;             // After SIGTERM, until what still runs is aborted.
   double update_idle_seconds = 300.0;      // After which an open weight update is dropped.
-  double stuck_seconds = 120.0;            // Engine silence after which /health answers 503.
+  // For the ranks of an update group to join, and for a bucket of theirs to come.
+  double group_seconds = 300.0;
+  double stuck_seconds = 120.0;  // Engine silence after which /health answers 503.
   // More members of /server_info, as launched: name and JSON text.
   std::vector<std::pair<std::string, std::string>> launch = {};
 };

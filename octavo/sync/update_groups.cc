@@ -244,6 +244,8 @@ void UpdateGroups::CancelAll() {
   }
 }
 
+Status UpdateGroups::Check(std::string_view group) const { return Find(group).error(); }
+
 std::vector<std::string> UpdateGroups::List() const {
   const std::lock_guard lock(mutex_);
   std::vector<std::string> list;

@@ -81,6 +81,8 @@ class UpdateGroups {
   // Ends all calls that wait, and all later ones, with kCancelled: for when the server stops.
   void CancelAll();
 
+  // Whether there is such a group. Errors: kNotFound naming those that there are.
+  Status Check(std::string_view group) const;
   // "group "G", rank 1 of 3" of each.
   std::vector<std::string> List() const;
 
