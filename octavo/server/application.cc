@@ -162,6 +162,10 @@ void Application::Dispatch(const RouteMatch& match, HttpRequest& request, const 
       return Profile(writer);
     case Endpoint::kUpdateFromDisk:
       return UpdateFromDisk(request, writer);
+    case Endpoint::kUpdateFromTensor:
+      return UpdateFromTensor(request, writer);
+    case Endpoint::kPullWeights:
+      return PullWeightVersion(request, writer);
     case Endpoint::kInitUpdateGroup:
       return InitUpdateGroup(request, writer);
     case Endpoint::kUpdateFromDistributed:

@@ -34,6 +34,7 @@
 namespace octavo {
 
 struct GroupUpdate;
+struct TensorUpdate;
 
 // One thread: the io thread. What blocks runs on the reactor's worker with pointers to the
 // Serving's thread-safe members.
@@ -128,6 +129,16 @@ class Application {
   // As AnswerFromWorker, on a thread of its own.
   void AnswerFromCallThread(const WriterPtr& writer, std::function<HttpResponse()> work,
                             const std::function<void(const HttpResponse&)>& finish = nullptr);
+
+  // handlers_tensor.cc
+  void UpdateFromTensor(HttpRequest& request, const WriterPtr& writer);
+  void StageTensorBucket(const std::string& id, const std::shared_ptr<TensorUpdate>& update,
+                         const WriterPtr& writer);
+  // Ends the update if a trainer's bucket began it: one of its buckets failed.
+  void DropImplicitUpdate(const std::string& id);
+
+  // handlers_pull.cc
+  void PullWeightVersion(const HttpRequest& request, const WriterPtr& writer);
 
   // handlers_control.cc
   void Health(const WriterPtr& writer);

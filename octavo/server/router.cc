@@ -53,6 +53,8 @@ constexpr Route kRoutes[] = {
     {"/release_memory_occupation", kGet | kPost, Access::kControl, Endpoint::kReleaseMemory},
     {"/resume_memory_occupation", kGet | kPost, Access::kControl, Endpoint::kResumeMemory},
     {"/update_weights_from_disk", kPost, Access::kControl, Endpoint::kUpdateFromDisk},
+    {"/update_weights_from_tensor", kPost, Access::kControl, Endpoint::kUpdateFromTensor},
+    {"/pull_weights", kPost, Access::kControl, Endpoint::kPullWeights},
     {"/init_weights_update_group", kPost, Access::kControl, Endpoint::kInitUpdateGroup},
     {"/update_weights_from_distributed", kPost, Access::kControl, Endpoint::kUpdateFromDistributed},
     {"/destroy_weights_update_group", kPost, Access::kControl, Endpoint::kDestroyUpdateGroup},

@@ -34,6 +34,8 @@ enum class Endpoint {
   kReleaseMemory,
   kResumeMemory,
   kUpdateFromDisk,
+  kUpdateFromTensor,
+  kPullWeights,
   kInitUpdateGroup,
   kUpdateFromDistributed,
   kDestroyUpdateGroup,
