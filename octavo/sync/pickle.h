@@ -68,6 +68,7 @@ class PickleTree {
   const PickleNode& node(uint32_t idx) const { return nodes_[idx]; }
   // The i-th item of a node.
   const PickleNode& item(const PickleNode& node, size_t i) const { return nodes_[node.items[i]]; }
+  size_t num_nodes() const { return nodes_.size(); }
   // Bytes up to the STOP; more may follow.
   size_t num_bytes() const { return num_bytes_; }
 

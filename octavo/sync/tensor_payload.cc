@@ -99,7 +99,10 @@ class TensorPayloadReader {
 
 // Trees own texts that views may point into.
 Result<const PickleTree*> TensorPayloadReader::KeepTree(std::string_view bytes) {
-  ASSIGN_OR_RETURN(PickleTree tree, ReadPickle(bytes, {.check_global = CheckTorchGlobal}));
+  PickleOptions options = {.check_global = CheckTorchGlobal};
+  options.num_nodes_max -= payload_.num_nodes_;
+  ASSIGN_OR_RETURN(PickleTree tree, ReadPickle(bytes, options));
+  payload_.num_nodes_ += tree.num_nodes();
   if (tree.num_bytes() != bytes.size()) {
     return Corrupt("pickle: {} bytes behind its STOP", bytes.size() - tree.num_bytes());
   }

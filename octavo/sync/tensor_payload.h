@@ -10,6 +10,7 @@
 // Source: SGLang, python/sglang/srt/weight_sync/tensor_bucket.py and
 // model_executor/model_runner.py.
 
+#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -39,7 +40,8 @@ class TensorPayload {
   // Everything is checked before this returns: names, dtypes, shapes, and that every tensor lies in
   // its memory; whether the model has such tensors is for who takes them.
   // Errors: those of ReadPickle and TorchTensorReader, with the name of the tensor; kCorrupt for
-  // another form, names that CheckTensorName refuses, indices that do not fit.
+  // another form, names that CheckTensorName refuses, indices that do not fit. Pickles in the
+  // pickle count against the same bound of values.
   static Result<TensorPayload> Read(std::string pickle, TensorPayloadForm form,
                                     const TorchPickleOptions& options = {});
 
@@ -51,6 +53,7 @@ class TensorPayload {
 
   std::unique_ptr<const std::string> pickle_;
   std::deque<PickleTree> trees_;
+  size_t num_nodes_ = 0;  // Of all trees.
   TensorMemory memory_;
   std::vector<NamedTensor> tensors_;
 };

@@ -318,6 +318,24 @@ TEST(TensorPayload, StridesMustStayInside) {
   EXPECT_THAT(Message(pickle, kNamed), HasSubstr("b.weight: tensor: [3, 2] from element 0 on"));
 }
 
+// A list of 2^20 - 1 Nones is within the bound of 2^21 values. Behind an outer pickle of as many
+// and 10 more, 2^20 - 9 are left: the list, and Nones of two bytes each from byte 3 on.
+TEST(TensorPayload, PicklesInThePickleShareItsBound) {
+  std::string nones;
+  for (int i = 0; i < (1 << 20) - 1; ++i) {
+    nones += "Na";
+  }
+  const std::string inner = "\x80\x02]" + nones + ".";
+  const auto size = static_cast<uint32_t>(inner.size());
+  const std::string length(reinterpret_cast<const char*>(&size), sizeof(size));
+  const std::string item = "X\x01\x00\x00\x00"s + "acm\nLocalSerializedTensor\n)R}" +
+                           "X\x06\x00\x00\x00"s + "values]B" + length + inner + "asb\x86" + "a";
+  EXPECT_THAT(Message("\x80\x02]" + item + ".", kNamed),
+              HasSubstr("a: expected a tensor, got a list"));
+  EXPECT_THAT(Message("\x80\x02]" + item + nones + ".", kNamed),
+              HasSubstr("a: pickle: byte 2097135: more than 1048567 values"));
+}
+
 TEST(TensorPayload, CopiesOfStridedTensorsAreBounded) {
   const auto payload =
       TensorPayload::Read(ReadData("named_by_value.pkl"), kNamed, {.copied_bytes_max = 23});
