@@ -46,6 +46,23 @@ Status CheckServable(const ModelSpec& spec) {
         "LlamaForCausalLM or Qwen2ForCausalLM",
         spec.architecture);
   }
+  const MlaSpec& mla = spec.mla;
+  if ((mla.kv_lora_rank + mla.qk_rope_head_dim) % 2 != 0 || mla.kv_lora_rank % 2 != 0) {
+    // The cache holds values in pairs.
+    return Unsupported(
+        "config.json: kv_lora_rank: expected an even number for a model that is served, got {}",
+        mla.kv_lora_rank);
+  }
+  if (mla.kv_lora_rank > 0 && mla.v_head_dim < 2) {
+    return Unsupported("config.json: v_head_dim: expected two or more, got {}", mla.v_head_dim);
+  }
+  for (const WeightSpec& weight : spec.weights) {
+    // To a backend that is a vector, not the matrix of a layer.
+    if (weight.shape.size() == 2 && weight.shape[0] < 2) {
+      return Unsupported("serving {}: expected two outputs or more, got [{}, {}] by config.json",
+                         weight.name, weight.shape[0], weight.shape[1]);
+    }
+  }
   return OkStatus();
 }
 

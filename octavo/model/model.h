@@ -78,7 +78,7 @@ struct ModelLimits {
   int64_t max_context = 0;     // Positions are below this.
 };
 
-// Errors: kUnsupported, by name, for an architecture without a forward pass.
+// Errors: kUnsupported, by name, for an architecture or sizes without a forward pass.
 Status CheckServable(const ModelSpec& spec);
 
 // Builds the forward pass for spec.architecture; `backend` must outlive the model.

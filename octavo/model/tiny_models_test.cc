@@ -18,6 +18,7 @@
 #include "octavo/checkpoint/hf_config.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/model/golden_for_test.h"
+#include "octavo/model/model.h"
 #include "octavo/model/model_for_test.h"
 #include "octavo/model/spec/model_spec.h"
 
@@ -95,6 +96,26 @@ INSTANTIATE_TEST_SUITE_P(All, TinyModel,
                                          "qwen3moe-heads", "deepseek-unshared", "deepseek-freq",
                                          "llama-eps", "qwen2-window"),
                          TestName);
+
+// Both would end in the first forward pass: a latent that the cache cannot hold, and a layer that a
+// vector backend takes for a vector.
+TEST(ServableModel, HasAnEvenLatentAndLayersOfTwoOutputs) {
+  ModelSpec spec = RandomSpec("DeepseekV3ForCausalLM");
+  EXPECT_TRUE(CheckServable(spec).ok());
+  spec.mla.kv_lora_rank = 5;
+  EXPECT_EQ(CheckServable(spec).message(),
+            "config.json: kv_lora_rank: expected an even number for a model that is served, got 5");
+  spec = RandomSpec("DeepseekV3ForCausalLM");
+  spec.mla.v_head_dim = 1;
+  EXPECT_EQ(CheckServable(spec).code(), StatusCode::kUnsupported);
+  spec = RandomSpec("Qwen3MoeForCausalLM");
+  EXPECT_TRUE(CheckServable(spec).ok());
+  spec.weights[static_cast<size_t>(FindWeight(spec, "model.layers.0.mlp.gate.weight"))].shape = {
+      1, 96};
+  EXPECT_EQ(CheckServable(spec).message(),
+            "serving model.layers.0.mlp.gate.weight: expected two outputs or more, got [1, 96] by "
+            "config.json");
+}
 
 // Each option of a checkpoint, turned: logits leave the tolerance by a factor of ten at least.
 TEST(TinyModelOptions, AreAllLookedAt) {
