@@ -124,7 +124,7 @@ class Application {
   // it, else one that is begun here and dropped when a bucket fails. It is sealed and committed as
   // a native one is. It counts as busy from then on, until ReleaseUpdate. On the io thread.
   void WithOpenUpdate(const std::string& version, const std::string& peer,
-                      std::function<void(const Result<std::string>&)> then);
+                      const std::function<void(const Result<std::string>&)>& then);
   void ReceiveBucket(const GroupUpdate& update, const std::string& id, const WriterPtr& writer);
   // As AnswerFromWorker, on a thread of its own.
   void AnswerFromCallThread(const WriterPtr& writer, std::function<HttpResponse()> work,

@@ -12,7 +12,6 @@
 #include <utility>
 #include <vector>
 
-#include "octavo/base/log.h"
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
 #include "octavo/server/application.h"
@@ -268,7 +267,7 @@ void Application::UpdateFromDistributed(const HttpRequest& request, const Writer
 }
 
 void Application::WithOpenUpdate(const std::string& version, const std::string& peer,
-                                 std::function<void(const Result<std::string>&)> then) {
+                                 const std::function<void(const Result<std::string>&)>& then) {
   if (update_.has_value()) {
     ++update_->num_busy;
     update_->last_touched = std::chrono::steady_clock::now();
@@ -306,15 +305,9 @@ void Application::ReceiveBucket(const GroupUpdate& update, const std::string& id
       },
       [this, id](const HttpResponse& response) {
         ReleaseUpdate(id);
-        if (response.status == 200 || !update_.has_value() || update_->id != id ||
-            !update_->is_implicit) {
-          return;
+        if (response.status != 200) {
+          DropImplicitUpdate(id);
         }
-        LOG(WARNING, "weight update dropped id={} holder={} reason=\"a bucket failed\"", id,
-            update_->holder);
-        update_.reset();
-        // When the queue is full the next Begin displaces it, once it has been idle.
-        reactor_->RunBlocking([updater = serving_->updater.get(), id] { updater->Abort(id); });
       });
 }
 

@@ -1,6 +1,5 @@
 #include "octavo/sync/loopback_collective.h"
 
-#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -13,6 +12,8 @@
 #include <vector>
 
 #include "octavo/base/status.h"
+#include "octavo/sync/collective.h"
+#include "octavo/sync/peer_socket.h"
 #include "octavo/sync/tcp_store_client.h"
 
 namespace octavo {

@@ -7,16 +7,20 @@
 #include <gtest/gtest.h>
 
 #include <array>
-#include <atomic>
+#include <cstddef>
+#include <cstdint>
 #include <future>
 #include <memory>
+#include <span>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "octavo/base/status.h"
 #include "octavo/sync/collective.h"
+#include "octavo/sync/peer_socket.h"
 #include "octavo/sync/scripted_peer_for_test.h"
-#include "octavo/sync/tcp_store_client.h"
 
 namespace octavo {
 namespace {

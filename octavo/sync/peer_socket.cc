@@ -1,12 +1,13 @@
 #include "octavo/sync/peer_socket.h"
 
-#include <fcntl.h>
+#include <asm-generic/socket.h>
 #include <netdb.h>
-#include <netinet/in.h>
+#include <netinet/in.h>  // NOLINT(misc-include-cleaner): IPPROTO_TCP
 #include <netinet/tcp.h>
-#include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/poll.h>
 #include <sys/socket.h>
+#include <sys/types.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,16 +15,22 @@
 #include <charconv>
 #include <chrono>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <future>
 #include <memory>
+#include <ratio>
+#include <span>
 #include <string>
+#include <string_view>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "octavo/base/check.h"
+#include "octavo/base/status.h"
 
 namespace octavo {
 namespace {

@@ -13,6 +13,9 @@
 #include <utility>
 #include <vector>
 
+#include "octavo/base/status.h"
+#include "octavo/sync/peer_socket.h"
+
 namespace octavo {
 namespace {
 

@@ -6,14 +6,25 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <span>
 #include <string>
+#include <string_view>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "octavo/base/status.h"
+#include "octavo/sync/peer_socket.h"
 #include "octavo/sync/scripted_peer_for_test.h"
 
 namespace octavo {
@@ -295,7 +306,7 @@ TEST(TcpStoreClientFaults, AServerThatStallsIsAnErrorInEveryMessage) {
     connection.AwaitGone();
   });
   // Before and inside each of the five answers.
-  for (const size_t stop : {0, 2, 4, 8, 12, 13, 20, 21, 148}) {
+  for (const size_t stop : std::vector<size_t>{0, 2, 4, 8, 12, 13, 20, 21, 148}) {
     num_sent = stop;
     const Status status = JoinAndGet(server.address(), LimitAfter(kShortS));
     EXPECT_EQ(status.code(), StatusCode::kUnavailable) << stop;

@@ -249,6 +249,7 @@ Status UpdateGroups::Check(std::string_view group) const { return Find(group).er
 std::vector<std::string> UpdateGroups::List() const {
   const std::lock_guard lock(mutex_);
   std::vector<std::string> list;
+  list.reserve(groups_.size());
   for (const auto& [name, group] : groups_) {
     list.push_back(group->join.ToString());
   }

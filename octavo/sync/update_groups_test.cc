@@ -7,17 +7,24 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <atomic>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <deque>
 #include <future>
 #include <memory>
+#include <span>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
+#include "octavo/sync/collective.h"
+#include "octavo/sync/peer_socket.h"
 #include "octavo/sync/scripted_peer_for_test.h"
 
 namespace octavo {

@@ -177,6 +177,31 @@ class Updates(GroupTest):
                 self.post("/destroy_weights_update_group", {"group_name": GROUP})
         self.unharmed()
 
+    def test_groups_are_joined_in_any_order(self):
+        # Of two stages of a pipeline: each engine waits in another group for the other engine.
+        with (Trainer("pp_0", 3) as one, Trainer("pp_1", 3) as two,
+              Server(DENSE, "--threads", "1") as other):
+            replies = []
+
+            def init(server, trainer, rank):
+                replies.append(server.call("POST", "/init_weights_update_group", {
+                    "master_address": "127.0.0.1", "master_port": trainer.store.port,
+                    "rank_offset": rank, "world_size": 3, "group_name": trainer.group,
+                    "backend": "loopback"}))
+
+            calls = [threading.Thread(target=init, args=args) for args in (
+                (self.server, one, 1), (other, two, 2), (self.server, two, 1), (other, one, 2))]
+            for i, (call, trainer) in enumerate(zip(calls, (one, two, two, one))):
+                call.start()
+                while i < 2 and not trainer.ranks:
+                    time.sleep(0.01)
+            for call in calls:
+                call.join(120)
+            self.assertEqual([status for status, _ in replies], [200] * 4, replies)
+            for group in ("pp_0", "pp_1"):
+                status, reply = self.post("/destroy_weights_update_group", {"group_name": group})
+                self.assertEqual(status, 200, reply)
+
     def test_destroy_ends_a_call_that_waits(self):
         with Trainer(GROUP) as trainer, Server(DENSE, "--threads", "1") as server:
             status, _ = server.call("POST", "/init_weights_update_group", {
