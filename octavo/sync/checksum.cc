@@ -9,11 +9,21 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "octavo/base/hash.h"
+#include "octavo/sync/blake3.h"
 
 namespace octavo {
 namespace {
+
+std::string Blake3Hex(std::span<const std::byte> bytes) {
+  std::string hex;
+  for (const std::byte byte : Blake3(bytes)) {
+    hex += fmt::format("{:02x}", std::to_integer<unsigned>(byte));
+  }
+  return hex;
+}
 
 uint32_t Adler32(std::span<const std::byte> bytes) {
   constexpr uint32_t kModulus = 65521;
@@ -37,15 +47,29 @@ uint32_t Adler32(std::span<const std::byte> bytes) {
 }  // namespace
 
 std::optional<ChecksumKind> ParseChecksumKind(std::string_view name) {
-  if (name == "xxh3-128") {
-    return ChecksumKind::kXxh3;
+  constexpr std::pair<std::string_view, ChecksumKind> kKinds[] = {
+      {"xxh3-128", ChecksumKind::kXxh3},
+      {"blake3", ChecksumKind::kBlake3},
+      {"adler32", ChecksumKind::kAdler32},
+  };
+  for (const auto& [known, kind] : kKinds) {
+    if (known == name) {
+      return kind;
+    }
   }
-  return name == "adler32" ? std::optional(ChecksumKind::kAdler32) : std::nullopt;
+  return std::nullopt;
 }
 
 std::string ChecksumHex(ChecksumKind kind, std::span<const std::byte> bytes) {
-  return kind == ChecksumKind::kXxh3 ? HashHex(HashBytes(bytes))
-                                     : fmt::format("{:08x}", Adler32(bytes));
+  switch (kind) {
+    case ChecksumKind::kXxh3:
+      return HashHex(HashBytes(bytes));
+    case ChecksumKind::kBlake3:
+      return Blake3Hex(bytes);
+    case ChecksumKind::kAdler32:
+      return fmt::format("{:08x}", Adler32(bytes));
+  }
+  return "";
 }
 
 }  // namespace octavo

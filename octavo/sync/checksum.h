@@ -11,6 +11,7 @@ namespace octavo {
 
 enum class ChecksumKind {
   kXxh3,     // "xxh3-128": XXH3, 128 bits, seed 0.
+  kBlake3,   // "blake3": 32 bytes.
   kAdler32,  // "adler32": RFC 1950, section 8.
 };
 

@@ -205,7 +205,7 @@ TEST_F(PullTest, SeedsFromTheBaseAndPatchesStepByStep) {
 
 TEST_F(PullTest, AFreshHostAppliesTheWholeChain) {
   Publish(1, {.encoding = "overwrite", .checksum = "adler32"});
-  Publish(2);
+  Publish(2, {.checksum = "blake3"});
   Publish(3, {.encoding = "overwrite"});
   const auto report = Pull(3);
   ASSERT_TRUE(report.has_value()) << report.error().message();
@@ -270,7 +270,8 @@ TEST_F(PullTest, EveryFaultOfAnIndexIsNamed) {
   ASSERT_TRUE(Pull(0).has_value());
   const std::pair<Published, std::string> faults[] = {
       {{.encoding = "sub"}, "delta_encoding: expected xor or overwrite, got \"sub\""},
-      {{.checksum = "crc32"}, "checksum_format: expected xxh3-128 or adler32, got \"crc32\""},
+      {{.checksum = "crc32"},
+       "checksum_format: expected xxh3-128, blake3 or adler32, got \"crc32\""},
       {{.compression = "lz4"}, "compression_format: expected zstd, got \"lz4\""},
       {{.version = "000002"}, "metadata: version: expected 1, got 2"},
       {{.version = "one"}, "metadata: version: expected a number, got \"one\""},
@@ -394,6 +395,28 @@ TEST(Checksum, Adler32IsThatOfZlib) {
   EXPECT_EQ(adler(""), "00000001");
   EXPECT_EQ(adler("Wikipedia"), "11e60398");
   EXPECT_EQ(adler(std::string(6000, '\xff')), "a49759ea");
+}
+
+// The official vectors: byte i is i mod 251; sizes around a block, a chunk and whole subtrees.
+TEST(Checksum, Blake3HasItsVectors) {
+  const std::pair<size_t, std::string> vectors[] = {
+      {0, "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"},
+      {1, "2d3adedff11b61f14c886e35afa036736dcd87a74d27b5c1510225d0f592e213"},
+      {64, "4eed7141ea4a5cd4b788606bd23f46e212af9cacebacdc7d1f4c6dc7f2511b98"},
+      {1024, "42214739f095a406f3fc83deb889744ac00df831c10daa55189b5d121c855af7"},
+      {1025, "d00278ae47eb27b34faecf67b4fe263f82d5412916c1ffd97c8cb7fb814b8444"},
+      {2048, "e776b6028c7cd22a4d0ba182a8bf62205d2ef576467e838ed6f2529b85fba24a"},
+      {3073, "7124b49501012f81cc7f11ca069ec9226cecb8a2c850cfe644e327d22d3e1cd3"},
+      {5120, "9cadc15fed8b5d854562b26a9536d9707cadeda9b143978f319ab34230535833"},
+      {31744, "62b6960e1a44bcc1eb1a611a8d6235b6b4b78f32e7abc4fb4c6cdcce94895c47"},
+  };
+  for (const auto& [size, expected] : vectors) {
+    std::string text;
+    for (size_t i = 0; i < size; ++i) {
+      text.push_back(static_cast<char>(i % 251));
+    }
+    EXPECT_EQ(ChecksumHex(ChecksumKind::kBlake3, std::as_bytes(std::span(text))), expected) << size;
+  }
 }
 
 }  // namespace

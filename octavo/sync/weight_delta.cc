@@ -178,8 +178,8 @@ Result<DeltaForm> ReadForm(const Json& metadata, int64_t version) {
   ASSIGN_OR_RETURN(const std::string checksum, Text(metadata, "checksum_format"));
   const std::optional<ChecksumKind> kind = ParseChecksumKind(checksum);
   if (!kind.has_value()) {
-    return Unsupported("metadata: checksum_format: expected xxh3-128 or adler32, got \"{}\"",
-                       checksum);
+    return Unsupported(
+        "metadata: checksum_format: expected xxh3-128, blake3 or adler32, got \"{}\"", checksum);
   }
   form.checksum = *kind;
   return form;
