@@ -59,14 +59,19 @@ class AttentionOp {
     const std::byte* head = nullptr;  // The kv head's part of the page.
     const std::byte* next = nullptr;  // That of the use after it, or null.
   };
-  // Where a block begins: row `flat` of segment order_[at]. It ends after max_rows rows, or with
-  // the segments before order_[end].
+  // Where a block begins: row `flat` of segment order_[at]. It ends after max_rows rows, or before
+  // a segment that is not joined to the one before it.
   struct BlockStart {
     int64_t kv_head = 0;
     size_t at = 0;
     int64_t flat = 0;
-    size_t end = 0;
     int64_t max_rows = 0;
+  };
+  // Pieces [begin, end) of a block, from a page on.
+  struct PieceRange {
+    int64_t begin = 0;
+    int64_t end = 0;
+    int64_t page_idx = 0;
   };
   struct WorkerScratch {
     Block block;
@@ -86,15 +91,20 @@ class AttentionOp {
   template <typename Visit>
   void ForEachBlock(const AttentionArgs& args, int64_t shared_rows, Visit visit) const;
   void MoveToNextBlock(const AttentionArgs& args, BlockStart* start) const;
+  bool IsJoined(size_t at) const { return at < joined_.size() && joined_[at]; }
   int64_t SharedRows(const AttentionArgs& args) const;
   void FillBlock(const AttentionArgs& args, BlockStart start, Block* block) const;
+  static int32_t PageOf(const Block& block, int64_t piece_idx, int64_t page_idx);
   template <typename Use>
   void ForEachPage(const KvLayer& kv, const Block& block, Use use) const;
+  template <typename Emit>
+  void VisitPages(const Block& block, const PieceRange& range, const Emit& emit) const;
   // Whether so few rows of FP8 are decoded on the way.
   bool IsFused(int64_t num_rows) const {
     return kernel_.a_elem_bytes == 4 && num_rows <= path_.kv.max_fused_rows;
   }
   void RunBlock(const AttentionArgs& args, WorkerScratch* scratch) const;
+  void FetchScores(const PageUse& use, int64_t page_bytes, WorkerScratch* scratch) const;
   void ScoreKeys(const AttentionArgs& args, WorkerScratch* scratch) const;
   void WeighValues(const AttentionArgs& args, WorkerScratch* scratch) const;
   void WeighPage(const KvLayout& layout, const PageUse& use, WorkerScratch* scratch) const;
@@ -104,6 +114,7 @@ class AttentionOp {
   MatMulKernel kernel_;  // Of this run.
   int64_t scores_stride_ = 0;
   std::vector<int32_t> order_;  // Segments with rows, sorted by their pages.
+  std::vector<bool> joined_;    // Whether each goes into a block with the one before.
   std::vector<WorkerScratch> workers_;
   std::atomic<int64_t> num_taken_{0};  // Blocks of this run.
 };
