@@ -4,6 +4,7 @@ once: the old weights serve on, bit for bit, and no update stays open."""
 
 import pathlib
 import pickle
+import random
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
@@ -191,6 +192,22 @@ class Faults(TensorTest):
         pickled = pickle.dumps([(NORM, by_value(weights(DENSE)[NORM]))], 4)
         for end in (0, 1, 50, len(pickled) // 2, len(pickled) - 1):
             self.refused(encoded(pickled[:end]), "pickle")
+
+    def test_mutated_pickles(self):
+        source = random.Random(7)
+        norm = weights(DENSE)[NORM]
+        good = {None: pickle.dumps([(NORM, by_value(norm))], 4),
+                "flattened_bucket": pickle.dumps(
+                    {"flattened_tensor": by_value(("U8", [len(norm[2])], norm[2])),
+                     "metadata": metadata({NORM: norm})}, 4)}
+        for _ in range(200):
+            for load_format, pickled in good.items():
+                mutated = bytearray(pickled)
+                for _ in range(source.randint(1, 4)):
+                    mutated[source.randrange(len(mutated))] = source.randrange(256)
+                status, reply = self.send(encoded(bytes(mutated)), load_format=load_format)
+                self.assertEqual(status, 400, reply)  # Even a good one leaves weights missing.
+        self.unharmed()
 
 
 if __name__ == "__main__":
