@@ -315,6 +315,7 @@ void MeasureSums(const Layer& layer, const LayerShape& shape, std::span<const ui
   const std::vector<double> ours(our_floats.begin(), our_floats.end());
   const std::vector<float> x = Widen(inputs);
   std::vector<Coded> rows;
+  rows.reserve(static_cast<size_t>(shape.outputs));
   for (int64_t n = 0; n < shape.outputs; ++n) {
     rows.push_back(CodeWeight(layer, weights.canonical, n));
   }

@@ -90,7 +90,7 @@ std::vector<NamedTestFormat> Formats() {
 }
 
 TEST(ModelAllocations, AreAllMadeWhenAModelIsBuilt) {
-  ASSERT_GT(CountAllocations([] { const auto some = fmt::format("{:64}", 1); }), 0);
+  ASSERT_GT(CountAllocations([] { return fmt::format("{:64}", 1); }), 0);
   ASSERT_EQ(CountAllocations([] { const Buffer some = Buffer::AllocateHost(64).value(); }) > 0,
             kCountsBuffers);
   for (const char* architecture :

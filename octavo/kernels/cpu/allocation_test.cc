@@ -178,7 +178,7 @@ class LayerOps {
 };
 
 TEST(CpuBackendAllocations, StopAfterReserve) {
-  ASSERT_GT(CountAllocations([] { const auto some = fmt::format("{:64}", 1); }), 0);
+  ASSERT_GT(CountAllocations([] { return fmt::format("{:64}", 1); }), 0);
   for (const int64_t num_bytes : {100, 4 << 20}) {
     ASSERT_EQ(CountAllocations([&] { const auto some = Buffer::AllocateHost(num_bytes); }) > 0,
               kCountsBuffers);
