@@ -20,6 +20,7 @@
 #include "octavo/base/version.h"
 #include "octavo/engine/engine.h"
 #include "octavo/engine/histogram.h"
+#include "octavo/engine/latencies.h"
 #include "octavo/formats/format.h"
 #include "octavo/kernels/input_ranges.h"
 #include "octavo/model/spec/model_spec.h"

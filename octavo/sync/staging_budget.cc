@@ -10,7 +10,6 @@
 
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
-#include "octavo/formats/format.h"
 #include "octavo/policy/precision_table.h"
 #include "octavo/sync/weight_plan.h"
 

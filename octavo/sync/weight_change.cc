@@ -31,7 +31,7 @@ int64_t SumOf(std::span<const T> before, std::span<const T> after, Count count) 
   for (; at + kBlock <= after.size(); at += kBlock) {
     T sum = 0;
     for (size_t i = 0; i < kBlock; ++i) {
-      sum = static_cast<T>(sum + count(before[at + i], after[at + i]));
+      sum = static_cast<T>(sum + static_cast<T>(count(before[at + i], after[at + i])));
     }
     total += sum;
   }

@@ -99,7 +99,7 @@ TEST_P(WeightChangeOf, IsEverythingWhereNothingWas) {
 TEST(WeightChangeOfScales, CountsSubnormalOnes) {
   const auto backend = std::move(*MakeCpuBackend(BestIsa(), 1));
   TestMatrix matrix(WeightFormat::kNvfp4, kRows, kCols, 3);
-  for (const size_t at : {0, 5, 100}) {
+  for (const size_t at : {size_t{0}, size_t{5}, size_t{100}}) {
     matrix.scales()[at] = std::byte{0x07};
   }
   matrix.scales()[7] = std::byte{0x08};
