@@ -82,12 +82,9 @@ void GenerateSession::AbortRunning() {
   }
 }
 
-void GenerateSession::Fail(const HttpResponse& response) {
-  if (!answered_) {
-    answered_ = true;
-    writer_->Send(response);
-  }
-  AbortRunning();
+void GenerateSession::Refuse(const HttpResponse& response) {
+  answered_ = true;
+  writer_->Send(response);
 }
 
 void GenerateSession::OnOutput(size_t seq_idx, RequestOutput output) {
@@ -102,7 +99,8 @@ void GenerateSession::OnOutput(size_t seq_idx, RequestOutput output) {
     if (options_.stream) {
       StreamChunk(seq_idx);
     } else if (sequence.finish().type == FinishType::kError) {
-      Fail(ObjectError(sequence.finish().message, 500));
+      Refuse(ObjectError(sequence.finish().message, 500));
+      AbortRunning();
     } else if (num_finished_ == sequences_.size()) {
       AnswerWhole();
     }

@@ -37,8 +37,8 @@ class GenerateSession : public std::enable_shared_from_this<GenerateSession> {
   void Start();
   void OnOutput(size_t seq_idx, RequestOutput output);
 
-  // Answers with an error instead; sequences still running are aborted and their outputs dropped.
-  void Fail(const HttpResponse& response);
+  // Answers with an error instead; outputs that still come are dropped.
+  void Refuse(const HttpResponse& response);
 
   const std::vector<std::string>& rids() const { return options_.rids; }
 

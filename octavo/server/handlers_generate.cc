@@ -51,7 +51,14 @@ Status Application::SubmitAll(std::vector<GenerateItem> items,
       item.request.stop_matcher = std::make_unique<StopStringMatcher>(tokenizer_, item.stop);
     }
     item.request.sink = session->MakeSink(i, reactor_);
-    RETURN_IF_ERROR(serving_->engine->Submit(std::move(item.request)));
+    const Status status = serving_->engine->Submit(std::move(item.request));
+    if (!status.ok()) {
+      // Only what is ours: the item's own rid may be that of somebody else's request.
+      for (size_t queued = 0; queued < i; ++queued) {
+        serving_->engine->Abort(session->rids()[queued]);
+      }
+      return status;
+    }
   }
   return OkStatus();
 }
@@ -115,7 +122,7 @@ void Application::RunCall(GenerateCall call, const WriterPtr& writer) {
   };
   const auto session = std::make_shared<GenerateSession>(std::move(session_options), writer);
   if (const Status status = SubmitAll(std::move(parsed.items), session); !status.ok()) {
-    return session->Fail(call.refuse(status));
+    return session->Refuse(call.refuse(status));
   }
   live_prompt_tokens_ += prompt_tokens;
   if (!batch_rid.empty()) {

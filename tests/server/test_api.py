@@ -329,11 +329,23 @@ class Generate(ApiTest):
         self.assertEqual(len(reply["output_ids"]), 8)
         self.assertEqual(reply["meta_info"]["finish_reason"], {"type": "length", "length": 8})
 
-    def test_a_duplicate_rid_in_flight_is_refused(self):
-        collect = self.start(rid="twin")
-        value_error(self, *self.post("/generate", {"input_ids": [5], "rid": "twin"}))
-        self.post("/abort_request", {"rid": "twin"})
-        self.assertEqual(collect()[0][0], 200)
+    def test_a_duplicate_rid_in_flight_is_refused_and_the_first_runs_on(self):
+        for stream in (False, True):
+            collect = self.start(rid="twin", tokens=1000)
+            self.post("/pause_generation", {"mode": "in_place"})
+            value_error(self, *self.post("/generate", {"input_ids": [5], "rid": "twin",
+                                                       "stream": stream}))
+            # A sibling that was queued before the refused item is taken back.
+            value_error(self, *self.post("/generate", {
+                "input_ids": [[5], [6]], "rid": ["single", "twin"], "stream": stream,
+                "sampling_params": {"max_new_tokens": 2000, "ignore_eos": True}}))
+            self.await_load(1)
+            self.post("/continue_generation", {})
+            status, reply = collect()[0]
+            self.assertEqual(status, 200)
+            self.assertEqual(reply["meta_info"]["finish_reason"]["type"], "length")
+            self.assertEqual(len(reply["output_ids"]), 1000)
+            self.await_load(0)
 
 
 POOL = 512
