@@ -1,9 +1,9 @@
 // /pull_weights: a checkpoint folder of this host, brought up to a version that a trainer
 // published.
 
-#include <cstdint>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <system_error>
 
 #include "octavo/base/status.h"

@@ -6,8 +6,6 @@
 // are missing although requests could run, refused and dropped. Otherwise the bucket is only
 // staged.
 
-#include <chrono>
-#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <utility>
 
+#include "octavo/base/check.h"
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
 #include "octavo/sync/pickle.h"

@@ -59,8 +59,8 @@ struct PickleOptions {
 class PickleTree {
  public:
   PickleTree() = default;
-  PickleTree(PickleTree&&) = default;
-  PickleTree& operator=(PickleTree&&) = default;
+  PickleTree(PickleTree&&) noexcept = default;
+  PickleTree& operator=(PickleTree&&) noexcept = default;
   PickleTree(const PickleTree&) = delete;
   PickleTree& operator=(const PickleTree&) = delete;
 

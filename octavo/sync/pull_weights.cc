@@ -28,7 +28,6 @@
 #include "octavo/base/file.h"
 #include "octavo/base/log.h"
 #include "octavo/base/status.h"
-#include "octavo/base/tensor.h"
 #include "octavo/base/thread_pool.h"
 #include "octavo/checkpoint/safetensors.h"
 #include "octavo/sync/weight_delta.h"

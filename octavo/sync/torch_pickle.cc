@@ -273,16 +273,16 @@ Result<ConstTensorView> TorchTensorReader::CopyStrided(const Storage& storage,
 }
 
 // The tensor in a _rebuild_parameter(tensor, requires_grad, hooks); anything else as it is.
-const PickleNode& TorchTensorReader::Unwrapped(const PickleNode& node) const {
-  if (!IsCallOf(tree_, node, "_rebuild_parameter")) {
+const PickleNode* TorchTensorReader::Unwrapped(const PickleNode* node) const {
+  if (!IsCallOf(tree_, *node, "_rebuild_parameter")) {
     return node;
   }
-  const PickleNode& arguments = tree_.item(node, 1);
-  return arguments.items.empty() ? node : tree_.item(arguments, 0);
+  const PickleNode& arguments = tree_.item(*node, 1);
+  return arguments.items.empty() ? node : &tree_.item(arguments, 0);
 }
 
 Result<ConstTensorView> TorchTensorReader::ReadTensor(const PickleNode& outer) {
-  const PickleNode& node = Unwrapped(outer);
+  const PickleNode& node = *Unwrapped(&outer);
   if (node.kind != PickleKind::kCall) {
     return Corrupt("expected a tensor, got a {}", PickleKindName(node.kind));
   }

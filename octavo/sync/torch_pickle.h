@@ -72,7 +72,7 @@ class TorchTensorReader {
   Result<Layout> ReadLayout(std::span<const uint32_t> arguments) const;
   Result<ConstTensorView> View(const Storage& storage, const Layout& layout);
   Result<ConstTensorView> CopyStrided(const Storage& storage, const Layout& layout);
-  const PickleNode& Unwrapped(const PickleNode& node) const;
+  const PickleNode* Unwrapped(const PickleNode* node) const;
 
   const PickleTree& tree_;
   const TorchPickleOptions options_;

@@ -12,11 +12,11 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
 
+#include "octavo/base/check.h"
 #include "octavo/base/file.h"
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
