@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "octavo/base/status.h"
+#include "octavo/engine/engine.h"
 #include "octavo/engine/request.h"
 #include "octavo/server/answer_shape.h"
 #include "octavo/server/application.h"
