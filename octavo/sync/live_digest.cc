@@ -146,18 +146,21 @@ Status HashScales(const HashJob& job, const Backend& backend, std::span<Hash128>
 
 // Chunks [begin, end) of the plan; scales, which are small, go to whom their first falls.
 Status HashRange(int64_t begin, int64_t end, const Backend& backend, HashPlan* plan) {
-  for (const HashJob& job : plan->jobs) {
-    const int64_t first = std::max(begin, job.first_chunk);
-    const int64_t last = std::min(end, job.first_chunk + job.NumChunks());
-    const auto hashes = std::span(plan->chunks).subspan(static_cast<size_t>(job.first_chunk));
+  // The last job that begins at `begin` or before it holds that chunk; those behind it have more.
+  const auto behind = std::ranges::upper_bound(plan->jobs, begin, {}, &HashJob::first_chunk);
+  for (auto job = behind == plan->jobs.begin() ? behind : behind - 1;
+       job != plan->jobs.end() && job->first_chunk < end; ++job) {
+    const int64_t first = std::max(begin, job->first_chunk);
+    const int64_t last = std::min(end, job->first_chunk + job->NumChunks());
+    const auto hashes = std::span(plan->chunks).subspan(static_cast<size_t>(job->first_chunk));
     if (first >= last) {
       continue;
     }
-    if (!job.is_scales) {
-      RETURN_IF_ERROR(HashCodes(job, first - job.first_chunk, last - job.first_chunk, backend,
-                                hashes.subspan(static_cast<size_t>(first - job.first_chunk))));
-    } else if (first == job.first_chunk) {
-      RETURN_IF_ERROR(HashScales(job, backend, hashes));
+    if (!job->is_scales) {
+      RETURN_IF_ERROR(HashCodes(*job, first - job->first_chunk, last - job->first_chunk, backend,
+                                hashes.subspan(static_cast<size_t>(first - job->first_chunk))));
+    } else if (first == job->first_chunk) {
+      RETURN_IF_ERROR(HashScales(*job, backend, hashes));
     }
   }
   return OkStatus();

@@ -224,9 +224,10 @@ void AttentionOp::ForEachPage(const KvLayer& kv, const Block& block, Use use) co
 template <typename Emit>
 void AttentionOp::VisitPages(const Block& block, const PieceRange& range, const Emit& emit) const {
   for (int64_t begin = range.begin; begin < range.end;) {
-    const auto end_of_run = [&](int64_t page_idx) {
+    // The pieces from `begin` on, before `limit`, that read the same page.
+    const auto end_of_run = [&](int64_t page_idx, int64_t limit) {
       int64_t end = begin + 1;
-      while (end < range.end && PageOf(block, end, page_idx) == PageOf(block, begin, page_idx)) {
+      while (end < limit && PageOf(block, end, page_idx) == PageOf(block, begin, page_idx)) {
         ++end;
       }
       return end;
@@ -236,10 +237,10 @@ void AttentionOp::VisitPages(const Block& block, const PieceRange& range, const 
       ++begin;
       continue;
     }
-    const int64_t end = end_of_run(page_idx);
+    const int64_t end = end_of_run(page_idx, range.end);
     do {
       emit(begin, end, page_idx++);
-    } while (PageOf(block, begin, page_idx) >= 0 && end_of_run(page_idx) == end);
+    } while (PageOf(block, begin, page_idx) >= 0 && end_of_run(page_idx, end) == end);
     if (end - begin > 1) {
       VisitPages(block, {.begin = begin, .end = end, .page_idx = page_idx}, emit);
     }
