@@ -39,6 +39,12 @@ def fingerprint(server):
 
 class PushUnderLoad(unittest.TestCase):
     def test_no_request_is_lost_and_what_is_live_equals_the_offline_conversion(self):
+        self.push()
+
+    def test_so_it_is_in_place(self):
+        self.push("--staging", "in_place")
+
+    def push(self, *flags):
         with folder() as work, Server(BASE, *POLICY) as server:
             run("convert", DENSE, work / "fp8", *POLICY)
             offline = run_json("digest", work / "fp8")["digest"]
@@ -55,7 +61,7 @@ class PushUnderLoad(unittest.TestCase):
                 thread.start()
             time.sleep(0.5)
             report = run_json("push", DENSE, "--to", server.url, "--weight-version", "1",
-                              "--bucket-mb", "2")
+                              "--bucket-mb", "2", *flags)
             for thread in threads:
                 thread.join()
 
@@ -170,6 +176,32 @@ class Faults(unittest.TestCase):
         status, reply = self.server.call("POST", "/update_weights_from_disk",
                                          {"model_path": "models/none"})
         self.assertEqual((status, reply["success"]), (400, False))
+
+
+class InPlace(unittest.TestCase):
+    def test_given_up_in_the_middle_it_refuses_requests_until_all_weights_come(self):
+        with Server(DENSE, *POLICY) as server:
+            before = fingerprint(server)
+            tensors = read_safetensors(ROOT / BASE / "model.safetensors")
+            name = "model.layers.0.mlp.up_proj.weight"
+            begin = {"staging": "in_place"}
+            self.assertEqual(server.call("POST", "/pause_generation", {"mode": "retract"})[0], 200)
+            update = server.call("POST", "/octavo/v1/update/begin", begin)[1]["update_id"]
+            put = f"/octavo/v1/update/put?update_id={update}&sequence=0"
+            self.assertEqual(server.call("POST", put, bucket({name: tensors[name]}))[0], 200)
+            server.call("POST", "/octavo/v1/update/abort", {"update_id": update})
+            server.call("POST", "/continue_generation", {})
+            self.assertEqual(self.state_of(server), "poisoned")
+            status, reply = server.call("POST", "/generate", {"text": "1"})
+            self.assertEqual(status, 503, reply)
+            self.assertIn("poisoned", str(reply))
+            self.assertEqual(server.call("GET", "/health")[0], 200)
+            run("push", DENSE, "--to", server.url)
+            self.assertEqual(self.state_of(server), "live")
+            self.assertEqual(fingerprint(server), before)
+
+    def state_of(self, server):
+        return server.call("GET", "/server_info")[1]["internal_states"][0]["weights"]
 
 
 class FromDisk(unittest.TestCase):

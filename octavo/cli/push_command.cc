@@ -19,6 +19,7 @@ struct PushFlags {
   std::string api_key;
   std::string weight_version;
   std::string in_flight = "retract";
+  std::string staging = "shadow";
   int64_t bucket_mb = 64;
   bool json = false;
 };
@@ -41,6 +42,7 @@ Status RunPushCommand(const PushFlags& flags) {
   options.api_key = flags.api_key;
   options.bucket_bytes = flags.bucket_mb << 20;
   options.in_flight = flags.in_flight;
+  options.staging = flags.staging;
   if (!flags.weight_version.empty()) {
     options.weight_version = flags.weight_version;
   }
@@ -72,6 +74,11 @@ void AddPushCommand(CLI::App& app, int* exit_code) {
       ->capture_default_str();
   command->add_option("--in-flight", flags->in_flight, "What happens to running requests")
       ->check(CLI::IsMember({"retract", "drain", "abort", "in_place"}))
+      ->capture_default_str();
+  command
+      ->add_option("--staging", flags->staging,
+                   "shadow: beside the live weights; in_place: over them, paused, no way back")
+      ->check(CLI::IsMember({"shadow", "in_place"}))
       ->capture_default_str();
   command->add_flag("--json", flags->json, "Print one JSON object");
   AddExamples(*command,

@@ -20,6 +20,8 @@ struct Peer {
   HttpClient client;
   std::string update_id = {};  // Empty when no update is open there.
   bool committed = false;
+  bool is_paused = false;  // By us, since:
+  Clock::time_point paused_at = {};
   PushServerReport report = {};
 };
 
@@ -72,11 +74,38 @@ Status ForEachPeer(std::vector<Peer>& peers, FunctionRef<Status(Peer&)> step) {
   return OkStatus();
 }
 
+// The weights are taken away, so nobody may hold pages. A server that is paused already stays so.
+Status PauseFor(Peer& peer, const std::string& in_flight) {
+  ASSIGN_OR_RETURN(const std::string text, GetText(peer.client, "/server_info"));
+  const Json info = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const Json::json_pointer paused("/internal_states/0/paused");
+  const bool was_paused = info.contains(paused) && info[paused] == true;
+  peer.is_paused = !was_paused;
+  peer.paused_at = Clock::now();
+  const std::string mode = in_flight == "abort" ? "abort" : "retract";
+  return PostObject(peer.client, "/pause_generation", {{"mode", mode}}).error();
+}
+
+// Best effort, after the update or its failure.
+void ContinueAll(std::vector<Peer>& peers) {
+  for (Peer& peer : peers) {
+    if (peer.is_paused) {
+      (void)PostObject(peer.client, "/continue_generation", Json::object());
+      peer.report.pause_ms =
+          std::chrono::duration<double, std::milli>(Clock::now() - peer.paused_at).count();
+    }
+  }
+}
+
 Status Begin(Peer& peer, const PushOptions& options) {
   ASSIGN_OR_RETURN(const ServerLoad load, GetLoad(peer.client));
   peer.report.load_before = load.num_running + load.num_waiting;
   Json body;
   body["weight_version"] = nullptr;
+  if (options.staging != "shadow") {
+    RETURN_IF_ERROR(PauseFor(peer, options.in_flight));
+    body["staging"] = options.staging;
+  }
   if (options.weight_version.has_value()) {
     body["weight_version"] = *options.weight_version;
   }
@@ -286,6 +315,9 @@ Result<PushReport> PushCheckpoint(std::span<const PushTensor> tensors,
   const Status outcome = RunTransaction(peers, tensors, options, &report);
   if (!outcome.ok()) {
     AbortAll(peers);
+  }
+  ContinueAll(peers);
+  if (!outcome.ok()) {
     return WithCommitted(outcome, peers);
   }
   RETURN_IF_ERROR(Summarize(peers, &report));

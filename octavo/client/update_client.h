@@ -36,6 +36,8 @@ struct PushOptions {
   int64_t bucket_bytes = int64_t{64} << 20;   // Payload of one bucket; the sender holds one.
   std::optional<std::string> weight_version;  // Absent: the server's next one.
   std::string in_flight = "retract";          // retract, drain, abort or in_place.
+  // shadow, or in_place: the servers are paused from before begin until after the commit.
+  std::string staging = "shadow";
   HttpTimeouts timeouts;
   // Called with bytes sent (to every server) and bytes in all. May be empty.
   std::function<void(int64_t bytes_sent, int64_t bytes_total)> on_progress;

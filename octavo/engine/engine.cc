@@ -81,15 +81,19 @@ struct ResumeMessage {
   MemoryParts parts;
   std::function<void(Status)> done;
 };
+struct PoisonMessage {
+  std::function<void()> done;
+};
 struct RunMessage {
   std::function<void(const ModelWeights& live, Backend& backend)> fn;
 };
 struct DrainMessage {
   std::function<void()> done;
 };
-using Message = std::variant<SubmitMessage, AbortMessage, AbortAllMessage, PauseMessage,
-                             ContinueMessage, FlushMessage, SwapMessage, VersionMessage,
-                             VoidMessage, ReleaseMessage, ResumeMessage, RunMessage, DrainMessage>;
+using Message =
+    std::variant<SubmitMessage, AbortMessage, AbortAllMessage, PauseMessage, ContinueMessage,
+                 FlushMessage, SwapMessage, VersionMessage, VoidMessage, ReleaseMessage,
+                 ResumeMessage, PoisonMessage, RunMessage, DrainMessage>;
 
 // Does what each message says. Figures are published before a caller hears that it was done, so
 // that he never reads older ones.
@@ -136,6 +140,10 @@ struct Handler {
     const Status status = core.ResumeMemory(message.parts);
     publish();
     message.done(status);
+  }
+  void operator()(PoisonMessage& message) {
+    core.PoisonWeights();
+    Notify(message.done);
   }
   void operator()(RunMessage& message) { message.fn(core.weights(), core.backend()); }
   void operator()(DrainMessage& message) { core.Drain(std::move(message.done)); }
@@ -223,6 +231,11 @@ Status Engine::Impl::Submit(Request request) {
     const std::scoped_lock lock(mutex_);
     if (refusing_) {
       return Unavailable("engine: stopping, no new requests are taken");
+    }
+    if (stats_.weight_state == WeightState::kPoisoned) {
+      return Unavailable(
+          "weights: poisoned by an update in place that was given up; bring all of them, from disk "
+          "or by another update");
     }
     // stats_ lags behind by at most a step, so the bound may be passed by what one step admits.
     const int64_t num_waiting = rids_.size() - stats_.num_running;
@@ -340,6 +353,8 @@ std::string_view WeightStateName(WeightState state) {
       return "released";
     case WeightState::kVoid:
       return "void";
+    case WeightState::kPoisoned:
+      return "poisoned";
   }
   return "";
 }
@@ -417,6 +432,10 @@ void Engine::ReleaseMemory(MemoryParts parts,
 void Engine::ResumeMemory(MemoryParts parts, std::function<void(Status)> done) {
   CHECK(done != nullptr);
   impl_->Post(ResumeMessage{parts, std::move(done)});
+}
+
+void Engine::PoisonWeights(std::function<void()> done) {
+  impl_->Post(PoisonMessage{std::move(done)});
 }
 
 void Engine::SetWeightVersion(const std::string& version, std::function<void()> done) {

@@ -62,8 +62,9 @@ enum class WeightState {
   kLive,
   kReleased,  // Their memory was given back.
   kVoid,      // Nobody's policy: resumed without content, or overwritten by a check.
+  kPoisoned,  // Lost in an update in place that was given up. New requests are refused.
 };
-std::string_view WeightStateName(WeightState state);  // "live", "released", "void".
+std::string_view WeightStateName(WeightState state);  // "live", "released", "void", "poisoned".
 
 struct SwapReport {
   int64_t in_flight = 0;  // Requests that had been started when the swap happened.
@@ -128,7 +129,7 @@ class Engine {
   Status Validate(const Request& request) const;
   // Queues a request. Every accepted request gets exactly one output with finish.type != kNone.
   // Errors: those of Validate; kInvalidArgument for an rid in flight; kUnavailable when the queue
-  // is full or the engine stops.
+  // is full, the weights are poisoned or the engine stops.
   Status Submit(Request request);
 
   // Aborts the request with exactly this rid; returns at once; nothing happens when there is none.
@@ -161,6 +162,9 @@ class Engine {
   // Takes released memory again; weights come back as kVoid. Requests go on when both parts are
   // there and nobody has paused. Errors: kExhausted; then nothing has changed.
   void ResumeMemory(MemoryParts parts, std::function<void(Status)> done);
+
+  // Of released weights: they will not come back as they were.
+  void PoisonWeights(std::function<void()> done);
 
   // Relabels the live weights; aborts nothing.
   void SetWeightVersion(const std::string& version, std::function<void()> done);

@@ -230,7 +230,9 @@ Result<std::unique_ptr<ModelWeights>> EngineCore::VoidWeights(
 
 Result<std::unique_ptr<ModelWeights>> EngineCore::ReleaseMemory(MemoryParts parts) {
   const bool kv_cache = parts.kv_cache && !kv_released_;
-  const bool weights = parts.weights && weight_state_ != WeightState::kReleased;
+  const bool has_weights =
+      weight_state_ == WeightState::kLive || weight_state_ == WeightState::kVoid;
+  const bool weights = parts.weights && has_weights;
   if ((kv_cache || weights) && !IsFlushable()) {
     return NotFlushable("release");
   }
@@ -257,6 +259,11 @@ Status EngineCore::ResumeMemory(MemoryParts parts) {
   }
   LiftHold();
   return OkStatus();
+}
+
+void EngineCore::PoisonWeights() {
+  CHECK(weight_state_ != WeightState::kLive);
+  weight_state_ = WeightState::kPoisoned;
 }
 
 void EngineCore::Drain(std::function<void()> done) {

@@ -88,6 +88,7 @@ class EngineCore {
   Result<std::unique_ptr<ModelWeights>> VoidWeights(std::unique_ptr<ModelWeights> weights);
   Result<std::unique_ptr<ModelWeights>> ReleaseMemory(MemoryParts parts);
   Status ResumeMemory(MemoryParts parts);
+  void PoisonWeights();
   void Drain(std::function<void()> done);
   // Ends everything: requests are aborted, waiting flushes refused, waiting swaps made.
   void Shutdown();

@@ -160,8 +160,13 @@ class Application {
   void UpdateAbort(const HttpRequest& request, const WriterPtr& writer);
   void Digest(const WriterPtr& writer);
   void Policy(const WriterPtr& writer);
-  void BeginOnWorker(const std::string& version, const std::string& displaced,
-                     const std::string& peer, const WriterPtr& writer);
+  struct BeginCall {
+    std::string version;
+    StagingMode mode = StagingMode::kShadow;
+    std::string displaced;  // The update that makes room; empty: none.
+    std::string peer;
+  };
+  void BeginOnWorker(const BeginCall& call, const WriterPtr& writer);
   Status WithHolder(const Status& status) const;
   void WatchIdle(const std::string& id);
   // Runs `work` on the worker and sends what it returns; `finish` runs first, on the io thread.

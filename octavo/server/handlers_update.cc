@@ -60,6 +60,17 @@ Result<InFlight> ParseInFlight(const JsonValue& body) {
   return InvalidArgument("in_flight: expected retract, drain, abort or in_place, got \"{}\"", name);
 }
 
+Result<StagingMode> ParseStagingMode(const JsonValue& body) {
+  ASSIGN_OR_RETURN(const std::string name, StringField(body, "staging", "shadow"));
+  if (name == "shadow") {
+    return StagingMode::kShadow;
+  }
+  if (name == "in_place") {
+    return StagingMode::kInPlace;
+  }
+  return InvalidArgument("staging: expected shadow or in_place, got \"{}\"", name);
+}
+
 struct PutQuery {
   std::string update_id;
   int64_t sequence = 0;
@@ -297,8 +308,11 @@ void Application::UpdateBegin(const HttpRequest& request, const WriterPtr& write
   }
   const Result<std::string> version = StringField(*body, "weight_version", "");
   const Result<bool> takeover = BoolField(*body, "takeover", false);
-  if (!version.has_value() || !takeover.has_value()) {
-    return writer->Send(RequestError(!version.has_value() ? version.error() : takeover.error()));
+  const Result<StagingMode> mode = ParseStagingMode(*body);
+  for (const Status& status : {version.error(), takeover.error(), mode.error()}) {
+    if (!status.ok()) {
+      return writer->Send(RequestError(status));
+    }
   }
   if (draining_) {
     return writer->Send(NativeError(Unavailable("the server is stopping")));
@@ -315,7 +329,7 @@ void Application::UpdateBegin(const HttpRequest& request, const WriterPtr& write
     displaced = update_->id;
     update_.reset();
   }
-  BeginOnWorker(*version, displaced, request.peer, writer);
+  BeginOnWorker({*version, *mode, displaced, request.peer}, writer);
 }
 
 // The updater knows that an update is open; we know whose it is.
@@ -327,21 +341,21 @@ Status Application::WithHolder(const Status& status) const {
                      status.message(), update_->holder);
 }
 
-void Application::BeginOnWorker(const std::string& version, const std::string& displaced,
-                                const std::string& peer, const WriterPtr& writer) {
-  const bool accepted = reactor_->RunBlocking([this, version, displaced, peer, writer] {
-    if (!displaced.empty()) {
-      serving_->updater->Abort(displaced);
+void Application::BeginOnWorker(const BeginCall& call, const WriterPtr& writer) {
+  const bool accepted = reactor_->RunBlocking([this, call, writer] {
+    if (!call.displaced.empty()) {
+      serving_->updater->Abort(call.displaced);
     }
-    const Result<std::string> id = serving_->updater->Begin(version);
+    const Result<std::string> id = serving_->updater->Begin(call.version, call.mode);
     const Result<StagingBudget> budget =
         id.has_value() ? serving_->updater->BudgetOf(*id) : Result<StagingBudget>(id.error());
-    reactor_->Post([this, id, budget, version, peer, writer] {
+    reactor_->Post([this, id, budget, call, writer] {
       if (!budget.has_value()) {
         return writer->Send(NativeError(WithHolder(budget.error())));
       }
-      update_ = OpenUpdate{.id = *id, .version = version.empty() ? "(the next one)" : version};
-      update_->holder = peer;
+      update_ =
+          OpenUpdate{.id = *id, .version = call.version.empty() ? "(the next one)" : call.version};
+      update_->holder = call.peer;
       update_->last_touched = Clock::now();
       WatchIdle(*id);
       JsonWriter json;

@@ -121,6 +121,29 @@ Result<std::unique_ptr<ModelWeights>> LiveWeights::TakeFromEngine(MemoryParts pa
   return handover->Wait();
 }
 
+Result<std::unique_ptr<ModelWeights>> LiveWeights::TakeForUpdate() {
+  const std::lock_guard lock(mutex_);
+  const bool were_live = engine_.Stats().weight_state == WeightState::kLive;
+  ASSIGN_OR_RETURN(std::unique_ptr<ModelWeights> weights, TakeFromEngine({.weights = true}));
+  if (weights == nullptr || weights->matrices.empty()) {
+    return std::unique_ptr<ModelWeights>();
+  }
+  base_ = LiveBaseOf(*weights);
+  return were_live ? std::move(weights) : std::unique_ptr<ModelWeights>();
+}
+
+void LiveWeights::GiveBack(std::unique_ptr<ModelWeights> weights) {
+  const std::lock_guard lock(mutex_);
+  SwapLocked(std::move(weights), engine_.Stats().weight_version, InFlight::kRetract);
+}
+
+void LiveWeights::Poison() {
+  const std::lock_guard lock(mutex_);
+  const auto handover = std::make_shared<Handover<bool>>();
+  engine_.PoisonWeights([handover] { handover->Set(true); });
+  handover->Wait();
+}
+
 // Copies released weights to the file; if that fails, they are live again.
 Status LiveWeights::KeepBackup(std::unique_ptr<ModelWeights> weights) {
   Result<WeightFile> file = WeightFile::Write(*weights, options_.backup_dir);

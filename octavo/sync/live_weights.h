@@ -38,6 +38,12 @@ class LiveWeights {
   // Makes `weights` live at a step boundary, whatever there was; a copy of others is dropped.
   SwapReport Swap(std::unique_ptr<ModelWeights> weights, const std::string& version,
                   InFlight in_flight);
+  // Takes them away for an update in place: requests are held until a Swap. Null: none were live.
+  // Errors: kUnavailable while a request holds KV pages.
+  Result<std::unique_ptr<ModelWeights>> TakeForUpdate();
+  // Untouched ones come back as they were; else nobody may use what is left.
+  void GiveBack(std::unique_ptr<ModelWeights> weights);
+  void Poison();
   // Engine::VoidWeights.
   Status Void(std::unique_ptr<ModelWeights> weights);
 

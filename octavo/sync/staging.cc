@@ -101,10 +101,13 @@ LiveBase LiveBaseOf(const ModelWeights& live) {
 }
 
 Staging::Staging(StagingOptions options)
+    : Staging(std::move(options), std::make_unique<ModelWeights>()) {}
+
+Staging::Staging(StagingOptions options, std::unique_ptr<ModelWeights> weights)
     : options_(std::move(options)),
       plan_(*options_.plan),
       ledger_(plan_.table->rows.size()),
-      weights_(std::make_unique<ModelWeights>()) {
+      weights_(std::move(weights)) {
   weights_->matrices.resize(plan_.table->rows.size());
   weights_->stored_input_scales.resize(plan_.table->rows.size(), 0.0F);
 }
@@ -475,6 +478,10 @@ const ModelWeights& Staging::sealed() const {
 std::unique_ptr<ModelWeights> Staging::Take() {
   CHECK(is_sealed_);
   return std::move(weights_);
+}
+
+std::unique_ptr<ModelWeights> Staging::TakeUntouched() {
+  return num_staged_ == 0 ? std::move(weights_) : nullptr;
 }
 
 }  // namespace octavo

@@ -44,6 +44,9 @@ struct StagingOptions {
 class Staging {
  public:
   explicit Staging(StagingOptions options);
+  // In place: overwrites `weights`, one after the other, and needs no second copy. All must be put
+  // all the same.
+  Staging(StagingOptions options, std::unique_ptr<ModelWeights> weights);
 
   // Stages one tensor: a weight in BF16, F16 or F32 (quantized by the one transform), one of its
   // stored parts, or an input scale, which may come beside either. A weight is packed when its last
@@ -62,6 +65,8 @@ class Staging {
   // The sealed weights, in place and taken away. Take leaves the staging empty.
   const ModelWeights& sealed() const;
   std::unique_ptr<ModelWeights> Take();
+  // In place: the weights that were given if none has been overwritten, else null.
+  std::unique_ptr<ModelWeights> TakeUntouched();
 
   int64_t num_staged() const { return num_staged_; }
   int64_t bytes_in() const { return bytes_in_; }

@@ -26,7 +26,7 @@ struct StagingBudget {
 
 struct StagingBudgetArgs {
   const WeightPlan* plan = nullptr;
-  int64_t packed_bytes = 0;       // LiveBase::packed_bytes.
+  int64_t packed_bytes = 0;       // LiveBase::packed_bytes; of an update in place nothing.
   int64_t waiting_bytes_max = 0;  // At most this, whatever memory there is.
   int64_t bucket_bytes = 0;
   std::optional<int64_t> available_bytes;

@@ -73,8 +73,7 @@ class WaitingSink : public RequestSink {
   RequestOutput last_;
 };
 
-inline std::shared_ptr<WaitingSink> Generate(Engine& engine, const std::string& rid,
-                                             int64_t max_new_tokens, bool stream = false) {
+inline Request GreedyRequest(const std::string& rid, int64_t max_new_tokens) {
   Request request;
   request.rid = rid;
   request.input_ids = {51, 32, 17, 99, 200, 201, 45, 7, 8, 9};
@@ -82,6 +81,13 @@ inline std::shared_ptr<WaitingSink> Generate(Engine& engine, const std::string& 
   request.sampling.temperature = 0.0F;
   request.sampling.ignore_eos = true;
   request.return_logprob = true;
+  request.sink = std::make_shared<WaitingSink>();
+  return request;
+}
+
+inline std::shared_ptr<WaitingSink> Generate(Engine& engine, const std::string& rid,
+                                             int64_t max_new_tokens, bool stream = false) {
+  Request request = GreedyRequest(rid, max_new_tokens);
   request.stream = stream;
   auto sink = std::make_shared<WaitingSink>();
   request.sink = sink;

@@ -68,6 +68,7 @@ struct OpenUpdate {
   std::string version;
   StagingBudget budget;
   std::unique_ptr<Staging> staging;
+  bool has_taken = false;  // The live weights, to overwrite them.
   bool sealed = false;
   // Of what is sealed:
   ModelDigest digest;
@@ -95,7 +96,10 @@ struct WeightUpdater::Impl {
   // Release. Errors: kNotFound, kUnavailable (another call works on it).
   Result<OpenUpdate*> Acquire(const std::string& id);
   void Release(OpenUpdate* update);
-  Result<StagingBudget> PlanMemory(const LiveBase& base) const;
+  Result<StagingBudget> PlanMemory(const LiveBase& base, StagingMode mode) const;
+  Status MakeRoom();
+  Status MakeStaging(OpenUpdate* update, LiveBase base, StagingMode mode);
+  void EndUnfinished(OpenUpdate* update);
   Status SealStaged(OpenUpdate* update);
   Status Compare(OpenUpdate* update);
   bool Drop(const std::string& id);
@@ -145,47 +149,101 @@ void WeightUpdater::Impl::Release(OpenUpdate* update) {
   released.notify_all();
 }
 
-Result<std::string> WeightUpdater::Begin(const std::string& version) {
-  const std::string live_version = impl_->engine->Stats().weight_version;
-  LiveBase base = impl_->live.Base();  // Only a commit of an update changes it.
-  const std::lock_guard lock(impl_->mutex);
-  if (impl_->open.has_value()) {
-    const OpenUpdate& holder = *impl_->open;
+// The place of the one open update must be free; one that was forgotten is displaced.
+Status WeightUpdater::Impl::MakeRoom() {
+  OpenUpdate forgotten;
+  {
+    const std::lock_guard lock(mutex);
+    if (!open.has_value()) {
+      return OkStatus();
+    }
+    const OpenUpdate& holder = *open;
     const double idle_s = SecondsSince(holder.last_touched);
-    if (holder.busy || idle_s < impl_->options.idle_timeout_s) {
+    if (holder.busy || idle_s < options.idle_timeout_s) {
       return Unavailable(
           "weight update {} to version {} is open and has been idle for {:.1f} s; abort it, or "
-          "wait "
-          "until it has been idle for {:.0f} s",
-          holder.id, holder.version, holder.busy ? 0.0 : idle_s, impl_->options.idle_timeout_s);
+          "wait until it has been idle for {:.0f} s",
+          holder.id, holder.version, holder.busy ? 0.0 : idle_s, options.idle_timeout_s);
     }
     LOG(WARNING, "update displaced id={} version={} idle_s={:.1f}", holder.id, holder.version,
         idle_s);
-    impl_->open.reset();
-    ++impl_->totals.num_dropped;
+    forgotten = *std::exchange(open, std::nullopt);
+    ++totals.num_dropped;
   }
-  ASSIGN_OR_RETURN(const StagingBudget budget, impl_->PlanMemory(base));
-  OpenUpdate update;
-  update.budget = budget;
-  update.id = fmt::format("update-{}", impl_->next_id++);
-  update.version = version.empty() ? NextVersion(live_version) : version;
-  update.staging =
-      std::make_unique<Staging>(StagingOptions{.plan = impl_->plan,
-                                               .backend = impl_->backend,
-                                               .pool = &impl_->pool,
-                                               .base = std::move(base),
-                                               .waiting_bytes_max = budget.waiting_bytes});
-  impl_->open = std::move(update);
-  LOG(INFO, "update open id={} version={} from={} memory=\"{}\"", impl_->open->id,
-      impl_->open->version, live_version, budget.Text());
-  return impl_->open->id;
+  EndUnfinished(&forgotten);
+  return OkStatus();
 }
 
-Result<StagingBudget> WeightUpdater::Impl::PlanMemory(const LiveBase& base) const {
+Result<std::string> WeightUpdater::Begin(const std::string& version, StagingMode mode) {
+  RETURN_IF_ERROR(impl_->MakeRoom());
+  const std::string live_version = impl_->engine->Stats().weight_version;
+  LiveBase base = impl_->live.Base();  // Only a commit of an update changes it.
+  ASSIGN_OR_RETURN(const StagingBudget budget, impl_->PlanMemory(base, mode));
+  OpenUpdate* update = nullptr;
+  {
+    const std::lock_guard lock(impl_->mutex);
+    if (impl_->open.has_value()) {
+      return Unavailable("weight update {} to version {} has just been begun", impl_->open->id,
+                         impl_->open->version);
+    }
+    impl_->open.emplace();
+    update = &*impl_->open;
+    update->id = fmt::format("update-{}", impl_->next_id++);
+    update->version = version.empty() ? NextVersion(live_version) : version;
+    update->budget = budget;
+    update->busy = true;
+  }
+  const std::string id = update->id;
+  const Status status = impl_->MakeStaging(update, std::move(base), mode);
+  if (!status.ok()) {
+    const std::lock_guard lock(impl_->mutex);
+    impl_->open.reset();
+    impl_->released.notify_all();
+    return status;
+  }
+  LOG(INFO, "update open id={} version={} from={} staging={} memory=\"{}\"", id, update->version,
+      live_version, mode == StagingMode::kShadow ? "shadow" : "in_place", budget.Text());
+  impl_->Release(update);
+  return id;
+}
+
+Status WeightUpdater::Impl::MakeStaging(OpenUpdate* update, LiveBase base, StagingMode mode) {
+  auto weights = std::make_unique<ModelWeights>();
+  if (mode == StagingMode::kInPlace) {
+    ASSIGN_OR_RETURN(std::unique_ptr<ModelWeights> taken, live.TakeForUpdate());
+    update->has_taken = taken != nullptr;
+    weights = update->has_taken ? std::move(taken) : std::move(weights);
+  }
+  update->staging =
+      std::make_unique<Staging>(StagingOptions{.plan = plan,
+                                               .backend = backend,
+                                               .pool = &pool,
+                                               .base = std::move(base),
+                                               .waiting_bytes_max = update->budget.waiting_bytes},
+                                std::move(weights));
+  return OkStatus();
+}
+
+// What becomes of the live weights when an update does not come to its commit.
+void WeightUpdater::Impl::EndUnfinished(OpenUpdate* update) {
+  if (!update->has_taken) {
+    return;
+  }
+  if (std::unique_ptr<ModelWeights> weights = update->staging->TakeUntouched()) {
+    live.GiveBack(std::move(weights));
+    return;
+  }
+  live.Poison();
+  LOG(ERROR, "weights poisoned: update {} to version {} was given up after it had overwritten some",
+      update->id, update->version);
+}
+
+Result<StagingBudget> WeightUpdater::Impl::PlanMemory(const LiveBase& base,
+                                                      StagingMode mode) const {
   const Result<int64_t> available = AvailableMemoryBytes();
   return PlanStaging(
       {.plan = plan,
-       .packed_bytes = base.packed_bytes,
+       .packed_bytes = mode == StagingMode::kShadow ? base.packed_bytes : 0,
        .waiting_bytes_max = options.waiting_bytes_max,
        .bucket_bytes = options.bucket_bytes_max,
        .available_bytes = available.has_value() ? std::optional(*available) : std::nullopt});
@@ -312,12 +370,20 @@ UpdateTotals WeightUpdater::Totals() const {
 
 // Drops the staging once no call works on it. False when that update is not open.
 bool WeightUpdater::Impl::Drop(const std::string& id) {
-  std::unique_lock lock(mutex);
-  released.wait(lock, [&] { return !open.has_value() || open->id != id || !open->busy; });
-  if (!open.has_value() || open->id != id) {
-    return false;
+  OpenUpdate* update = nullptr;
+  {
+    std::unique_lock lock(mutex);
+    released.wait(lock, [&] { return !open.has_value() || open->id != id || !open->busy; });
+    if (!open.has_value() || open->id != id) {
+      return false;
+    }
+    update = &*open;
+    update->busy = true;
   }
+  EndUnfinished(update);
+  const std::lock_guard lock(mutex);
   open.reset();
+  released.notify_all();
   LOG(INFO, "update aborted id={}", id);
   return true;
 }

@@ -21,6 +21,12 @@
 
 namespace octavo {
 
+// Where new weights are built up.
+enum class StagingMode {
+  kShadow,   // Beside the live ones, which serve meanwhile; an abort changes nothing.
+  kInPlace,  // In the memory of the live ones, which are taken away; an abort leaves no weights.
+};
+
 struct CommitReport {
   std::string version;
   std::string digest = {};  // Of the new weights, sealed before the swap: 32 hex digits.
@@ -78,11 +84,12 @@ class WeightUpdater {
   WeightUpdater(const WeightUpdater&) = delete;
   WeightUpdater& operator=(const WeightUpdater&) = delete;
 
-  // Opens an update; returns its id. An empty version is the live one plus one when that is a
-  // decimal number, and the live one with ".1" appended when it is not.
-  // Errors: kUnavailable when one is open (the message says which, and how long it has been idle);
-  // kExhausted when the memory does not hold a second set of weights.
-  Result<std::string> Begin(const std::string& version);
+  // Opens an update; returns its id. In place it takes the live weights away: requests are held
+  // until the commit, and none may hold KV pages now. An empty version is the live one plus one
+  // when that is a decimal number, and the live one with ".1" appended when it is not. Errors:
+  // kUnavailable when one is open (the message says which, and how long it has been idle), or when
+  // the weights cannot be taken away; kExhausted when the memory does not hold what is staged.
+  Result<std::string> Begin(const std::string& version, StagingMode mode = StagingMode::kShadow);
   // What the open update takes of the memory, at most. Errors: kNotFound.
   Result<StagingBudget> BudgetOf(const std::string& id) const;
   // Stages one tensor under its HF name: a weight in BF16, F16 or F32, or its stored parts (codes
@@ -98,7 +105,8 @@ class WeightUpdater {
   // Swaps a sealed update at a step boundary; blocks until it has happened.
   // Errors: kInvalidArgument when it is not sealed, kNotFound, kUnavailable when the engine stops.
   Result<CommitReport> Commit(const std::string& id, InFlight in_flight);
-  // Drops the staging; a no-op when that update is not open.
+  // Drops the staging; a no-op when that update is not open. Of one in place: the weights are as
+  // they were if none had been put, else they are poisoned (WeightState).
   void Abort(const std::string& id);
 
   // Begin, Put all, Seal, Commit from a checkpoint directory; on error nothing has changed. A BF16

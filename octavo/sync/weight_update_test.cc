@@ -18,6 +18,7 @@
 #include <memory>
 #include <random>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -120,6 +121,77 @@ TEST(WeightUpdater, WarmIsColdInAnyOrderOfArrival) {
   }
   EXPECT_EQ(serving->engine->Stats().weight_version, "6");
   EXPECT_EQ(Fingerprint(*serving), before);
+}
+
+TEST(WeightUpdaterInPlace, WarmIsColdAndHoldsRequestsMeanwhile) {
+  const auto serving = Serve(kBase);
+  WeightUpdater& updater = *serving->updater;
+  const auto id = updater.Begin("5", StagingMode::kInPlace);
+  ASSERT_TRUE(id.has_value()) << id.error().message();
+  EXPECT_EQ(updater.BudgetOf(*id)->staged_bytes, 0);
+  EXPECT_EQ(serving->engine->Stats().weight_state, WeightState::kReleased);
+  const auto held = Generate(*serving->engine, "held", 8);
+  ASSERT_TRUE(PutAll(updater, *id, Open(kTrained)).ok());
+  ASSERT_TRUE(updater.Seal(*id).ok());
+  EXPECT_EQ(serving->engine->Stats().num_running, 0);
+  ASSERT_TRUE(updater.Commit(*id, InFlight::kRetract).has_value());
+  EXPECT_EQ(held->Wait().finish.type, FinishType::kLength);
+  EXPECT_EQ(LiveHex(*serving), OfflineDigest(kTrained, serving->table).hex);
+  EXPECT_EQ(Fingerprint(*serving), Fingerprint(*Serve(kTrained)));
+  EXPECT_EQ(serving->engine->Stats().weight_version, "5");
+}
+
+TEST(WeightUpdaterInPlace, AnAbortBeforeTheFirstWeightChangesNothing) {
+  const auto serving = Serve(kBase);
+  const std::string digest = LiveHex(*serving);
+  const std::vector<uint32_t> before = Fingerprint(*serving);
+  const auto id = serving->updater->Begin("5", StagingMode::kInPlace);
+  ASSERT_TRUE(id.has_value());
+  EXPECT_FALSE(serving->updater->Put(*id, "model.nope", Open(kTrained).tensors()[0].view).ok());
+  serving->updater->Abort(*id);
+  EXPECT_EQ(LiveHex(*serving), digest);
+  EXPECT_EQ(Fingerprint(*serving), before);
+  EXPECT_EQ(serving->engine->Stats().weight_version, "0");
+}
+
+TEST(WeightUpdaterInPlace, AnAbortInTheMiddlePoisonsUntilAllWeightsCome) {
+  const auto serving = Serve(kBase);
+  WeightUpdater& updater = *serving->updater;
+  const auto held_before = Fingerprint(*serving);
+  const auto id = updater.Begin("5", StagingMode::kInPlace);
+  ASSERT_TRUE(id.has_value());
+  const Checkpoint trained = Open(kTrained);
+  ASSERT_TRUE(updater.Put(*id, trained.tensors()[0].name, trained.tensors()[0].view).ok());
+  const auto held = Generate(*serving->engine, "held", 8);
+  updater.Abort(*id);
+  EXPECT_EQ(serving->engine->Stats().weight_state, WeightState::kPoisoned);
+  EXPECT_EQ(updater.LiveDigest().error().code(), StatusCode::kUnavailable);
+  const Status refused = serving->engine->Submit(testing_util::GreedyRequest("late", 8));
+  EXPECT_EQ(refused.code(), StatusCode::kUnavailable);
+  EXPECT_THAT(refused.message(), HasSubstr("poisoned"));
+  // An incomplete update is no cure, a complete one is.
+  const auto partial = updater.Begin("6");
+  ASSERT_TRUE(partial.has_value());
+  EXPECT_FALSE(updater.Seal(*partial).ok());
+  updater.Abort(*partial);
+  EXPECT_EQ(serving->engine->Stats().weight_state, WeightState::kPoisoned);
+  ASSERT_TRUE(updater.UpdateFromDisk(kBase, "7", InFlight::kRetract).has_value());
+  EXPECT_EQ(held->Wait().finish.type, FinishType::kLength);  // No request was lost.
+  EXPECT_EQ(Fingerprint(*serving), held_before);
+}
+
+TEST(WeightUpdaterInPlace, WaitsForNobodyWhoHoldsPages) {
+  const auto serving = Serve(kBase);
+  const auto running = Generate(*serving->engine, "running", 2000);
+  while (serving->engine->Stats().num_running == 0) {
+    std::this_thread::yield();
+  }
+  const auto id = serving->updater->Begin("5", StagingMode::kInPlace);
+  ASSERT_FALSE(id.has_value());
+  EXPECT_EQ(id.error().code(), StatusCode::kUnavailable);
+  serving->engine->AbortAll();
+  running->Wait();
+  EXPECT_TRUE(serving->updater->Begin("5").has_value());  // The place is free again.
 }
 
 TEST(WeightUpdater, UpdatesFromDiskLikeAColdLoad) {
