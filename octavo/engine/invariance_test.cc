@@ -3,13 +3,14 @@
 // way by a full pool and by a swap to equal weights, and as a scored prompt - and tokens and
 // logprobs must have equal bits. Prompt lengths stand around the borders of matrix tiles (16),
 // pages (32), FP8 groups and chunks (128, 512). BF16 and FP8; reference and vector backend. Then in
-// brief, on the vector backend, every kind of block in formats that read their inputs in other ways
-// (MX groups, per token, weight-only) and with a KV cache in FP8.
+// brief, on the vector backend, every architecture in every format with every form of input that
+// has this promise, and with a KV cache in FP8.
 
 #include <gtest/gtest.h>
 
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <memory>
 #include <span>
 #include <string>
@@ -247,7 +248,7 @@ INSTANTIATE_TEST_SUITE_P(Engine, Promise5,
                                              .name = "Fp8Cpu", .format = kTestFp8, .cpu = true}),
                          VariantName);
 
-// --- Every kind of block, in brief --------------------------------------------------------------
+// --- Every architecture and format, in brief ----------------------------------------------------
 
 constexpr int64_t kLength = 45;  // A page and a tail, which a prefix hit copies.
 
@@ -338,18 +339,16 @@ TEST_P(Promise5InFormats, GeneratedAsScored) {
 }
 
 std::vector<BriefVariant> BriefVariants() {
-  constexpr NamedTestFormat kFormats[] = {
-      {"Mxfp8", {WeightFormat::kMxfp8, InputForm::kMxfp8}},
-      {"Nvfp4Token", {WeightFormat::kNvfp4, InputForm::kNvfp4Token}},
-      {"Fp8Channel", {WeightFormat::kFp8Channel, InputForm::kFp8Token}},
-      {"Nvfp4WeightOnly", {WeightFormat::kNvfp4, InputForm::kBf16}},
-      {"Fp8Cache", {.kv_dtype = DType::kF8E4m3}},
-  };
+  std::vector<NamedTestFormat> formats = {
+      {"Bf16", kTestBf16}, {"Fp8", kTestFp8}, {"Fp8Cache", {.kv_dtype = DType::kF8E4m3}}};
+  formats.insert(formats.end(), std::begin(kTestQuantizedFormats), std::end(kTestQuantizedFormats));
   std::vector<BriefVariant> variants;
   for (const auto& [name, architecture] : {std::pair{"Dense", "Qwen3ForCausalLM"},
                                            {"Moe", "Qwen3MoeForCausalLM"},
-                                           {"Mla", "DeepseekV3ForCausalLM"}}) {
-    for (const NamedTestFormat& format : kFormats) {
+                                           {"Mla", "DeepseekV3ForCausalLM"},
+                                           {"Llama", "LlamaForCausalLM"},
+                                           {"Qwen2", "Qwen2ForCausalLM"}}) {
+    for (const NamedTestFormat& format : formats) {
       variants.push_back({std::string(name) + format.name, architecture, format.format});
     }
   }
