@@ -7,7 +7,7 @@ VENV has torch 2.15 (CPU is enough), transformers 5.23, safetensors and numpy. I
 
     NAME/config.json           As transformers 5 writes it, or as 4.51 did, in full or in part.
     NAME/model.safetensors     BF16; a router's bias in F32 where CASES says so.
-    NAME/expected.safetensors  0.ids, 0.logits, 1.ids, 1.logits: prompts and logits after each token;
+    NAME/expected.golden       0.ids, 0.logits, 1.ids, 1.logits: prompts and logits after each token;
                                0.experts int32 [T, layers, top k] of a mixture: where tokens went,
                                ascending, 0 in dense layers.
 
@@ -397,7 +397,7 @@ def make(name: str, seed: int) -> None:
             expected[f"{i}.experts"] = experts.contiguous()
         expected[f"{i}.ids"] = ids[0].to(torch.int32)
         expected[f"{i}.logits"] = logits.float().contiguous()
-    save_file(expected, folder / "expected.safetensors")
+    save_file(expected, folder / "expected.golden")
     for path in folder.iterdir():
         path.chmod(0o644)
     print(f"{name}: logits deviate by {logits.std():.2f}")

@@ -215,6 +215,21 @@ class StaticInputScales(unittest.TestCase):
         self.check("compressed-tensors")
 
 
+class TinyModels(unittest.TestCase):
+    """The folders that the forward passes are tested with are checkpoints that can be served."""
+
+    def test_a_few_tokens_of_two_of_them(self):
+        for name, experts in (("llama-tied", False), ("qwen3moe-step2", True)):
+            with self.subTest(model=name):
+                folder_of = f"tests/data/model/tiny/{name}"
+                with Server(folder_of, *LIGHT) as server:
+                    reply = server.generate(input_ids=[5, 6, 7], return_logprob=True,
+                                            sampling_params={"temperature": 0, "ignore_eos": True,
+                                                             "max_new_tokens": 4})
+                    self.assertEqual(len(reply["output_ids"]), 4)
+                    self.assertEqual(live_digest(server), run_json("digest", folder_of)["digest"])
+
+
 class Arguments(unittest.TestCase):
     """Whatever cannot be served is one line that names the flag or the tensor."""
 

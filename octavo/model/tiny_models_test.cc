@@ -6,15 +6,19 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "octavo/base/status.h"
+#include "octavo/checkpoint/checkpoint.h"
 #include "octavo/checkpoint/hf_config.h"
 #include "octavo/kernels/backend.h"
 #include "octavo/model/golden_for_test.h"
@@ -31,7 +35,7 @@ constexpr double kTolerance = 2e-4;
 std::string Folder(const std::string& name) { return "tests/data/model/tiny/" + name; }
 
 std::vector<GoldenPrompt> Expected(const std::string& name) {
-  return LoadGolden(Folder(name) + "/expected.safetensors");
+  return LoadGolden(Folder(name) + "/expected.golden");
 }
 
 class TinyModel : public testing::TestWithParam<const char*> {};
@@ -170,6 +174,78 @@ TEST(TinyModelOptions, AreAllLookedAt) {
                        {.change_spec = c.change});
     EXPECT_GT(Compare(runner, Expected(c.name)).max_abs_logit, 10 * kTolerance)
         << c.name << ": " << c.option;
+  }
+}
+
+// The bias that chooses experts, set to zero: other experts, and so other logits.
+TEST(TinyModelOptions, TheCorrectionBiasIsLookedAt) {
+  for (const char* const name : {"deepseek-plain", "deepseek-yarn", "deepseek-split",
+                                 "deepseek-unshared", "deepseek-freq"}) {
+    ModelRunner runner(MakeReferenceBackend(Recipe::kFp32, 1), Folder(name), {});
+    for (size_t i = 0; i < runner.spec().weights.size(); ++i) {
+      if (runner.spec().weights[i].role == Role::kRouterBias) {
+        std::ranges::fill(runner.weights().matrices[i].codes.bytes(), std::byte{0});
+      }
+    }
+    const std::vector<GoldenPrompt> expected = Expected(name);
+    EXPECT_GT(Compare(runner, expected).max_abs_logit, 10 * kTolerance) << name;
+    runner.ClearCache();
+    runner.Run(expected[0].ids);
+    const std::span<const int32_t> routed = runner.model().RoutedExperts();
+    EXPECT_NE(std::vector<int32_t>(routed.begin(), routed.end()), expected[0].experts) << name;
+  }
+}
+
+// What says which layers have experts: as it is, the table has the checkpoint's tensors; turned, it
+// names some that are not there.
+TEST(TinyModelOptions, WhichLayersHaveExpertsIsLookedAt) {
+  struct Case {
+    const char* name;
+    const char* option;
+    void (*change)(HfMoeConfig& moe);
+    std::vector<bool> is_sparse;
+  };
+  const Case cases[] = {
+      {"qwen3moe-listed", "", [](HfMoeConfig&) {}, {true, false}},
+      {"qwen3moe-listed",
+       "mlp_only_layers",
+       [](HfMoeConfig& moe) { moe.mlp_only_layers.clear(); },
+       {true, true}},
+      {"qwen3moe-listed",
+       "mlp_only_layers",
+       [](HfMoeConfig& moe) { moe.mlp_only_layers = {0}; },
+       {false, true}},
+      {"qwen3moe-step2", "", [](HfMoeConfig&) {}, {false, true}},
+      {"qwen3moe-step2",
+       "decoder_sparse_step",
+       [](HfMoeConfig& moe) { moe.decoder_sparse_step = 1; },
+       {true, true}},
+      {"qwen3moe-step2",
+       "decoder_sparse_step",
+       [](HfMoeConfig& moe) { moe.decoder_sparse_step = 3; },
+       {false, false}},
+      {"deepseek-freq", "", [](HfMoeConfig&) {}, {false, false, true}},
+      {"deepseek-freq",
+       "moe_layer_freq",
+       [](HfMoeConfig& moe) { moe.moe_layer_freq = 1; },
+       {false, true, true}},
+      {"deepseek-freq",
+       "first_k_dense_replace",
+       [](HfMoeConfig& moe) { moe.first_k_dense_replace = 0; },
+       {true, false, true}},
+  };
+  for (const Case& c : cases) {
+    Result<Checkpoint> checkpoint = Checkpoint::Open(Folder(c.name));
+    ASSERT_TRUE(checkpoint.has_value()) << checkpoint.error().message();
+    HfConfig config = checkpoint->config();
+    c.change(config.moe);
+    const Result<ModelSpec> spec = MakeModelSpec(config);
+    ASSERT_TRUE(spec.has_value()) << spec.error().message();
+    EXPECT_EQ(spec->moe.is_sparse, c.is_sparse) << c.name << ": " << c.option;
+    const bool has_all = std::ranges::all_of(spec->weights, [&](const WeightSpec& row) {
+      return checkpoint->Find(row.name) != nullptr;
+    });
+    EXPECT_EQ(has_all, std::string_view(c.option).empty()) << c.name << ": " << c.option;
   }
 }
 
