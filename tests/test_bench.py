@@ -2,12 +2,13 @@
 asserted is the report's shape, that ratios, verdicts, table and picture are of the same rows, and
 which flags do not go together. No time and no rate is judged."""
 
+import json
 import re
 import unittest
 import xml.etree.ElementTree
 
 import octavo_testing
-from octavo_testing import DENSE, folder, run, run_json
+from octavo_testing import DENSE, PROBLEMS, folder, run, run_json
 
 FORMATS = ["bf16", "fp8", "nvfp4"]
 TINY = ["--input-len", "8", "--output-len", "2", "--repeats", "2", "--threads", "1"]
@@ -93,6 +94,54 @@ class Mistakes(unittest.TestCase):
                      says="either --format or --compare")
         self.refused("--url", "http://127.0.0.1:1", "--compare", "bf16,fp8", says="--compare")
         self.refused("--url", "http://127.0.0.1:1", "--plot", "x.svg", says="--plot")
+
+    def test_a_flag_of_the_other_form_is_refused(self):
+        for flag in ("--format=fp8", "--keep-last=1", "--policy=x.toml", "--threads=1",
+                     "--isa=avx2", "--nvfp4-input-scale=pow2", "--max-total-tokens=64",
+                     "--batch=2", "--repeats=2", "--compare=bf16", "--plot=x.svg"):
+            with self.subTest(flag=flag):
+                self.refused("--url", "http://127.0.0.1:1", flag,
+                             says=f"^octavo: {flag.split('=')[0]}.*: expected only beside MODEL")
+        for flag in ("--backend=oai", "--random-range-ratio=1", "--request-rate=2", "--seed=2",
+                     "--warmup-requests=2", "--flush-cache", f"--tokenizer={DENSE}",
+                     "--tokenize-prompt", "--vocab-size=9", "--output-file=x.jsonl"):
+            with self.subTest(flag=flag):
+                self.refused(DENSE, *TINY, flag,
+                             says=f"^octavo: {flag.split('=')[0]}: expected only with --url")
+        self.refused(DENSE, *TINY, "--api-key", "k", says="--api-key requires --url")
+        done = run("eval", "--url", "http://127.0.0.1:1", "--data", PROBLEMS, "--format", "fp8",
+                   check=False)
+        self.assertEqual((done.returncode, done.stdout), (2, ""))
+        self.assertIn("octavo: --format: expected only beside MODEL", done.stderr)
+
+    def test_a_flag_of_what_does_not_run_is_refused(self):
+        for flag in ("--max-total-tokens=64", "--kv-cache-bytes=1MiB", "--kv-cache-fraction=0.5",
+                     "--mem-fraction-static=0.5", "--context-length=64", "--disable-radix-cache",
+                     "--enable-return-routed-experts", "--max-running-requests=2",
+                     "--max-queued-requests=2", "--random-seed=2"):
+            with self.subTest(flag=flag):
+                self.refused(DENSE, *TINY, flag,
+                             says=f"^octavo: {flag.split('=')[0]}: changes nothing beside MODEL")
+
+    def test_a_flag_for_none_of_the_compared_formats_is_refused(self):
+        self.refused(DENSE, *TINY, "--compare", "bf16,fp8", "--nvfp4-input-scale", "pow2",
+                     says="--nvfp4-input-scale: expected nvfp4 in --compare, got bf16,fp8")
+        self.refused(DENSE, *TINY, "--compare", "bf16", "--scope", "mlp",
+                     says="--scope: expected a format other than bf16 in --compare, got bf16")
+
+    def test_prompts_and_parallel_are_repeats_and_batch(self):
+        self.refused(DENSE, *TINY, "--num-prompts", "4", says="--num-prompts: .* no --repeats")
+        self.refused(DENSE, "--batch", "1,2", "--num-prompts", "4", says="--num-prompts: .* one size")
+        self.refused(DENSE, *TINY, "--parallel", "2", "--batch", "2", says="--parallel: .* --batch")
+
+
+class Prompts(unittest.TestCase):
+    def test_five_of_them_by_two_are_three_repeats_of_a_batch_of_two(self):
+        lengths = ["--input-len", "8", "--output-len", "2", "--threads", "1"]
+        done = run("bench", DENSE, *lengths, "--num-prompts", "5", "--parallel", "2", "--json")
+        self.assertEqual([row["batch"] for row in json.loads(done.stdout)["rows"]], [2])
+        self.assertEqual(re.findall(r"round (\d+)/(\d+)", done.stderr),
+                         [("1", "3"), ("2", "3"), ("3", "3")])
 
 
 if __name__ == "__main__":

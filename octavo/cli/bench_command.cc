@@ -1,3 +1,6 @@
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <cstdio>
@@ -26,6 +29,20 @@
 
 namespace octavo {
 namespace {
+
+constexpr const char* kModelGroup = "With MODEL";
+constexpr const char* kServerGroup = "With --url";
+constexpr const char* kBatch = "--batch";
+constexpr const char* kRepeats = "--repeats";
+constexpr const char* kNumPrompts = "--num-prompts";
+constexpr const char* kParallel = "--parallel";
+// The engine of MODEL only lends its weights: its KV pool and its scheduler do not run.
+constexpr const char* kIdleEngineFlags[] = {
+    "--max-total-tokens",     "--kv-cache-bytes",      "--kv-cache-fraction",
+    "--mem-fraction-static",  "--context-length",      "--enable-return-routed-experts",
+    "--max-running-requests", "--max-queued-requests", "--disable-radix-cache",
+    "--random-seed",
+};
 
 struct BenchFlags {
   ServingFlags serving;
@@ -95,6 +112,81 @@ Status BenchServer(BenchFlags flags) {
                                         flags.server.num_prompts);
 }
 
+// --nvfp4-input-scale goes for nvfp4 alone, the policy for every format but bf16.
+Status CheckCompare(const CLI::App& command, const BenchFlags& flags) {
+  if (flags.compare.empty()) {
+    return OkStatus();
+  }
+  if (!flags.serving.policy.format.empty()) {
+    return InvalidArgument("octavo bench: expected either --format or --compare");
+  }
+  const auto is_bf16 = [](const std::string& format) { return format == "bf16"; };
+  const std::string of_policy = GivenFlag(command, {kPolicyGroup});
+  if (!of_policy.empty() && std::ranges::all_of(flags.compare, is_bf16)) {
+    return InvalidArgument("{}: expected a format other than bf16 in --compare, got {}", of_policy,
+                           fmt::join(flags.compare, ","));
+  }
+  if (!flags.serving.nvfp4_input_scale.empty() &&
+      std::ranges::find(flags.compare, "nvfp4") == flags.compare.end()) {
+    return InvalidArgument("--nvfp4-input-scale: expected nvfp4 in --compare, got {}",
+                           fmt::join(flags.compare, ","));
+  }
+  return OkStatus();
+}
+
+// A flag that would change nothing is refused.
+Status CheckFlags(const CLI::App& command, const BenchFlags& flags) {
+  if (flags.url.empty() == flags.serving.model.empty()) {
+    return InvalidArgument("octavo bench: expected either MODEL or --url");
+  }
+  if (!flags.url.empty()) {
+    const std::string of_model = GivenFlag(command, {kPolicyGroup, kEngineGroup, kModelGroup});
+    return of_model.empty()
+               ? OkStatus()
+               : InvalidArgument("{}: expected only beside MODEL, not with --url", of_model);
+  }
+  const std::string of_server = GivenFlag(command, {kServerGroup});
+  if (!of_server.empty()) {
+    return InvalidArgument("{}: expected only with --url, not beside MODEL", of_server);
+  }
+  for (const char* name : kIdleEngineFlags) {
+    if (command.count(name) > 0) {
+      return InvalidArgument(
+          "{}: changes nothing beside MODEL, whose KV pool and scheduler do not run; expected it "
+          "of `octavo serve`, measured with --url",
+          name);
+    }
+  }
+  return CheckCompare(command, flags);
+}
+
+// With MODEL, --parallel is a --batch, and --num-prompts as many repeats as see so many prompts.
+Result<BenchOptions> ModelOptions(const CLI::App& command, const BenchFlags& flags) {
+  BenchOptions options = flags.model;
+  if (command.count(kParallel) > 0) {
+    if (command.count(kBatch) > 0) {
+      return InvalidArgument("{}: expected none beside {}, which says the same of MODEL", kParallel,
+                             kBatch);
+    }
+    options.batches = {flags.server.max_concurrency};
+  }
+  if (command.count(kNumPrompts) > 0) {
+    if (command.count(kRepeats) > 0 || options.batches.size() != 1 || options.batches[0] < 1) {
+      return InvalidArgument(
+          "{}: expected one size of {} or {}, of at least 1, and no {} beside MODEL", kNumPrompts,
+          kBatch, kParallel, kRepeats);
+    }
+    const int64_t batch = options.batches[0];
+    options.repeats =
+        flags.server.num_prompts / batch + (flags.server.num_prompts % batch == 0 ? 0 : 1);
+  }
+  options.input_len = flags.input_len > 0 ? flags.input_len : options.input_len;
+  options.output_len = flags.output_len > 0 ? flags.output_len : options.output_len;
+  options.chunk_tokens = flags.serving.engine.chunk_tokens;
+  options.on_progress = [](std::string_view what) { LOG(INFO, "bench {}", what); };
+  return options;
+}
+
 // One subject a format; what is kept in BF16 goes for every format but bf16 itself.
 Result<std::vector<BenchSubject>> Subjects(const BenchFlags& flags) {
   std::vector<BenchSubject> subjects;
@@ -102,9 +194,6 @@ Result<std::vector<BenchSubject>> Subjects(const BenchFlags& flags) {
     ASSIGN_OR_RETURN(ServingOptions serving, ParseServing(flags.serving));
     subjects.push_back({.label = "", .serving = std::move(serving)});
     return subjects;
-  }
-  if (!flags.serving.policy.format.empty()) {
-    return InvalidArgument("octavo bench: expected either --format or --compare");
   }
   for (const std::string& format : flags.compare) {
     ServingFlags one = flags.serving;
@@ -121,24 +210,14 @@ Result<std::vector<BenchSubject>> Subjects(const BenchFlags& flags) {
   return subjects;
 }
 
-Status RunBenchCommand(BenchFlags flags) {
-  if (flags.url.empty() == flags.serving.model.empty()) {
-    return InvalidArgument("octavo bench: expected either MODEL or --url");
-  }
-  if (!flags.url.empty() && (!flags.compare.empty() || !flags.plot.empty())) {
-    return InvalidArgument(
-        "octavo bench --url: a server has one format; --compare and --plot need "
-        "MODEL");
-  }
+Status RunBenchCommand(const CLI::App& command, BenchFlags flags) {
+  RETURN_IF_ERROR(CheckFlags(command, flags));
   if (!flags.url.empty()) {
     return BenchServer(std::move(flags));
   }
   ASSIGN_OR_RETURN(std::vector<BenchSubject> subjects, Subjects(flags));
-  flags.model.input_len = flags.input_len > 0 ? flags.input_len : flags.model.input_len;
-  flags.model.output_len = flags.output_len > 0 ? flags.output_len : flags.model.output_len;
-  flags.model.chunk_tokens = flags.serving.engine.chunk_tokens;
-  flags.model.on_progress = [](std::string_view what) { LOG(INFO, "bench {}", what); };
-  ASSIGN_OR_RETURN(const BenchReport report, BenchModels(std::move(subjects), flags.model));
+  ASSIGN_OR_RETURN(const BenchOptions options, ModelOptions(command, flags));
+  ASSIGN_OR_RETURN(const BenchReport report, BenchModels(std::move(subjects), options));
   if (!flags.plot.empty()) {
     RETURN_IF_ERROR(WriteTextFile(flags.plot, BenchReportSvg(report)));
   }
@@ -146,8 +225,8 @@ Status RunBenchCommand(BenchFlags flags) {
   return OkStatus();
 }
 
-// Of both forms, and of a model in this process.
-void AddModelFlags(CLI::App& command, BenchFlags* flags) {
+// Of both forms.
+void AddCommonFlags(CLI::App& command, BenchFlags* flags) {
   command
       .add_option("--input-len,--random-input-len", flags->input_len,
                   "Prompt tokens of a sequence; 512, with --url at most 1024")
@@ -156,23 +235,40 @@ void AddModelFlags(CLI::App& command, BenchFlags* flags) {
       .add_option("--output-len,--random-output-len", flags->output_len,
                   "Tokens to generate; 128, with --url at most 1024")
       ->check(CLI::PositiveNumber);
-  command.add_option("--batch", flags->model.batches, "Sequences decoded together; a list")
-      ->delimiter(',')
-      ->capture_default_str();
-  command.add_option("--repeats", flags->model.repeats, "Runs that the median is over")
+  command
+      .add_option(
+          kNumPrompts, flags->server.num_prompts,
+          "Requests in all; with MODEL instead of --repeats: as many as see so many prompts")
       ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+      ->default_str("1000 with --url");
+  command
+      .add_option(std::string("--max-concurrency,") + kParallel, flags->server.max_concurrency,
+                  "Requests in flight, 0: no bound; with MODEL the same as --batch")
+      ->default_str("0 with --url");
+  command.add_flag("--json", flags->json, "Print one JSON object");
+}
+
+void AddModelFlags(CLI::App& command, BenchFlags* flags) {
+  command.add_option(kBatch, flags->model.batches, "Sequences decoded together; a list")
+      ->delimiter(',')
+      ->capture_default_str()
+      ->group(kModelGroup);
+  command.add_option(kRepeats, flags->model.repeats, "Runs that the median is over")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str()
+      ->group(kModelGroup);
   command
       .add_option("--compare", flags->compare,
                   "Formats to measure in turns, the first being the yardstick, such as "
                   "bf16,fp8,mxfp8,nvfp4")
-      ->delimiter(',');
-  command.add_option("--plot", flags->plot, "Write a picture (SVG) of the rates to this file");
+      ->delimiter(',')
+      ->group(kModelGroup);
+  command.add_option("--plot", flags->plot, "Write a picture (SVG) of the rates to this file")
+      ->group(kModelGroup);
 }
 
 // The names of SGLang's bench_serving.py.
 void AddServerFlags(CLI::App& command, BenchFlags* flags) {
-  const std::string group = "With --url";
   UrlBenchOptions& server = flags->server;
   const std::map<std::string, BenchBackend> backends = {
       {"native", BenchBackend::kNative},   {"sglang", BenchBackend::kNative},
@@ -181,44 +277,36 @@ void AddServerFlags(CLI::App& command, BenchFlags* flags) {
   command.add_option("--backend", server.backend, "native, oai or oai-chat: who is asked")
       ->transform(CLI::CheckedTransformer(backends))
       ->default_str("native")
-      ->group(group);
-  command.add_option("--num-prompts", server.num_prompts, "Requests in all")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str()
-      ->group(group);
+      ->group(kServerGroup);
   command
       .add_option("--random-range-ratio", server.range_ratio,
                   "Lengths are drawn from this share of the longest up to it; 1: constant")
       ->capture_default_str()
-      ->group(group);
+      ->group(kServerGroup);
   command
       .add_option("--request-rate", server.request_rate,
                   "Requests a second, with exponential gaps; inf: all at once")
       ->capture_default_str()
-      ->group(group);
-  command
-      .add_option("--max-concurrency,--parallel", server.max_concurrency,
-                  "Requests in flight; 0: no bound")
-      ->capture_default_str()
-      ->group(group);
+      ->group(kServerGroup);
   command.add_option("--seed", server.seed, "Of lengths, prompts and gaps")
       ->capture_default_str()
-      ->group(group);
+      ->group(kServerGroup);
   command.add_option("--warmup-requests", server.warmup_requests, "Sent first and not counted")
       ->capture_default_str()
-      ->group(group);
+      ->group(kServerGroup);
   command.add_flag("--flush-cache", server.flush_cache, "Drop the prefix cache after the warm-up")
-      ->group(group);
+      ->group(kServerGroup);
   command
       .add_option("--tokenizer", flags->tokenizer,
                   "Folder whose tokenizer makes the texts; otherwise the served one if it is here")
-      ->group(group);
-  command.add_flag("--tokenize-prompt", server.send_ids, "Send ids instead of text")->group(group);
+      ->group(kServerGroup);
+  command.add_flag("--tokenize-prompt", server.send_ids, "Send ids instead of text")
+      ->group(kServerGroup);
   command
       .add_option("--vocab-size", server.vocab_size, "Ids are below this; 0: as the server says")
-      ->group(group);
+      ->group(kServerGroup);
   command.add_option("--output-file", flags->output_file, "Append the report as one line of JSON")
-      ->group(group);
+      ->group(kServerGroup);
 }
 
 }  // namespace
@@ -232,17 +320,17 @@ void AddBenchCommand(CLI::App& app, int* exit_code) {
   AddServingFlags(*command, &flags->serving, false);
   CLI::Option* url = command->add_option("--url", flags->url, "A running server instead of MODEL");
   AddApiKeyFlag(*command, &flags->api_key)->needs(url);
+  AddCommonFlags(*command, flags.get());
   AddModelFlags(*command, flags.get());
   AddServerFlags(*command, flags.get());
-  command->add_flag("--json", flags->json, "Print one JSON object");
   AddExamples(*command,
               "  octavo bench models/abacus-dense --format fp8\n"
               "  octavo bench bench/shapes/qwen3-0.6b --load-format dummy --batch 1,8\n"
               "  octavo bench bench/shapes/qwen3-0.6b --load-format dummy --compare bf16,fp8\n"
               "  octavo bench --url http://127.0.0.1:30000 --num-prompts 64 --random-input-len 128 "
               "--random-output-len 64 --max-concurrency 16");
-  command->callback([flags, exit_code] {
-    const Status status = RunBenchCommand(*flags);
+  command->callback([command, flags, exit_code] {
+    const Status status = RunBenchCommand(*command, *flags);
     *exit_code = status.ok() ? kExitOk : ReportError(status);
   });
 }

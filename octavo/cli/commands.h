@@ -3,6 +3,7 @@
 // callback runs and leaves the exit code.
 
 #include <CLI/CLI.hpp>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -28,6 +29,14 @@ void AddBenchCommand(CLI::App& app, int* exit_code);
 void AddReplayCommand(CLI::App& app, int* exit_code);
 
 // --- Shared by the commands ----------------------------------------------------------------------
+
+// Headings of --help, which also say what a flag belongs to (GivenFlag).
+inline constexpr const char* kPolicyGroup = "Policy";
+inline constexpr const char* kEngineGroup = "Engine";
+
+// The first flag on the command line that --help has under one of `groups`, by all of its names;
+// empty for none.
+std::string GivenFlag(const CLI::App& command, std::initializer_list<std::string_view> groups);
 
 // POLICY of the usage lines.
 struct PolicyFlags {

@@ -63,9 +63,14 @@ Result<Source> OpenModel(const ServingFlags& flags) {
   return source;
 }
 
-Status RunEvalCommand(EvalFlags flags) {
+Status RunEvalCommand(const CLI::App& command, EvalFlags flags) {
   if (flags.url.empty() == flags.serving.model.empty()) {
     return InvalidArgument("octavo eval: expected either MODEL or --url");
+  }
+  const std::string of_model = GivenFlag(command, {kPolicyGroup, kEngineGroup});
+  if (!flags.url.empty() && !of_model.empty()) {
+    return InvalidArgument("{}: expected only beside MODEL; the server of --url has its own",
+                           of_model);
   }
   ASSIGN_OR_RETURN(const std::vector<Problem> problems, ReadProblems(flags.data));
   ASSIGN_OR_RETURN(const Source source,
@@ -124,8 +129,8 @@ void AddEvalCommand(CLI::App& app, int* exit_code) {
               "data/abacus-test.jsonl --num-shots 0\n"
               "  octavo eval --url http://127.0.0.1:30000 --data data/abacus-test.jsonl "
               "--num-shots 0 --parallel 64");
-  command->callback([flags, exit_code] {
-    const Status status = RunEvalCommand(*flags);
+  command->callback([command, flags, exit_code] {
+    const Status status = RunEvalCommand(*command, *flags);
     *exit_code = status.ok() ? kExitOk : ReportError(status);
   });
 }

@@ -93,9 +93,8 @@ void Overlay(const PolicyFlags& flags, PolicyOptions* options) {
 }  // namespace
 
 void AddPolicyFlags(CLI::App& command, PolicyFlags* flags) {
-  const std::string group = "Policy";
   const auto text = [&](const char* names, std::string* value, const std::string& help) {
-    return command.add_option(names, *value, help)->group(group);
+    return command.add_option(names, *value, help)->group(kPolicyGroup);
   };
   text("--policy", &flags->policy_file, "A policy file in TOML (docs/policy.md)");
   text("--preset", &flags->preset, "A policy known from elsewhere: " + PresetNames());
@@ -107,20 +106,20 @@ void AddPolicyFlags(CLI::App& command, PolicyFlags* flags) {
   command
       .add_option("--keep-first,--num-layers-at-start-in-bf16", flags->keep_first,
                   "Decoder layers at the start that stay BF16")
-      ->group(group);
+      ->group(kPolicyGroup);
   command
       .add_option("--keep-last,--num-layers-at-end-in-bf16,--keep-last-n", flags->keep_last,
                   "Decoder layers at the end that stay BF16")
-      ->group(group);
+      ->group(kPolicyGroup);
   command.add_flag("--keep-mtp", flags->keep_mtp, "Layers of multi-token prediction stay BF16")
-      ->group(group);
+      ->group(kPolicyGroup);
   command
       .add_option(
           "--keep,--extra-high-precision-layers-hf", flags->keep,
           "Modules that stay BF16: a dotted path, or a glob over the whole name if it holds "
           "a '*'; may be repeated")
       ->take_all()
-      ->group(group);
+      ->group(kPolicyGroup);
 }
 
 void AddStrategyFlags(CLI::App& command, PolicyFlags* flags) {

@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <cstdio>
+#include <initializer_list>
 #include <map>
 #include <optional>
 #include <string>
@@ -17,8 +19,6 @@
 namespace octavo {
 
 namespace {
-
-constexpr const char* kEngineGroup = "Engine";
 
 void AddComputeFlags(CLI::App& command, ServingFlags* flags) {
   command
@@ -118,6 +118,15 @@ void AddSchedulerFlags(CLI::App& command, EngineOptions& engine) {
 }
 
 }  // namespace
+
+std::string GivenFlag(const CLI::App& command, std::initializer_list<std::string_view> groups) {
+  for (const CLI::Option* option : command.get_options()) {
+    if (option->count() > 0 && std::ranges::find(groups, option->get_group()) != groups.end()) {
+      return option->get_name(/*positional=*/false, /*all_options=*/true);
+    }
+  }
+  return "";
+}
 
 void AddServingFlags(CLI::App& command, ServingFlags* flags, bool with_model) {
   CLI::Option* model = command.add_option("MODEL", flags->model, "Model folder in HF layout");
