@@ -9,7 +9,8 @@ VENV has torch 2.15 (CPU is enough), transformers 5.23, safetensors and numpy. I
     NAME/model.safetensors     BF16; a router's bias in F32 where CASES says so.
     NAME/expected.golden       0.ids, 0.logits, 1.ids, 1.logits: prompts and logits after each token;
                                0.experts int32 [T, layers, top k] of a mixture: where tokens went,
-                               ascending, 0 in dense layers.
+                               ascending, 0 in dense layers. In the safetensors format; not in its
+                               name, which would make the file a shard of the checkpoint.
 
 Logits are those of HF's eager FP32 forward pass of the folder as it is read back from disk, so that
 both styles of config.json mean to HF what they mean here. Weights are N(0, 1.5 / sqrt(inputs)), so

@@ -22,8 +22,6 @@
 #include "octavo/engine/page_pool.h"
 #include "octavo/engine/request.h"
 #include "octavo/engine/test_support.h"
-#include "octavo/formats/format.h"
-#include "octavo/kernels/matrix.h"
 #include "octavo/kernels/ops.h"
 #include "octavo/model/model_for_test.h"
 

@@ -201,7 +201,7 @@ TEST_P(AttentionSharing, ThePagesOfAPromptAreReadOnceForAllOfItsSamples) {
   // 16 samples of a prompt of two pages, 2 query heads a kv head: 32 rows, and a page of its own
   // for each sample. And 20 of another, whose 40 rows are more than a block of one segment has.
   std::vector<TestSequence> sequences;
-  for (const uint64_t prompt : {0, 16}) {
+  for (const uint64_t prompt : {uint64_t{0}, uint64_t{16}}) {
     for (uint64_t i = 0; i < (prompt == 0 ? 16 : 20); ++i) {
       sequences.push_back({.chunks = {70, 1},
                            .parent = i == 0 ? kNoParent : static_cast<size_t>(prompt),

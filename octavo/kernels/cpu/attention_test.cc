@@ -97,8 +97,8 @@ TEST_P(AttentionOps, ThreadsThatStoreNeighboursLoseNothing) {
   std::vector<int32_t> table = {0};
   for (const DType dtype : {DType::kBf16, DType::kF8E4m3}) {
     const KvShape shape{.num_kv_heads = 32, .head_dim = 256, .dtype = dtype};
-    TestActivations k(DType::kBf16, kTokens, 32 * 256);
-    TestActivations v(DType::kBf16, kTokens, 32 * 256);
+    TestActivations k(DType::kBf16, kTokens, int64_t{32} * 256);
+    TestActivations v(DType::kBf16, kTokens, int64_t{32} * 256);
     k.Fill(1);
     v.Fill(2);
     const auto store = [&](Backend* backend, int64_t first_position) {
