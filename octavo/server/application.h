@@ -107,6 +107,7 @@ class Application {
   // handlers_memory.cc
   void ReleaseMemory(const HttpRequest& request, const WriterPtr& writer);
   void ResumeMemory(const HttpRequest& request, const WriterPtr& writer);
+  void ResumeParts(MemoryParts parts, const WriterPtr& writer);
 
   // handlers_weights.cc
   void WeightsByName(const HttpRequest& request, const WriterPtr& writer);
@@ -121,8 +122,8 @@ class Application {
   void UpdateFromDistributed(const HttpRequest& request, const WriterPtr& writer);
   void DestroyUpdateGroup(const HttpRequest& request, const WriterPtr& writer);
   // Gives `then` the update that a trainer's bucket goes into: the one that is open, whoever opened
-  // it, else one that is begun here and dropped when a bucket fails. It is sealed and committed as
-  // a native one is. It counts as busy from then on, until ReleaseUpdate. On the io thread.
+  // it, else one that is begun here and dropped when a bucket fails (EndImplicitUpdate ends it). It
+  // counts as busy from then on, until ReleaseUpdate. On the io thread.
   void WithOpenUpdate(const std::string& version, const std::string& peer,
                       const std::function<void(const Result<std::string>&)>& then);
   void ReceiveBucket(const GroupUpdate& update, const std::string& id, const WriterPtr& writer);
@@ -137,6 +138,13 @@ class Application {
   // Ends the update if a trainer's bucket began it: one of its buckets failed.
   void DropImplicitUpdate(const std::string& id);
 
+  // handlers_implicit.cc
+  // Whether a trainer's buckets have opened the update that is open.
+  bool HasImplicitUpdate() const;
+  // Seals and commits it, and calls `then` on the io thread. When that fails, by what is missing or
+  // wrong, the update is dropped and the old version stays.
+  void EndImplicitUpdate(const std::function<void(const Status&)>& then);
+
   // handlers_pull.cc
   void PullWeightVersion(const HttpRequest& request, const WriterPtr& writer);
 
@@ -148,6 +156,7 @@ class Application {
   void Flush(const HttpRequest& request, const WriterPtr& writer);
   void Pause(const HttpRequest& request, const WriterPtr& writer);
   void Continue(const HttpRequest& request, const WriterPtr& writer);
+  void ContinueEngine(const WriterPtr& writer);
   void UpdateWeightVersion(const HttpRequest& request, const WriterPtr& writer);
   void UpdateFromDisk(const HttpRequest& request, const WriterPtr& writer);
 

@@ -29,6 +29,14 @@ std::string OkMessage(std::string_view message) {
   return json.Take();
 }
 
+HttpResponse VersionReply(std::string_view version) {
+  JsonWriter json;
+  json.BeginObject().Field("success", true);
+  json.Field("message", fmt::format("weight version is now {}", version));
+  json.Field("new_version", version).EndObject();
+  return JsonResponse(json.Take());
+}
+
 Result<double> ParseTimeout(const HttpRequest& request) {
   const std::optional<std::string> text = QueryValue(request.query, "timeout");
   if (!text.has_value()) {
@@ -198,6 +206,25 @@ void Application::Continue(const HttpRequest& request, const WriterPtr& writer) 
       !ignored.has_value()) {
     return writer->Send(RequestError(ignored.error()));
   }
+  if (!HasImplicitUpdate() || bracket_.has_value()) {
+    return ContinueEngine(writer);
+  }
+  // The trainer has sent everything. If that is not all, it must stop, and nobody may generate with
+  // the weights of before in the belief that they are the new ones.
+  EndImplicitUpdate([this, writer](const Status& status) {
+    if (!status.ok()) {
+      return writer->Send(ObjectError(
+          status
+              .WithContext("the weight update is dropped and generation stays paused; "
+                           "/continue_generation once more goes on with the old weights")
+              .message(),
+          500));
+    }
+    ContinueEngine(writer);
+  });
+}
+
+void Application::ContinueEngine(const WriterPtr& writer) {
   serving_->engine->Continue(
       AfterBoundary([writer] { writer->Send(JsonResponse(OkMessage("Generation continues."))); }));
 }
@@ -218,13 +245,14 @@ void Application::UpdateWeightVersion(const HttpRequest& request, const WriterPt
   if (*abort_all) {
     serving_->engine->AbortAll();
   }
+  if (HasImplicitUpdate()) {  // It names what is coming, not what is live.
+    const Status status = serving_->updater->SetVersion(update_->id, *version);
+    return writer->Send(status.ok() ? VersionReply(*version)
+                                    : WeightError(status, /*with_paused=*/false));
+  }
   serving_->engine->SetWeightVersion(*version, AfterBoundary([writer, version = *version] {
     LOG(INFO, "weight version relabelled version={}", version);
-    JsonWriter json;
-    json.BeginObject().Field("success", true);
-    json.Field("message", fmt::format("weight version is now {}", version));
-    json.Field("new_version", version).EndObject();
-    writer->Send(JsonResponse(json.Take()));
+    writer->Send(VersionReply(version));
   }));
 }
 

@@ -60,7 +60,21 @@ void Application::ResumeMemory(const HttpRequest& request, const WriterPtr& writ
   if (!parts.has_value()) {
     return writer->Send(RequestError(parts.error()));
   }
-  AnswerFromWorker(writer, [live = &serving_->updater->live(), parts = *parts] {
+  // Requests run once the KV cache is there again: with the weights that came meanwhile.
+  if (!parts->kv_cache || !HasImplicitUpdate() || bracket_.has_value() ||
+      serving_->engine->Stats().paused) {
+    return ResumeParts(*parts, writer);
+  }
+  EndImplicitUpdate([this, parts = *parts, writer](const Status& status) {
+    if (!status.ok()) {
+      return writer->Send(NullOr400(status.WithContext("the weight update is dropped")));
+    }
+    ResumeParts(parts, writer);
+  });
+}
+
+void Application::ResumeParts(MemoryParts parts, const WriterPtr& writer) {
+  AnswerFromWorker(writer, [live = &serving_->updater->live(), parts] {
     return NullOr400(live->Resume(parts));
   });
 }

@@ -222,7 +222,14 @@ void Application::EndWeightUpdate(const HttpRequest& request, const WriterPtr& w
   }
   bracket_.reset();
   LOG(INFO, "weight update bracket ended by={}", request.peer);
-  writer->Send(Success("the weight update has ended"));
+  if (!HasImplicitUpdate()) {
+    return writer->Send(Success("the weight update has ended"));
+  }
+  EndImplicitUpdate([this, writer](const Status& status) {
+    writer->Send(
+        SuccessOr400(status.ok() ? OkStatus() : status.WithContext("the weight update is dropped"),
+                     fmt::format("version {} is live", serving_->engine->Stats().weight_version)));
+  });
 }
 
 // Quantizing and packing belong to the transaction that brings the weights: a commit leaves nothing

@@ -249,6 +249,13 @@ Result<StagingBudget> WeightUpdater::Impl::PlanMemory(const LiveBase& base,
        .available_bytes = available.has_value() ? std::optional(*available) : std::nullopt});
 }
 
+Status WeightUpdater::SetVersion(const std::string& id, const std::string& version) {
+  ASSIGN_OR_RETURN(OpenUpdate * update, impl_->Acquire(id));
+  update->version = version;
+  impl_->Release(update);
+  return OkStatus();
+}
+
 Result<StagingBudget> WeightUpdater::BudgetOf(const std::string& id) const {
   const std::lock_guard lock(impl_->mutex);
   if (!impl_->open.has_value() || impl_->open->id != id) {

@@ -90,6 +90,8 @@ class WeightUpdater {
   // kUnavailable when one is open (the message says which, and how long it has been idle), or when
   // the weights cannot be taken away; kExhausted when the memory does not hold what is staged.
   Result<std::string> Begin(const std::string& version, StagingMode mode = StagingMode::kShadow);
+  // Labels the open update anew. Errors: kNotFound, kUnavailable while a call works on it.
+  Status SetVersion(const std::string& id, const std::string& version);
   // What the open update takes of the memory, at most. Errors: kNotFound.
   Result<StagingBudget> BudgetOf(const std::string& id) const;
   // Stages one tensor under its HF name: a weight in BF16, F16 or F32, or its stored parts (codes
