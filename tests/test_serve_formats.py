@@ -88,7 +88,9 @@ class EveryFormat(unittest.TestCase):
 
     def check_reports(self, server, recipe, emulated):
         meta = server.generate(text="a", sampling_params={"max_new_tokens": 1})["meta_info"]
-        for report in (meta, server.call("GET", "/model_info")[1],
+        completion = server.call("POST", "/v1/completions",
+                                 {"model": "m", "prompt": "a", "max_tokens": 1})[1]
+        for report in (meta, completion["metadata"], server.call("GET", "/model_info")[1],
                        server.call("GET", "/server_info")[1]):
             self.assertEqual(report["recipe"], f"serving-1/{recipe}")
             self.assertIs(report["emulated"], emulated)

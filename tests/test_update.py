@@ -75,6 +75,9 @@ class PushUnderLoad(unittest.TestCase):
             self.assertGreaterEqual(len(both), 8)
             self.assertEqual((report["version"], report["lost"]), ("1", 0))
             self.assertEqual(report["digest"], offline)
+            info = server.call("GET", "/server_info")[1]
+            self.assertEqual([(s["recipe"], s["emulated"]) for s in report["servers"]],
+                             [(info["recipe"], info["emulated"])])
             self.assertEqual(run_json("digest", server.url)["digest"], offline)
             self.assertEqual(server.call("GET", "/get_weight_version")[1], {"weight_version": "1"})
             with Server(work / "fp8") as cold:

@@ -25,11 +25,16 @@ struct PushFlags {
 };
 
 std::string PushText(const PushReport& report) {
-  return fmt::format(
+  std::string text = fmt::format(
       "version    {}\nseconds    {:.3f}\npause      {:.2f} ms\nbytes      {}\nin flight  {}\n"
       "retracted  {}\nlost       {}\ndigest     {}",
       report.version, report.seconds, report.pause_ms, report.bytes, report.in_flight,
       report.retracted, report.lost, report.digest);
+  for (const PushServerReport& server : report.servers) {
+    text += fmt::format("\nrecipe     {}{}, {}", server.recipe,
+                        server.is_emulated ? " (emulated)" : "", server.url);
+  }
+  return text;
 }
 
 Status RunPushCommand(const PushFlags& flags) {

@@ -192,6 +192,9 @@ Status Commit(Peer& peer, const PushOptions& options) {
 Status ReadBack(Peer& peer) {
   ASSIGN_OR_RETURN(const ServerLoad load, GetLoad(peer.client));
   peer.report.load_after = load.num_running + load.num_waiting;
+  ASSIGN_OR_RETURN(const ModelInfo info, GetModelInfo(peer.client));
+  peer.report.recipe = info.recipe;
+  peer.report.is_emulated = info.is_emulated;
   ASSIGN_OR_RETURN(const std::string text, GetLiveDigestJson(peer.client));
   const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   peer.report.digest = json.is_object() ? TextOf(json, "digest") : "";
@@ -340,7 +343,9 @@ std::string PushReportJson(const PushReport& report) {
                                {"lost", server.lost},
                                {"load_before", server.load_before},
                                {"load_after", server.load_after},
-                               {"digest", server.digest}});
+                               {"digest", server.digest},
+                               {"recipe", server.recipe},
+                               {"emulated", server.is_emulated}});
   }
   return Dump(json);
 }

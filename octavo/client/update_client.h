@@ -46,14 +46,16 @@ struct PushOptions {
 struct PushServerReport {
   std::string url;
   std::string version;
-  double pause_ms = 0.0;    // No step ran on this server for so long.
-  int64_t in_flight = 0;    // Requests that had been started when the weights were swapped.
-  int64_t retracted = 0;    // Of these, recomputed under the new weights.
-  int64_t aborted = 0;      // Of these, ended early because in_flight is "abort".
-  int64_t lost = 0;         // Of these, neither carried over nor aborted on request.
-  int64_t load_before = 0;  // Running and waiting requests of /v1/loads before begin ...
-  int64_t load_after = 0;   // ... and after commit.
-  std::string digest;       // Read from the live weights after the commit.
+  double pause_ms = 0.0;     // No step ran on this server for so long.
+  int64_t in_flight = 0;     // Requests that had been started when the weights were swapped.
+  int64_t retracted = 0;     // Of these, recomputed under the new weights.
+  int64_t aborted = 0;       // Of these, ended early because in_flight is "abort".
+  int64_t lost = 0;          // Of these, neither carried over nor aborted on request.
+  int64_t load_before = 0;   // Running and waiting requests of /v1/loads before begin ...
+  int64_t load_after = 0;    // ... and after commit.
+  std::string digest;        // Read from the live weights after the commit.
+  std::string recipe;        // What it computes, and ...
+  bool is_emulated = false;  // ... whether its hardware has no instructions for that.
 };
 
 struct PushReport {

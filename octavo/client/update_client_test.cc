@@ -51,6 +51,9 @@ std::string Answer(const ScriptedRequest& request, std::string_view failing,
   if (line.ends_with("/digest")) {
     return RawReply(200, fmt::format(R"({{"digest":"{}"}})", digest));
   }
+  if (line.ends_with("/get_model_info")) {
+    return RawReply(200, R"({"recipe":"serving-1/mxfp8","emulated":true})");
+  }
   return RawReply(200, "{}");
 }
 
@@ -103,8 +106,8 @@ TEST(PushCheckpoint, RunsTheTransactionInOrderAndReportsIt) {
   const auto tensors = ThreeTensors();
   const auto report = PushCheckpoint(tensors, urls, options);
   ASSERT_TRUE(report.has_value()) << report.error().message();
-  EXPECT_THAT(Steps(server),
-              ElementsAre("loads", "begin", "put", "put", "seal", "commit", "loads", "digest"));
+  EXPECT_THAT(Steps(server), ElementsAre("loads", "begin", "put", "put", "seal", "commit", "loads",
+                                         "get_model_info", "digest"));
   const auto requests = server.requests();
   EXPECT_EQ(requests[1].body, R"({"weight_version":"7"})");
   EXPECT_EQ(requests[2].line, "POST /octavo/v1/update/put?update_id=u1&sequence=0");
@@ -121,6 +124,8 @@ TEST(PushCheckpoint, RunsTheTransactionInOrderAndReportsIt) {
   EXPECT_EQ(report->lost, 0);
   EXPECT_EQ(report->servers[0].load_before, 5);
   EXPECT_THAT(PushReportJson(*report), HasSubstr(R"("in_flight":4,"retracted":4,"lost":0)"));
+  EXPECT_THAT(PushReportJson(*report),
+              HasSubstr(R"("digest":"d1","recipe":"serving-1/mxfp8","emulated":true}])"));
 }
 
 TEST(PushCheckpoint, AsksForTheServersNextVersionWithNull) {

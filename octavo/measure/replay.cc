@@ -46,6 +46,15 @@ Result<std::string> TextOf(const Json& object, const char* key, std::string_view
   return found->get<std::string>();
 }
 
+Result<bool> BoolOf(const Json& object, const char* key, std::string_view where) {
+  const auto found = object.find(key);
+  if (found == object.end() || !found->is_boolean()) {
+    return Corrupt("{}: no {}; replaying needs a server of Octavo that says how it computes", where,
+                   key);
+  }
+  return found->get<bool>();
+}
+
 // --- What can be replayed ---
 
 bool IsOfTarget(const ReplaySpan& span, const ReplayTarget& target, bool any_version) {
@@ -292,6 +301,7 @@ Result<ReplayTarget> GetReplayTarget(const HttpUrl& url) {
   ASSIGN_OR_RETURN(const Json info, GetObject(client, "/server_info"));
   ReplayTarget target{.url = where};
   ASSIGN_OR_RETURN(target.recipe, TextOf(info, "recipe", where));
+  ASSIGN_OR_RETURN(target.is_emulated, BoolOf(info, "emulated", where));
   ASSIGN_OR_RETURN(target.policy_hash, TextOf(info, "policy_hash", where));
   ASSIGN_OR_RETURN(target.kv_cache_dtype, TextOf(info, "kv_cache_dtype", where));
   ASSIGN_OR_RETURN(target.weight_version, TextOf(info, "weight_version", where));
@@ -368,10 +378,11 @@ Result<ReplayReport> RunReplay(const HttpUrl& url, const ReplayTarget& target,
 std::string ReplayReportText(const ReplayReport& report) {
   const ReplayTarget& target = report.target;
   std::string text = fmt::format(
-      "server     {}\nrecipe     {}\nweights    version {}, digest {}\nreplayed   {} requests of "
+      "server     {}\nrecipe     {}{}\nweights    version {}, digest {}\nreplayed   {} requests of "
       "{} replies: {} tokens, {} logprobs, {:.1f} s\n",
-      target.url, target.recipe, target.weight_version, target.digest, report.num_requests,
-      report.num_replies, report.num_tokens, report.num_scores, report.seconds);
+      target.url, target.recipe, target.is_emulated ? " (emulated)" : "", target.weight_version,
+      target.digest, report.num_requests, report.num_replies, report.num_tokens, report.num_scores,
+      report.seconds);
   for (const LeftOut& left_out : report.left_out) {
     text += fmt::format("left out   {}: {}\n", left_out.num_replies, left_out.reason);
   }
@@ -418,6 +429,7 @@ std::string ReplayReportJson(const ReplayReport& report) {
                      {"server",
                       {{"url", target.url},
                        {"recipe", target.recipe},
+                       {"emulated", target.is_emulated},
                        {"weight_version", target.weight_version},
                        {"digest", target.digest},
                        {"policy_hash", target.policy_hash},

@@ -20,6 +20,7 @@ namespace octavo {
 struct ReplayTarget {
   std::string url;
   std::string recipe = {};
+  bool is_emulated = false;
   std::string weight_version = {};
   std::string digest = {};  // Read from its live weights.
   std::string policy_hash = {};

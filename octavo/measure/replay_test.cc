@@ -390,6 +390,15 @@ TEST(RunReplay, CountsWhatIsTheSame) {
   EXPECT_THAT(ReplayReportText(*report), HasSubstr("same       20, bit for bit"));
 }
 
+TEST(ReplayReport, SaysWhatTheServerComputesAndWhetherItIsEmulated) {
+  ReplayReport report{.target = Target()};
+  EXPECT_THAT(ReplayReportText(report), HasSubstr("\nrecipe     serving-1/fp8\n"));
+  EXPECT_THAT(ReplayReportJson(report), HasSubstr(R"("recipe":"serving-1/fp8","emulated":false)"));
+  report.target.is_emulated = true;
+  EXPECT_THAT(ReplayReportText(report), HasSubstr("\nrecipe     serving-1/fp8 (emulated)\n"));
+  EXPECT_THAT(ReplayReportJson(report), HasSubstr(R"("recipe":"serving-1/fp8","emulated":true)"));
+}
+
 TEST(RunReplay, ReportsTheFirstDifferenceInTheOrderOfTheFile) {
   Echo echo([](int64_t seed, Json& reply) {
     if (seed == 7 || seed == 15) {
@@ -423,11 +432,9 @@ TEST(RunReplay, StopsWhenTheWeightsChangeMeanwhile) {
 TEST(GetReplayTarget, RefusesLiveWeightsThatAreNotTheSealedOnes) {
   const auto serve = [](const char* sealed) {
     return [sealed](const ScriptedRequest& request) {
-      const Json info = {{"recipe", "r"},
-                         {"policy_hash", "p"},
-                         {"kv_cache_dtype", "bf16"},
-                         {"weight_version", "4"},
-                         {"weight_digest", sealed}};
+      const Json info = {{"recipe", "r"},         {"emulated", true},
+                         {"policy_hash", "p"},    {"kv_cache_dtype", "bf16"},
+                         {"weight_version", "4"}, {"weight_digest", sealed}};
       const Json digest = {{"digest", kDigest}, {"weight_version", "4"}};
       return RawReply(200, (request.line == "GET /server_info" ? info : digest).dump());
     };
@@ -436,6 +443,7 @@ TEST(GetReplayTarget, RefusesLiveWeightsThatAreNotTheSealedOnes) {
   const Result<ReplayTarget> target = GetReplayTarget(*ParseHttpUrl(good.url()));
   ASSERT_TRUE(target.has_value()) << target.error().message();
   EXPECT_EQ(target->digest, kDigest);
+  EXPECT_TRUE(target->is_emulated);
   ScriptedServer bad(serve(kOther));
   const Result<ReplayTarget> none = GetReplayTarget(*ParseHttpUrl(bad.url()));
   ASSERT_FALSE(none.has_value());

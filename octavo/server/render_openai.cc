@@ -69,7 +69,9 @@ void WriteFinish(const FinishReason& finish, JsonWriter& json) {
 
 void WriteMetadata(const SequenceRenderer& sequence, JsonWriter& json) {
   json.Key("metadata").BeginObject();
-  json.Field("weight_version", sequence.last().weight_version).EndObject();
+  json.Field("weight_version", sequence.last().weight_version);
+  sequence.WriteRecipe(json);
+  json.EndObject();
 }
 
 class OpenAiShape : public AnswerShape {

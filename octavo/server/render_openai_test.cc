@@ -49,6 +49,8 @@ class RenderOpenAiTest : public testing::Test {
   std::shared_ptr<GenerateSession> Start(OpenAiAnswer answer, bool stream, size_t count = 1,
                                          RenderOptions render = {}) {
     render.tokenizer = &*tokenizer_;
+    render.recipe = "r";
+    render.is_emulated = true;
     render.max_new_tokens = 16;
     SessionOptions options{.shape = MakeOpenAiShape(std::move(answer), &*tokenizer_),
                            .stream = stream};
@@ -101,7 +103,7 @@ TEST_F(RenderOpenAiTest, AWholeCompletion) {
             fmt::format(R"({{"id":"r0","object":"text_completion","created":17,"model":"m",)"
                         R"("choices":[{{"index":0,"text":"Question has","logprobs":null,)"
                         R"("finish_reason":"length","matched_stop":null}}],{},)"
-                        R"("metadata":{{"weight_version":"v7"}}}})",
+                        R"("metadata":{{"weight_version":"v7","recipe":"r","emulated":true}}}})",
                         kUsage));
 }
 
@@ -115,7 +117,7 @@ TEST_F(RenderOpenAiTest, AWholeChat) {
                   R"("choices":[{{"index":0,"message":{{"role":"assistant","content":"Question",)"
                   R"("reasoning_content":null,"tool_calls":null}},"logprobs":null,)"
                   R"("finish_reason":"stop","matched_stop":" has"}}],{},)"
-                  R"("metadata":{{"weight_version":"v7"}}}})",
+                  R"("metadata":{{"weight_version":"v7","recipe":"r","emulated":true}}}})",
                   kUsage));
 }
 
@@ -263,7 +265,8 @@ TEST_F(RenderOpenAiTest, AStreamedChat) {
   };
   constexpr std::string_view kRunning =
       R"("logprobs":null,"finish_reason":null,"matched_stop":null})";
-  constexpr std::string_view kEnd = R"("usage":null,"metadata":{"weight_version":"v7"})";
+  constexpr std::string_view kEnd =
+      R"("usage":null,"metadata":{"weight_version":"v7","recipe":"r","emulated":true})";
   EXPECT_EQ(
       all,
       chunk(fmt::format(R"({{"index":0,"delta":{{"role":"assistant","content":"",)"

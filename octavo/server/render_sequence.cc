@@ -99,9 +99,13 @@ void SequenceRenderer::SettleMembers(const RequestOutput& output) {
   json.Field("num_retractions", output.num_retractions);
   json.Field("dp_rank", 0);
   json.Field("queue_time", output.queue_seconds);
-  json.Field("seed", output.seed).Field("recipe", options_.recipe);
-  json.Field("emulated", options_.is_emulated);
+  json.Field("seed", output.seed);
+  WriteRecipe(json);
   settled_members_ = json.Take();
+}
+
+void SequenceRenderer::WriteRecipe(JsonWriter& json) const {
+  json.Field("recipe", options_.recipe).Field("emulated", options_.is_emulated);
 }
 
 void SequenceRenderer::Append(RequestOutput output) {

@@ -63,6 +63,8 @@ class SequenceRenderer {
   std::string TakeText();
   // The meta_info object.
   void WriteMeta(JsonWriter& json) const;
+  // "recipe" and "emulated": what was computed.
+  void WriteRecipe(JsonWriter& json) const;
   // "prompt_token_ids" with its ids, when asked for.
   void WritePromptIds(JsonWriter& json) const;
   // The counts, rid and versions of the last snapshot; its lists are empty.

@@ -25,6 +25,9 @@ def malformed(test, status, reply, name=""):
     test.assertIn(name, reply["message"])
 
 
+METADATA = {"weight_version": "0", "recipe": "serving-1/bf16", "emulated": False}
+
+
 class OpenAiTest(ApiTest):
     def call(self, path, **body):
         status, reply = self.post(path, body)
@@ -57,7 +60,7 @@ class OpenAiTest(ApiTest):
                                       "metadata"})
         self.assertEqual(reply["object"], "chat.completion" if chat else "text_completion")
         self.assertIsInstance(reply["created"], int)
-        self.assertEqual(reply["metadata"], {"weight_version": "0"})
+        self.assertEqual(reply["metadata"], METADATA)
         self.assertEqual([c["index"] for c in reply["choices"]], list(range(choices)))
         for choice in reply["choices"]:
             self.assertLessEqual({"index", "message" if chat else "text", "logprobs",

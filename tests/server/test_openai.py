@@ -14,7 +14,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import octavo_testing
 from api_testing import CONTEXT, EOS, ONE_THREAD, PROMPT, VOCABULARY
 from octavo_testing import DENSE, ROOT, Server, folder
-from openai_testing import CHAT, COMPLETIONS, OpenAiTest, malformed, refused
+from openai_testing import CHAT, COMPLETIONS, METADATA, OpenAiTest, malformed, refused
 
 MESSAGES = [{"role": "system", "content": "You add."}, {"role": "user", "content": "3 + 4?"}]
 CHAT_TEXT = ("<|im_start|>system\nYou add.<|im_end|>\n<|im_start|>user\n3 + 4?<|im_end|>\n"
@@ -112,7 +112,7 @@ class Completions(OpenAiTest):
             self.assertEqual(joined, whole["choices"][0]["logprobs"][key], key)
         self.assertEqual({c["finish_reason"] for c in choices[:-1]}, {None})
         self.assertEqual(choices[-1]["finish_reason"], "length")
-        self.assertEqual(chunks[-1]["metadata"], {"weight_version": "0"})
+        self.assertEqual(chunks[-1]["metadata"], METADATA)
 
     def test_stop_strings_and_ids(self):
         (choice,) = self.call(COMPLETIONS, prompt=PROMPT, temperature=0,
