@@ -16,6 +16,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <charconv>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -25,6 +26,7 @@
 #include <numbers>
 #include <span>
 #include <string_view>
+#include <system_error>
 #include <vector>
 
 #include "bench/accuracy/tensor_core_model.h"
@@ -433,22 +435,38 @@ void MeasureQuantizer(const Quantizer& other, int64_t depth, std::span<const flo
       static_cast<double>(num_codes) / num_values);
 }
 
-int64_t Argument(std::span<char*> args, size_t i, int64_t fallback, int64_t multiple) {
+// An argument of the command line; a matrix of the largest ones has 2^32 values.
+struct Argument {
+  const char* name;
+  int64_t fallback;
+  int64_t multiple;
+  int64_t max = 65536;
+};
+
+int64_t ParseArgument(std::span<char*> args, size_t i, const Argument& argument) {
   if (args.size() <= i) {
-    return fallback;
+    return argument.fallback;
   }
-  const int64_t value = std::atoll(args[i]);
-  if (value < 1 || value % multiple != 0) {
-    Must(InvalidArgument("expected [tokens] [outputs] [depth], depth a multiple of 128, got {}",
-                         args[i]));
+  const std::string_view text = args[i];
+  int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < 1 ||
+      value > argument.max || value % argument.multiple != 0) {
+    Must(InvalidArgument("{}: expected a multiple of {} in 1..{}, got {}", argument.name,
+                         argument.multiple, argument.max, text));
   }
   return value;
 }
 
 int Main(std::span<char*> args) {
-  const LayerShape shape = {.tokens = Argument(args, 1, 128, 1),
-                            .outputs = Argument(args, 2, 512, 1),
-                            .depth = Argument(args, 3, 4096, kFp8InputGroup)};
+  if (args.size() > 4) {
+    Must(InvalidArgument("expected [tokens] [outputs] [depth] and no more, got {}", args[4]));
+  }
+  const LayerShape shape = {
+      .tokens = ParseArgument(args, 1, {.name = "tokens", .fallback = 128, .multiple = 1}),
+      .outputs = ParseArgument(args, 2, {.name = "outputs", .fallback = 512, .multiple = 1}),
+      .depth =
+          ParseArgument(args, 3, {.name = "depth", .fallback = 4096, .multiple = kFp8InputGroup})};
   const std::vector<uint16_t> inputs = RandomInputs(shape.tokens, shape.depth);
   const std::vector<uint16_t> matrix = RandomWeights(shape.outputs, shape.depth);
   for (const Layer& layer : kLayers) {

@@ -11,6 +11,8 @@
 #include <future>
 #include <memory>
 #include <optional>
+#include <span>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -18,13 +20,17 @@
 #include "bench/engine/rollout_bench.h"
 #include "octavo/base/function_ref.h"
 #include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
 #include "octavo/base/thread_pool.h"
 #include "octavo/engine/engine.h"
 #include "octavo/formats/format.h"
 #include "octavo/kernels/backend.h"
+#include "octavo/kernels/matrix.h"
 #include "octavo/model/model.h"
 #include "octavo/policy/precision_table.h"
+#include "octavo/sync/arithmetic.h"
 #include "octavo/sync/serving.h"
+#include "octavo/sync/weight_plan.h"
 
 namespace octavo {
 
@@ -74,6 +80,20 @@ std::unique_ptr<Serving> StartShape(const ShapeArgs& args) {
   return Must(StartServing(options));
 }
 
+std::string ArithmeticJson(const Arithmetic& arithmetic) {
+  return fmt::format(R"("recipe":"{}","emulated":{})", arithmetic.recipe, arithmetic.is_emulated);
+}
+
+std::string ArithmeticJson(const Serving& serving) {
+  return ArithmeticJson(Arithmetic{.recipe = serving.recipe, .is_emulated = serving.is_emulated});
+}
+
+Arithmetic ArithmeticOf(const ShapeWeights& shape, const Backend& backend,
+                        std::span<const InputForm> inputs) {
+  return {.recipe = RecipeId(backend.recipe(), shape.table, inputs, DType::kBf16),
+          .is_emulated = IsEmulated(inputs)};
+}
+
 void OnLiveWeights(Serving& serving, FunctionRef<void(const ModelWeights&, Backend&)> fn) {
   std::promise<void> finished;
   serving.engine->RunBetweenSteps([&](const ModelWeights& live, Backend& backend) {
@@ -89,7 +109,10 @@ ShapeWeights LoadShape(const ShapeArgs& args) {
   serving->engine->ReleaseMemory({.kv_cache = true, .weights = true}, [&](auto weights) {
     released.set_value(Must(std::move(weights)));
   });
-  return {.spec = serving->spec, .weights = released.get_future().get()};
+  return {.spec = serving->spec,
+          .weights = released.get_future().get(),
+          .table = serving->table,
+          .inputs = serving->plan->inputs};
 }
 
 std::unique_ptr<Backend> MakeBenchBackend(int num_threads) {

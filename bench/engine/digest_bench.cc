@@ -57,12 +57,12 @@ void BenchDigest(const ShapeArgs& args, int num_rounds) {
     }
     std::ranges::sort(shares);
     fmt::print(
-        "{{\"bench\":\"digest\",\"shape\":\"{}\",\"format\":\"{}\",\"backend\":\"{}\","
+        "{{\"bench\":\"digest\",\"shape\":\"{}\",\"format\":\"{}\",{},\"backend\":\"{}\","
         "\"threads\":{},\"rounds\":{},\"gb\":{:.3f},\"gb_per_s\":{:.2f},\"read_gb_per_s\":{:.2f},"
         "\"read_share\":{:.3f},\"read_share_quartiles\":[{:.3f},{:.3f}]}}\n",
-        args.shape, args.format, serving->backend_name, pool.num_threads(), num_rounds,
-        num_bytes / 1e9, Median(rates) / 1e9, Median(reads) / 1e9, shares[shares.size() / 2],
-        shares[shares.size() / 4], shares[3 * shares.size() / 4]);
+        args.shape, args.format, ArithmeticJson(*serving), serving->backend_name,
+        pool.num_threads(), num_rounds, num_bytes / 1e9, Median(rates) / 1e9, Median(reads) / 1e9,
+        shares[shares.size() / 2], shares[shares.size() / 4], shares[3 * shares.size() / 4]);
     std::fflush(stdout);
   });
 }

@@ -110,12 +110,12 @@ void BenchGroups(ShapeArgs args, const GroupsArgs& groups) {
     const EngineStats after = serving->engine->Stats();
     const auto num_tokens = static_cast<double>(batch.num_requests * batch.num_new);
     fmt::print(
-        "{{\"bench\":\"groups\",\"shape\":\"{}\",\"format\":\"{}\",\"backend\":\"{}\","
+        "{{\"bench\":\"groups\",\"shape\":\"{}\",\"format\":\"{}\",{},\"backend\":\"{}\","
         "\"requests\":{},\"prompts\":{},\"cached_tokens\":{},\"seconds\":{:.2f},"
         "\"output_tok_per_s\":{:.1f},\"prefill_tok_per_s\":{:.1f}}}\n",
-        args.shape, args.format, serving->backend_name, batch.num_requests, num_prompts,
-        after.cached_tokens_total - before.cached_tokens_total, seconds, num_tokens / seconds,
-        prefill_rate);
+        args.shape, args.format, ArithmeticJson(*serving), serving->backend_name,
+        batch.num_requests, num_prompts, after.cached_tokens_total - before.cached_tokens_total,
+        seconds, num_tokens / seconds, prefill_rate);
     std::fflush(stdout);
   }
 }

@@ -62,6 +62,11 @@ void BenchBatch(const InputScaleArgs& args, const ShapeWeights& shape, Backend& 
     }
     std::ranges::next_permutation(order);  // All six orders, so that nobody always follows another.
   }
+  const auto arithmetic = [&](size_t mode) {
+    std::vector<InputForm> inputs = shape.inputs;
+    std::ranges::replace(inputs, InputForm::kNvfp4Token, kModes[mode].input);
+    return ArithmeticOf(shape, backend, inputs);
+  };
   for (size_t mode = 1; mode < kModes.size(); ++mode) {
     std::vector<double> costs;
     for (size_t round = 0; round < seconds[mode].size(); ++round) {
@@ -69,11 +74,13 @@ void BenchBatch(const InputScaleArgs& args, const ShapeWeights& shape, Backend& 
     }
     const Cost cost = CostOf(costs);
     fmt::print(
-        "{{\"bench\":\"input-scale\",\"shape\":\"{}\",\"mode\":\"{}\",\"base\":\"{}\","
+        "{{\"bench\":\"input-scale\",\"shape\":\"{}\",\"mode\":\"{}\",{},\"base\":\"{}\",\"base_"
+        "recipe\":\"{}\","
         "\"backend\":\"{}\",\"threads\":{},\"batch\":{},\"pairs\":{},\"ms_per_step\":{:.2f},"
         "\"cost_median\":{:.4f},\"cost_upper_95\":{:.4f}}}\n",
-        args.shape, kModes[mode].name, kModes[0].name, backend.name(), backend.pool().num_threads(),
-        batch, args.num_rounds, Median(seconds[mode]) * 1e3, cost.median, cost.upper_95);
+        args.shape, kModes[mode].name, ArithmeticJson(arithmetic(mode)), kModes[0].name,
+        arithmetic(0).recipe, backend.name(), backend.pool().num_threads(), batch, args.num_rounds,
+        Median(seconds[mode]) * 1e3, cost.median, cost.upper_95);
     std::fflush(stdout);
   }
 }

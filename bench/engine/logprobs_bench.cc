@@ -35,11 +35,11 @@ void BenchLogprobs(const ShapeArgs& args, int num_pairs) {
       }
       const Cost cost = CostOf(ratios);
       fmt::print(
-          "{{\"bench\":\"logprobs\",\"shape\":\"{}\",\"format\":\"{}\",\"backend\":\"{}\","
+          "{{\"bench\":\"logprobs\",\"shape\":\"{}\",\"format\":\"{}\",{},\"backend\":\"{}\","
           "\"batch\":{},\"pairs\":{},\"ms_per_step\":{:.2f},\"cost_median\":{:.4f},"
           "\"cost_upper_95\":{:.4f}}}\n",
-          args.shape, args.format, serving->backend_name, batch, num_pairs, Median(seconds) * 1e3,
-          cost.median, cost.upper_95);
+          args.shape, args.format, ArithmeticJson(*serving), serving->backend_name, batch,
+          num_pairs, Median(seconds) * 1e3, cost.median, cost.upper_95);
       std::fflush(stdout);
     }
   });

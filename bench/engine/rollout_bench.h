@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -14,8 +15,10 @@
 #include "octavo/base/function_ref.h"
 #include "octavo/base/status.h"
 #include "octavo/kernels/backend.h"
+#include "octavo/kernels/matrix.h"
 #include "octavo/model/model.h"
 #include "octavo/model/spec/model_spec.h"
+#include "octavo/policy/precision_table.h"
 #include "octavo/sync/serving.h"
 
 namespace octavo {
@@ -56,6 +59,14 @@ struct ShapeArgs {
 // Served with random weights.
 std::unique_ptr<Serving> StartShape(const ShapeArgs& args);
 
+// Members of a line: "recipe":"serving-1/fp8","emulated":false
+struct Arithmetic {
+  std::string recipe;
+  bool is_emulated = false;
+};
+std::string ArithmeticJson(const Serving& serving);
+std::string ArithmeticJson(const Arithmetic& arithmetic);
+
 // Runs `fn` on the engine's thread over the live weights and waits for it.
 void OnLiveWeights(Serving& serving, FunctionRef<void(const ModelWeights&, Backend&)> fn);
 
@@ -63,7 +74,12 @@ void OnLiveWeights(Serving& serving, FunctionRef<void(const ModelWeights&, Backe
 struct ShapeWeights {
   ModelSpec spec;
   std::unique_ptr<ModelWeights> weights;
+  PrecisionTable table;
+  std::vector<InputForm> inputs;  // WeightPlan::inputs.
 };
+// With `inputs` in the place of its own, all of the table's weights.
+Arithmetic ArithmeticOf(const ShapeWeights& shape, const Backend& backend,
+                        std::span<const InputForm> inputs);
 ShapeWeights LoadShape(const ShapeArgs& args);
 
 std::unique_ptr<Backend> MakeBenchBackend(int num_threads);

@@ -49,6 +49,10 @@ void BenchCell(const StepsArgs& args, const std::vector<ShapeWeights>& shapes, B
       seconds[i].push_back(steps.Step(*shapes[i].weights, false));
     }
   }
+  const auto arithmetic = [&](const ShapeWeights& shape) {
+    return ArithmeticOf(shape, backend, shape.inputs);
+  };
+  const Arithmetic base = arithmetic(shapes[0]);
   for (size_t i = 1; i < shapes.size(); ++i) {
     std::vector<double> ratios;
     for (size_t round = 0; round < seconds[i].size(); ++round) {
@@ -56,13 +60,15 @@ void BenchCell(const StepsArgs& args, const std::vector<ShapeWeights>& shapes, B
     }
     const Cost cost = CostOf(ratios);
     fmt::print(
-        "{{\"bench\":\"steps\",\"shape\":\"{}\",\"format\":\"{}\",\"base\":\"{}\","
+        "{{\"bench\":\"steps\",\"shape\":\"{}\",\"format\":\"{}\",{},\"base\":\"{}\",\"base_"
+        "recipe\":\"{}\",\"base_emulated\":{},"
         "\"backend\":\"{}\",\"threads\":{},\"batch\":{},\"context\":{},\"rounds\":{},"
         "\"ms_per_step\":{:.2f},\"base_ms_per_step\":{:.2f},\"ratio_median\":{:.4f},"
         "\"ratio_upper_95\":{:.4f}}}\n",
-        args.shape, args.formats[i], args.formats[0], backend.name(), backend.pool().num_threads(),
-        cell.batch, cell.context, num_rounds, Median(seconds[i]) * 1e3, Median(seconds[0]) * 1e3,
-        cost.median, cost.upper_95);
+        args.shape, args.formats[i], ArithmeticJson(arithmetic(shapes[i])), args.formats[0],
+        base.recipe, base.is_emulated, backend.name(), backend.pool().num_threads(), cell.batch,
+        cell.context, num_rounds, Median(seconds[i]) * 1e3, Median(seconds[0]) * 1e3, cost.median,
+        cost.upper_95);
     std::fflush(stdout);
   }
 }
