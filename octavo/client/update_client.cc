@@ -2,12 +2,21 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstddef>
+#include <cstdint>
 #include <nlohmann/json.hpp>
+#include <span>
+#include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "octavo/base/function_ref.h"
+#include "octavo/base/status.h"
+#include "octavo/base/tensor.h"
 #include "octavo/client/generate_client.h"
+#include "octavo/client/http_client.h"
 
 namespace octavo {
 namespace {

@@ -10,7 +10,6 @@
 #include "octavo/base/status.h"
 #include "octavo/engine/engine.h"
 #include "octavo/server/application.h"
-#include "octavo/server/http.h"
 #include "octavo/sync/serving.h"
 #include "octavo/sync/weight_update.h"
 

@@ -4,13 +4,13 @@
 
 #include <algorithm>
 #include <condition_variable>
-#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
 
+#include "octavo/base/function_ref.h"
 #include "octavo/base/log.h"
 #include "octavo/base/status.h"
 #include "octavo/base/thread_pool.h"
