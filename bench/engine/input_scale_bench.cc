@@ -69,6 +69,7 @@ void BenchBatch(const InputScaleArgs& args, const ShapeWeights& shape, Backend& 
   };
   for (size_t mode = 1; mode < kModes.size(); ++mode) {
     std::vector<double> costs;
+    costs.reserve(seconds[mode].size());
     for (size_t round = 0; round < seconds[mode].size(); ++round) {
       costs.push_back(seconds[mode][round] / seconds[0][round] - 1.0);
     }

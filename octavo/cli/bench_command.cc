@@ -23,6 +23,7 @@
 #include "octavo/client/http_client.h"
 #include "octavo/measure/bench.h"
 #include "octavo/measure/bench_url.h"
+#include "octavo/measure/bench_url_plan.h"
 #include "octavo/measure/progress.h"
 #include "octavo/sync/serving.h"
 #include "octavo/text/tokenizer.h"
