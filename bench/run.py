@@ -67,15 +67,15 @@ def parse_args():
 def main():
     args = parse_args()
     os.chdir(ROOT)
-    reports = []
-    for shape in args.shapes:
-        for fmt in args.formats:
-            reports.append(bench(str(pathlib.Path(args.octavo).resolve()), shape, fmt, args))
-            print_report(reports[-1])
     out = pathlib.Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    result = {**bench_tools.origin(), "reports": reports}
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result = {**bench_tools.origin(), "reports": []}
+    for shape in args.shapes:
+        for fmt in args.formats:
+            report = bench(str(pathlib.Path(args.octavo).resolve()), shape, fmt, args)
+            print_report(report)
+            result["reports"].append(report)  # Written as they come: all take some ten minutes.
+            out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"written to {out}")
 
 
