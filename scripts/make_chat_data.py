@@ -10,7 +10,7 @@ Run it in a virtual environment with the packages from PyPI (made with transform
     NAME.jinja      Templates that write the formats of Qwen2.5, Qwen3, Llama 3, Llama 3.1,
                     DeepSeek-V3, R1 and V3.1, and plain ChatML. Kept by hand.
     cases.jsonl     One case a line: template, tokenizer (a folder or a tokenizer.json), messages and
-                    what else the request has; text, or null where HF fails; ids, of the text.
+                    what else the request has; text, or null where HF fails; a hash of its ids.
     snippets.jsonl  One case a line: source, variables; text, or null where Jinja2 fails.
 
 `--published` names a folder with the templates of the models themselves under the same names (the
@@ -550,8 +550,7 @@ def cases(name, published):
             "tokenizer": TOKENIZERS[name],
             **request,
             "text": text,
-            "ids": ids,
-        }
+        } | ({} if ids is None else {"ids_fnv1a": f"{fnv1a(ids):016x}"})
     if other is not None:
         print(f"{name}: {num_compared} texts as the published template has them")
 
@@ -574,6 +573,14 @@ def check_special_tokens():
         assert tokenizer("")["input_ids"] == ids == [tokenizer.bos_token_id], folder
         assert tokenizer("x")["input_ids"][:1] == ids, folder
         assert tokenizer("x", add_special_tokens=False)["input_ids"][0] != ids[0], folder
+
+
+def fnv1a(ids):
+    """64 bits, of the ids as little-endian int32."""
+    value = 0xCBF29CE484222325
+    for byte in b"".join(token.to_bytes(4, "little") for token in ids):
+        value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return value
 
 
 def write_lines(name, entries):

@@ -92,16 +92,19 @@ size_t PackedOffset(const PackedMatrix& packed, int64_t row) {
   return static_cast<size_t>(packed.codes.num_bytes() / packed.rows * std::min(row, packed.rows));
 }
 
-// Hashes a band that lies in the L1 cache while as much of `next`, what is unpacked after it, comes
-// from memory, which would rest meanwhile.
+// Hashes a band that lies in the L1 cache while two thirds of `next`, what is unpacked after it,
+// come from memory, which would rest meanwhile. The other lines come while it is unpacked: that
+// fetches a little ahead by itself (layout_simd.cc), and would else find all of them there.
 void HashAndFetch(std::span<const std::byte> band, std::span<const std::byte> next,
                   TensorHasher* hasher) {
-  constexpr size_t kPieceBytes = 2048;
+  constexpr size_t kPieceBytes = 4096;
   constexpr size_t kLineBytes = 64;
   for (size_t at = 0; at < band.size(); at += kPieceBytes) {
     const size_t end = std::min(at + kPieceBytes, next.size());
     for (size_t line = at; line < end; line += kLineBytes) {
-      __builtin_prefetch(next.data() + line, 0, 2);
+      if (line / kLineBytes % 3 != 2) {
+        __builtin_prefetch(next.data() + line, 0, 2);
+      }
     }
     hasher->Update(band.subspan(at, std::min(kPieceBytes, band.size() - at)));
   }

@@ -20,6 +20,7 @@
 
 #include "octavo/base/file.h"
 #include "octavo/base/status.h"
+#include "octavo/text/hash_ids_for_test.h"
 #include "octavo/text/tokenizer.h"
 #include "octavo/text/utf8.h"
 
@@ -84,16 +85,6 @@ class DataReader {
   std::string data_;
   size_t pos_ = 0;
 };
-
-uint64_t Fnv1a(const std::vector<int32_t>& ids) {
-  uint64_t hash = 0xCBF29CE484222325u;
-  for (const int32_t id : ids) {
-    for (int shift = 0; shift < 32; shift += 8) {
-      hash = (hash ^ ((static_cast<uint32_t>(id) >> shift) & 0xFF)) * 0x100000001B3u;
-    }
-  }
-  return hash;
-}
 
 struct Expected {
   uint64_t hash = 0;  // Of the ids.
