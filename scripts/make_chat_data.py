@@ -24,6 +24,7 @@ import itertools
 import json
 import pathlib
 
+from hash_ids import fnv1a
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
@@ -573,14 +574,6 @@ def check_special_tokens():
         assert tokenizer("")["input_ids"] == ids == [tokenizer.bos_token_id], folder
         assert tokenizer("x")["input_ids"][:1] == ids, folder
         assert tokenizer("x", add_special_tokens=False)["input_ids"][0] != ids[0], folder
-
-
-def fnv1a(ids):
-    """64 bits, of the ids as little-endian int32."""
-    value = 0xCBF29CE484222325
-    for byte in b"".join(token.to_bytes(4, "little") for token in ids):
-        value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
-    return value
 
 
 def write_lines(name, entries):

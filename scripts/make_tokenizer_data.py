@@ -39,6 +39,7 @@ import pathlib
 import random
 import unicodedata
 
+from hash_ids import fnv1a
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
 from tokenizers import pre_tokenizers, processors, trainers
 
@@ -501,14 +502,6 @@ def write_ids(name, tokenizer, lines):
         out += optional(whole, text)
         out += optional(tokenizer.decode(ids, skip_special_tokens=True), whole)
     (OUT / f"{name}.ids.bin").write_bytes(out)
-
-
-def fnv1a(ids):
-    value = 0xCBF29CE484222325
-    for number in ids:
-        for byte in number.to_bytes(4, "little"):
-            value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
-    return value
 
 
 def write_long_runs(out_name, paths):

@@ -1,20 +1,20 @@
 #pragma once
 // For tests: an HTTP server on a port of its own whose every reply is written out by the test, raw.
 
-#include <netinet/in.h>
+#include <fmt/format.h>
 #include <sys/socket.h>
-#include <unistd.h>
+#include <sys/types.h>
 
 #include <charconv>
+#include <cstddef>
 #include <functional>
 #include <mutex>
 #include <string>
 #include <string_view>
-#include <thread>
 #include <utility>
 #include <vector>
 
-#include "octavo/base/check.h"
+#include "octavo/base/loopback_listener_for_test.h"
 
 namespace octavo {
 
@@ -37,61 +37,18 @@ class ScriptedServer {
  public:
   using Handler = std::function<std::string(const ScriptedRequest&)>;
 
-  explicit ScriptedServer(Handler handler) : handler_(std::move(handler)) {
-    listener_ = socket(AF_INET, SOCK_STREAM, 0);
-    CHECK(listener_ >= 0);
-    sockaddr_in address = {};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t length = sizeof(address);
-    auto* raw = reinterpret_cast<sockaddr*>(&address);
-    CHECK(bind(listener_, raw, length) == 0);
-    CHECK(listen(listener_, 64) == 0);
-    CHECK(getsockname(listener_, raw, &length) == 0);
-    port_ = ntohs(address.sin_port);
-    acceptor_ = std::thread([this] { AcceptLoop(); });
-  }
-  ScriptedServer(const ScriptedServer&) = delete;
-  ScriptedServer& operator=(const ScriptedServer&) = delete;
-  ~ScriptedServer() {
-    shutdown(listener_, SHUT_RDWR);
-    acceptor_.join();
-    {
-      const std::lock_guard lock(mutex_);
-      for (const int fd : connections_) {
-        shutdown(fd, SHUT_RDWR);
-      }
-    }
-    for (std::thread& thread : threads_) {
-      thread.join();
-    }
-    for (const int fd : connections_) {
-      close(fd);
-    }
-    close(listener_);
-  }
+  explicit ScriptedServer(Handler handler)
+      : handler_(std::move(handler)),
+        listener_([this](int fd, int connection_idx) { Serve(fd, connection_idx); }) {}
 
-  std::string url() const { return fmt::format("http://127.0.0.1:{}", port_); }
-  int port() const { return port_; }
+  std::string url() const { return fmt::format("http://127.0.0.1:{}", port()); }
+  int port() const { return listener_.port(); }
   std::vector<ScriptedRequest> requests() const {
     const std::lock_guard lock(mutex_);
     return requests_;
   }
 
  private:
-  void AcceptLoop() {
-    for (;;) {
-      const int fd = accept(listener_, nullptr, nullptr);
-      if (fd < 0) {
-        return;
-      }
-      const std::lock_guard lock(mutex_);
-      const int connection_idx = static_cast<int>(connections_.size());
-      connections_.push_back(fd);
-      threads_.emplace_back([this, fd, connection_idx] { Serve(fd, connection_idx); });
-    }
-  }
-
   void Serve(int fd, int connection_idx) {
     std::string data;
     for (;;) {
@@ -155,13 +112,9 @@ class ScriptedServer {
   }
 
   Handler handler_;
-  int listener_ = -1;
-  int port_ = 0;
-  std::thread acceptor_;
-  mutable std::mutex mutex_;  // Guards the three below.
-  std::vector<int> connections_;
-  std::vector<std::thread> threads_;
-  std::vector<ScriptedRequest> requests_;
+  mutable std::mutex mutex_;
+  std::vector<ScriptedRequest> requests_;  // Guarded by mutex_.
+  LoopbackListener listener_;              // Last: its threads use what is above.
 };
 
 }  // namespace octavo

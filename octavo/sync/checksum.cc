@@ -1,8 +1,9 @@
 #include "octavo/sync/checksum.h"
 
 #include <fmt/format.h>
+#include <zconf.h>
+#include <zlib.h>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -23,25 +24,6 @@ std::string Blake3Hex(std::span<const std::byte> bytes) {
     hex += fmt::format("{:02x}", std::to_integer<unsigned>(byte));
   }
   return hex;
-}
-
-uint32_t Adler32(std::span<const std::byte> bytes) {
-  constexpr uint32_t kModulus = 65521;
-  // So many additions of 255 do not overflow 32 bits between two divisions.
-  constexpr size_t kRunBytes = 5552;
-  uint32_t low = 1;
-  uint32_t high = 0;
-  while (!bytes.empty()) {
-    const size_t run = std::min(bytes.size(), kRunBytes);
-    for (const std::byte byte : bytes.first(run)) {
-      low += std::to_integer<uint32_t>(byte);
-      high += low;
-    }
-    low %= kModulus;
-    high %= kModulus;
-    bytes = bytes.subspan(run);
-  }
-  return (high << 16) | low;
 }
 
 }  // namespace
@@ -67,7 +49,8 @@ std::string ChecksumHex(ChecksumKind kind, std::span<const std::byte> bytes) {
     case ChecksumKind::kBlake3:
       return Blake3Hex(bytes);
     case ChecksumKind::kAdler32:
-      return fmt::format("{:08x}", Adler32(bytes));
+      return fmt::format("{:08x}",
+                         adler32_z(1, reinterpret_cast<const Bytef*>(bytes.data()), bytes.size()));
   }
   return "";
 }

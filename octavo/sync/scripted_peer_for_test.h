@@ -2,9 +2,7 @@
 // For tests: peers of an update group that do what the test writes out. ScriptedPeer is any TCP
 // server; MapStore a TCPStore with a map behind it; LoopbackRoot rank 0 of a loopback group.
 
-#include <netinet/in.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <condition_variable>
@@ -18,11 +16,11 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "octavo/base/check.h"
+#include "octavo/base/loopback_listener_for_test.h"
 #include "octavo/sync/loopback_collective.h"
 #include "octavo/sync/peer_socket.h"
 
@@ -96,68 +94,18 @@ class ScriptedPeer {
  public:
   using Script = std::function<void(const ScriptedConnection&)>;
 
-  explicit ScriptedPeer(Script script) : script_(std::move(script)) {
-    listener_ = socket(AF_INET, SOCK_STREAM, 0);
-    CHECK(listener_ >= 0);
-    sockaddr_in address = {};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t length = sizeof(address);
-    auto* raw = reinterpret_cast<sockaddr*>(&address);
-    CHECK(bind(listener_, raw, length) == 0);
-    CHECK(listen(listener_, 64) == 0);
-    CHECK(getsockname(listener_, raw, &length) == 0);
-    port_ = ntohs(address.sin_port);
-    acceptor_ = std::thread([this] { AcceptLoop(); });
-  }
-  ScriptedPeer(const ScriptedPeer&) = delete;
-  ScriptedPeer& operator=(const ScriptedPeer&) = delete;
-  ~ScriptedPeer() { Stop(); }
+  explicit ScriptedPeer(Script script)
+      : listener_([script = std::move(script)](int fd, int /*connection_idx*/) {
+          script(ScriptedConnection(fd));
+        }) {}
 
   // Closes the listener and all connections, and waits for the scripts.
-  void Stop() {
-    if (!acceptor_.joinable()) {
-      return;
-    }
-    shutdown(listener_, SHUT_RDWR);
-    acceptor_.join();
-    {
-      const std::lock_guard lock(mutex_);
-      for (const int fd : connections_) {
-        shutdown(fd, SHUT_RDWR);
-      }
-    }
-    for (std::thread& thread : threads_) {
-      thread.join();
-    }
-    for (const int fd : connections_) {
-      close(fd);
-    }
-    close(listener_);
-  }
+  void Stop() { listener_.Stop(); }
 
-  PeerAddress address() const { return {.host = "127.0.0.1", .port = port_}; }
+  PeerAddress address() const { return {.host = "127.0.0.1", .port = listener_.port()}; }
 
  private:
-  void AcceptLoop() {
-    for (int fd = accept(listener_, nullptr, nullptr); fd >= 0;
-         fd = accept(listener_, nullptr, nullptr)) {
-      const std::lock_guard lock(mutex_);
-      connections_.push_back(fd);
-      threads_.emplace_back([this, fd] {
-        script_(ScriptedConnection(fd));
-        shutdown(fd, SHUT_RDWR);
-      });
-    }
-  }
-
-  Script script_;
-  int listener_ = -1;
-  int port_ = 0;
-  std::thread acceptor_;
-  std::mutex mutex_;
-  std::vector<std::thread> threads_;
-  std::vector<int> connections_;  // Guarded by mutex_.
+  LoopbackListener listener_;
 };
 
 // A TCPStore that keeps its promises.

@@ -32,9 +32,7 @@ namespace {
 constexpr int64_t kFloat = sizeof(float);
 constexpr int64_t kStridePadElems = 32;
 // Segments go into common blocks when they share at least this part of their pages. With less, what
-// the scores of many rows cost outside of the second-level cache is more than what is saved: of the
-// time of blocks of their own, 8 and 16 samples of 1,024 to 16,384 tokens took 0.6 to 0.8 where a
-// half is shared, 0.8 to 1.0 with a fourth, 0.9 to 1.1 with an eighth (AMD EPYC, family 26).
+// the scores of many rows cost outside of the second-level cache is more than what is saved.
 constexpr int64_t kMinSharedPart = 4;
 // Blocks of samples that share pages grow only while each thread has some of all blocks to take.
 constexpr int64_t kMinBlocksPerThread = 4;
@@ -196,8 +194,8 @@ int32_t AttentionOp::PageOf(const Block& block, int64_t piece_idx, int64_t page_
 }
 
 // Calls use(PageUse) for all pages of all rows: for each row in the order of its pages, and those
-// that only some rows read after those that more do, one piece after the other. (All pieces side by
-// side, page by page, took up to 1.9 times as long where most pages are not shared.)
+// that only some rows read after those that more do, one piece after the other: pieces side by
+// side, page by page, are slower where most pages are not shared.
 template <typename Use>
 void AttentionOp::ForEachPage(const KvLayer& kv, const Block& block, Use use) const {
   const int64_t head_at = block.kv_head * KvLayout::Of(kv.shape).HeadBytes();
