@@ -39,12 +39,6 @@ namespace {
 
 constexpr std::string_view kDefaultGroup = "weight_update_group";
 
-HttpResponse Success(std::string_view message) {
-  JsonWriter json;
-  json.BeginObject().Field("success", true).Field("message", message).EndObject();
-  return JsonResponse(json.Take());
-}
-
 HttpResponse GroupError(const Status& status) { return WeightError(status, /*with_paused=*/false); }
 
 // A body of the wrong type is answered as everywhere.
@@ -215,7 +209,7 @@ void Application::InitUpdateGroup(const HttpRequest& request, const WriterPtr& w
   }
   AnswerFromCallThread(writer, [groups = &groups_, join = *join] {
     const Status status = groups->Init(join);
-    return status.ok() ? Success(join.ToString() + ": joined") : GroupError(status);
+    return status.ok() ? WeightSuccess(join.ToString() + ": joined") : GroupError(status);
   });
 }
 
@@ -229,7 +223,8 @@ void Application::DestroyUpdateGroup(const HttpRequest& request, const WriterPtr
   // Waits for a call that receives from the group to see that it is cancelled.
   AnswerFromCallThread(writer, [groups = &groups_, group = *group] {
     const Status status = groups->Destroy(group);
-    return status.ok() ? Success(fmt::format("group \"{}\" is left", group)) : GroupError(status);
+    return status.ok() ? WeightSuccess(fmt::format("group \"{}\" is left", group))
+                       : GroupError(status);
   });
 }
 

@@ -223,12 +223,6 @@ double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-HttpResponse SuccessTrue(std::string_view message) {
-  JsonWriter json;
-  json.BeginObject().Field("success", true).Field("message", message).EndObject();
-  return JsonResponse(json.Take());
-}
-
 }  // namespace
 
 // --- Who has an update open ---
@@ -415,7 +409,7 @@ void Application::UpdateSeal(const HttpRequest& request, const WriterPtr& writer
       writer,
       [updater = serving_->updater.get(), id = *id] {
         const Status status = updater->Seal(id);
-        return status.ok() ? SuccessTrue("every weight is staged") : NativeError(status);
+        return status.ok() ? WeightSuccess("every weight is staged") : NativeError(status);
       },
       [this, id = *id](const HttpResponse&) { ReleaseUpdate(id); });
 }
@@ -462,7 +456,7 @@ void Application::UpdateAbort(const HttpRequest& request, const WriterPtr& write
   // Succeeds for an update that is not open: a repeated abort is as good as the first.
   AnswerFromWorker(writer, [updater = serving_->updater.get(), id = *id] {
     updater->Abort(id);
-    return SuccessTrue(fmt::format("weight update {} is not open", id));
+    return WeightSuccess(fmt::format("weight update {} is not open", id));
   });
 }
 

@@ -25,14 +25,8 @@
 namespace octavo {
 namespace {
 
-HttpResponse Success(std::string_view message) {
-  JsonWriter json;
-  json.BeginObject().Field("success", true).Field("message", message).EndObject();
-  return JsonResponse(json.Take());
-}
-
 HttpResponse SuccessOr400(const Status& status, std::string_view message) {
-  return status.ok() ? Success(message) : WeightError(status, /*with_paused=*/false);
+  return status.ok() ? WeightSuccess(message) : WeightError(status, /*with_paused=*/false);
 }
 
 // --- /get_weights_by_name ---
@@ -207,7 +201,7 @@ void Application::BeginWeightUpdate(const HttpRequest& request, const WriterPtr&
   }
   bracket_ = Bracket{.holder = request.peer, .begun = now};
   LOG(INFO, "weight update bracket begun by={}", request.peer);
-  writer->Send(Success("a weight update has begun"));
+  writer->Send(WeightSuccess("a weight update has begun"));
 }
 
 void Application::EndWeightUpdate(const HttpRequest& request, const WriterPtr& writer) {
@@ -223,7 +217,7 @@ void Application::EndWeightUpdate(const HttpRequest& request, const WriterPtr& w
   bracket_.reset();
   LOG(INFO, "weight update bracket ended by={}", request.peer);
   if (!HasImplicitUpdate()) {
-    return writer->Send(Success("the weight update has ended"));
+    return writer->Send(WeightSuccess("the weight update has ended"));
   }
   EndImplicitUpdate([this, writer](const Status& status) {
     writer->Send(
@@ -244,7 +238,8 @@ void Application::PostProcessWeights(const HttpRequest& request, const WriterPtr
       return writer->Send(RequestError(value.error()));
     }
   }
-  writer->Send(Success("every update is processed as it is committed; nothing was left to do"));
+  writer->Send(
+      WeightSuccess("every update is processed as it is committed; nothing was left to do"));
 }
 
 void Application::Profile(const WriterPtr& writer) {

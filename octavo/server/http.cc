@@ -164,6 +164,12 @@ HttpResponse WeightError(const Status& status, bool with_paused) {
   return JsonResponse(SuccessFalse(status.message(), with_paused), 400);
 }
 
+HttpResponse WeightSuccess(std::string_view message) {
+  JsonWriter json;
+  json.BeginObject().Field("success", true).Field("message", message).EndObject();
+  return JsonResponse(json.Take());
+}
+
 HttpResponse NativeError(const Status& status) {
   return JsonResponse(SuccessFalse(status.message(), false), NativeStatus(status.code()));
 }

@@ -86,6 +86,8 @@ HttpResponse RequestError(const Status& status);
 // How the weight endpoints answer an update that failed, whatever its code: 400
 // {"success":false,"message":S}, plus "num_paused_requests":0 when `with_paused`.
 HttpResponse WeightError(const Status& status, bool with_paused);
+// {"success": true, "message"}: of a weight call, ours or SGLang's, that has nothing more to say.
+HttpResponse WeightSuccess(std::string_view message);
 // The native calls under /octavo/v1: {"success":false,"message":S} with 400, 404 for kNotFound, 409
 // for kUnavailable, 503 for kExhausted, 500 for kInternal.
 HttpResponse NativeError(const Status& status);
