@@ -9,17 +9,19 @@ Run it in a virtual environment with the packages from PyPI (made with transform
 
     NAME.jinja      Templates that write the formats of Qwen2.5, Qwen3, Llama 3, Llama 3.1,
                     DeepSeek-V3, R1 and V3.1, and plain ChatML. Kept by hand.
-    cases.jsonl     One case a line: template, tokenizer (a folder or a tokenizer.json), messages and
+    cases.jsonl.gz  One case a line: template, tokenizer (a folder or a tokenizer.json), messages and
                     what else the request has; text, or null where HF fails; a hash of its ids.
-    snippets.jsonl  One case a line: source, variables; text, or null where Jinja2 fails.
+    snippets.jsonl.gz
+                    One case a line: source, variables; text, or null where Jinja2 fails.
 
 `--published` names a folder with the templates of the models themselves under the same names (the
 chat_template of their tokenizer_config.json). Then both must render every conversation without
-tools alike, so that what stands in cases.jsonl is what the models were trained on.
+tools alike, so that what stands in cases.jsonl.gz is what the models were trained on.
 """
 
 import argparse
 import datetime
+import gzip
 import itertools
 import json
 import pathlib
@@ -557,10 +559,10 @@ def cases(name, published):
 
 
 def check_special_tokens():
-    """The BOS of each folder, as transformers 4 adds it, stands in FOLDER.ids.bin too."""
+    """The BOS of each folder, as transformers 4 adds it, stands in FOLDER.ids.bin.gz too."""
     for folder in ("llama3", "deepseek_v2", "deepseek_v3"):
         tokenizer = AutoTokenizer.from_pretrained(TEXT / folder)
-        data = (TEXT / f"{folder}.ids.bin").read_bytes()
+        data = gzip.decompress((TEXT / f"{folder}.ids.bin.gz").read_bytes())
         ids, shift, at = [], 0, 1
         while len(ids) < data[0]:
             value = 0
@@ -577,10 +579,9 @@ def check_special_tokens():
 
 
 def write_lines(name, entries):
-    with open(OUT / name, "w", encoding="utf-8") as file:
-        file.writelines(
-            json.dumps(entry, ensure_ascii=False, separators=(",", ":")) + "\n" for entry in entries
-        )
+    lines = [json.dumps(entry, ensure_ascii=False, separators=(",", ":")) for entry in entries]
+    data = "".join(line + "\n" for line in lines).encode()
+    (OUT / name).write_bytes(gzip.compress(data, 9, mtime=0))
 
 
 def main():
@@ -588,9 +589,9 @@ def main():
     parser.add_argument("--published", type=pathlib.Path, help="templates of the models")
     options = parser.parse_args()
     check_special_tokens()
-    write_lines("snippets.jsonl", itertools.chain([{"variables": VARIABLES}], snippets()))
+    write_lines("snippets.jsonl.gz", itertools.chain([{"variables": VARIABLES}], snippets()))
     write_lines(
-        "cases.jsonl", [case for name in TOKENIZERS for case in cases(name, options.published)]
+        "cases.jsonl.gz", [case for name in TOKENIZERS for case in cases(name, options.published)]
     )
 
 

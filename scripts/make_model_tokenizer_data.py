@@ -15,9 +15,9 @@ It is seeded: the same package writes the same bytes. `--train` also trains the 
                                   Splits, one of them with a line end, and Digits. The latter two
                                   have fullwidth bars in their added tokens and no BOS in the file.
     FOLDER/tokenizer_config.json  The fields that matter here, as the models have them.
-    hard_lines.bin                Texts: digits, CJK mixes, white space before line ends, added
+    hard_lines.bin.gz             Texts: digits, CJK mixes, white space before line ends, added
                                   tokens, words of the vocabularies, malformed UTF-8.
-    FOLDER.ids.bin                What HF makes of each line.
+    FOLDER.ids.bin.gz             What HF makes of each line.
     hard_long_runs.txt            What HF makes of the long texts.
 
 transformers 4 replaces the post-processor of the DeepSeek folders when it loads them
@@ -383,7 +383,7 @@ def main():
         train_deepseek("deepseek_v2", DEEPSEEK_V2, digits=True, vocab_size=1400, tokens=[])
         train_deepseek("deepseek_v3", DEEPSEEK_V3, digits=False, vocab_size=2600, tokens=V3_TOKENS)
     lines = make_lines()
-    base.write_lines("hard_lines.bin", lines)
+    base.write_lines("hard_lines.bin.gz", lines)
     for name in FOLDERS:
         write_ids(name, lines)
     base.write_long_runs(

@@ -14,12 +14,12 @@ the folder again. Without it, the committed ones are kept and only texts and ids
                            of every kind, a template with special tokens at both ends.
     split_tokenizer.json   800 tokens, three Split steps as DeepSeek-V3 has them, no normalizer,
                            merges as pairs, ignore_merges, ByteLevel and template post-processors.
-    lines.bin              The texts, as raw bytes: valid and malformed UTF-8.
-    NAME.ids.bin           What HF makes of each line, for NAME in abacus, sample, split.
+    lines.bin.gz           The texts, as raw bytes: valid and malformed UTF-8.
+    NAME.ids.bin.gz        What HF makes of each line, for NAME in abacus, sample, split.
     long_runs.txt          One line a text of about 1 MB: tokenizer, unit in hex, repetitions, the
                            tail in hex, number of ids, FNV-1a 64 of the ids as little-endian int32.
 
-Binary layout; varint is LEB128, bytes is a varint length and that many bytes:
+Binary layout, before it is compressed; varint is LEB128, bytes is a varint length and that many bytes:
 
     lines.bin     varint count, then per line: bytes text
     NAME.ids.bin  ids that add_special_tokens puts before a text, ids that it puts behind, then
@@ -34,6 +34,7 @@ HF takes str, so a malformed line enters as bytes.decode("utf-8", "replace").
 """
 
 import argparse
+import gzip
 import json
 import pathlib
 import random
@@ -482,10 +483,12 @@ def optional(text, default):
     return varint(len(text.encode()) + 1) + text.encode()
 
 
+def write_gzip(name, data):
+    (OUT / name).write_bytes(gzip.compress(data, 9, mtime=0))
+
+
 def write_lines(name, lines):
-    (OUT / name).write_bytes(
-        varint(len(lines)) + b"".join(varint(len(line)) + line for line in lines)
-    )
+    write_gzip(name, varint(len(lines)) + b"".join(varint(len(line)) + line for line in lines))
 
 
 def write_ids(name, tokenizer, lines):
@@ -501,7 +504,7 @@ def write_ids(name, tokenizer, lines):
         whole = tokenizer.decode(ids, skip_special_tokens=False)
         out += optional(whole, text)
         out += optional(tokenizer.decode(ids, skip_special_tokens=True), whole)
-    (OUT / f"{name}.ids.bin").write_bytes(out)
+    write_gzip(f"{name}.ids.bin.gz", bytes(out))
 
 
 def write_long_runs(out_name, paths):
@@ -542,7 +545,7 @@ def main():
         train_sample()
         train_split()
     lines = make_lines()
-    write_lines("lines.bin", lines)
+    write_lines("lines.bin.gz", lines)
     paths = {
         "abacus": ABACUS,
         "sample": OUT / "sample_tokenizer.json",

@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "octavo/base/file.h"
+#include "octavo/base/gzip_for_test.h"
 #include "octavo/base/status.h"
 
 namespace octavo {
@@ -73,7 +74,8 @@ TEST(Conformance, EveryPublishedLineOfEveryDialectPasses) {
 }
 
 TEST(Conformance, WholeModelsAreJudgedModuleByModule) {
-  const Result<MatchingReport> report = RunMatchingVectors(ReadData("matching_models.jsonl"));
+  const Result<MatchingReport> report =
+      RunMatchingVectors(ReadGzip("tests/data/policy/matching_models.jsonl.gz"));
   ASSERT_TRUE(report.has_value()) << report.error().message();
   EXPECT_EQ(report->lines.size(), 5U);
   EXPECT_TRUE(report->ok()) << Mismatches(*report);

@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "octavo/base/file.h"
+#include "octavo/base/gzip_for_test.h"
 #include "octavo/base/status.h"
 #include "octavo/text/hash_ids_for_test.h"
 #include "octavo/text/template_evaluator.h"
@@ -43,10 +44,10 @@ std::string ReadOrDie(const std::string& path) {
   return text.has_value() ? *std::move(text) : std::string();
 }
 
-// Calls `test` with each line of a file of JSON lines.
+// Calls `test` with each line of a compressed file of JSON lines.
 template <typename Test>
 int ForEachLine(const std::string& name, Test test) {
-  const std::string file = ReadOrDie(std::string(kFolder) + name);
+  const std::string file = ReadGzip(std::string(kFolder) + name + ".gz");
   simdjson::dom::parser parser;
   int num_lines = 0;
   for (size_t begin = 0; begin < file.size();) {

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "octavo/base/file.h"
+#include "octavo/base/gzip_for_test.h"
 #include "octavo/base/status.h"
 #include "octavo/text/hash_ids_for_test.h"
 #include "octavo/text/tokenizer.h"
@@ -35,22 +36,18 @@ struct Corpus {
 
 // By name.
 const std::map<std::string, Corpus> kCorpora = {
-    {"abacus", {"models/abacus-dense/tokenizer.json", "lines.bin", 5000}},
-    {"sample", {"tests/data/text/sample_tokenizer.json", "lines.bin", 5000}},
-    {"split", {"tests/data/text/split_tokenizer.json", "lines.bin", 5000}},
-    {"llama3", {"tests/data/text/llama3", "hard_lines.bin", 2500}},
-    {"deepseek_v2", {"tests/data/text/deepseek_v2", "hard_lines.bin", 2500}},
-    {"deepseek_v3", {"tests/data/text/deepseek_v3", "hard_lines.bin", 2500}},
+    {"abacus", {"models/abacus-dense/tokenizer.json", "lines.bin.gz", 5000}},
+    {"sample", {"tests/data/text/sample_tokenizer.json", "lines.bin.gz", 5000}},
+    {"split", {"tests/data/text/split_tokenizer.json", "lines.bin.gz", 5000}},
+    {"llama3", {"tests/data/text/llama3", "hard_lines.bin.gz", 2500}},
+    {"deepseek_v2", {"tests/data/text/deepseek_v2", "hard_lines.bin.gz", 2500}},
+    {"deepseek_v3", {"tests/data/text/deepseek_v3", "hard_lines.bin.gz", 2500}},
 };
 
 // Reads the layout that make_tokenizer_data.py describes.
 class DataReader {
  public:
-  explicit DataReader(const std::string& path) {
-    Result<std::string> data = ReadTextFile(path);
-    EXPECT_TRUE(data.has_value()) << data.error().message();
-    if (data.has_value()) data_ = *std::move(data);
-  }
+  explicit DataReader(const std::string& path) : data_(ReadGzip(path)) {}
 
   uint32_t Varint() {
     uint32_t value = 0;
@@ -110,7 +107,7 @@ std::vector<std::string> ReadLines(const Corpus& corpus) {
 }
 
 ExpectedCorpus ReadExpected(const std::string& name, const std::vector<std::string>& lines) {
-  DataReader reader(fmt::format("tests/data/text/{}.ids.bin", name));
+  DataReader reader(fmt::format("tests/data/text/{}.ids.bin.gz", name));
   ExpectedCorpus corpus;
   corpus.prefix = reader.Ids();
   corpus.suffix = reader.Ids();

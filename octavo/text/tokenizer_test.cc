@@ -290,10 +290,10 @@ TEST(TokenizerLoad, NamesThePath) {
   EXPECT_EQ(missing.error().code(), StatusCode::kNotFound);
   EXPECT_THAT(missing.error().message(), HasSubstr("absent.json"));
 
-  const Result<Tokenizer> binary = Tokenizer::Load("tests/data/text/lines.bin");
+  const Result<Tokenizer> binary = Tokenizer::Load("tests/data/text/lines.bin.gz");
   ASSERT_FALSE(binary.has_value());
   EXPECT_EQ(binary.error().code(), StatusCode::kCorrupt);
-  EXPECT_THAT(binary.error().message(), HasSubstr("lines.bin"));
+  EXPECT_THAT(binary.error().message(), HasSubstr("lines.bin.gz"));
 }
 
 TEST(TokenizerParse, RefusesWhatIsNoTokenizerFile) {
