@@ -91,14 +91,14 @@ void BenchGroups(ShapeArgs args, const GroupsArgs& groups) {
   const int64_t num_requests = groups.num_groups * groups.group_size;
   args.max_total_tokens = num_requests * (kPromptLen + kNumNew) * 5 / 4;
   const std::unique_ptr<Serving> serving = StartShape(args);
-  // Prompts alone: their rate, and nearly every page of the pool has been touched once.
+  // Prompts alone: their rate, and every page of the pool has been touched once.
+  const int64_t warm_len = args.max_total_tokens / num_requests - 1;
   const double prefill_s = RunBatch(*serving->engine, {.num_requests = num_requests,
                                                        .num_prompts = num_requests,
-                                                       .prompt_len = kPromptLen + kNumNew,
+                                                       .prompt_len = warm_len,
                                                        .num_new = 1,
                                                        .seed = 1});
-  const double prefill_rate =
-      static_cast<double>(num_requests * (kPromptLen + kNumNew)) / prefill_s;
+  const double prefill_rate = static_cast<double>(num_requests * warm_len) / prefill_s;
   for (const int64_t num_prompts : {num_requests, groups.num_groups}) {
     const BatchArgs batch = {.num_requests = num_requests,
                              .num_prompts = num_prompts,

@@ -152,6 +152,25 @@ class Times {
   double mark_ = Now();
 };
 
+// `num_seqs` sequences of `rows` tokens each on top of `cached`, of which groups of `group_size`
+// share the pages of the first `shared`.
+struct Case {
+  const char* name;
+  int64_t num_seqs, rows, cached;
+  int repeats;
+  int64_t group_size = 1;
+  int64_t shared = 0;
+};
+constexpr Case kCases[] = {{"decode 1", 1, 1, 64, 25},
+                           {"decode 8", 8, 1, 64, 9},
+                           {"decode 64", 64, 1, 64, 5},
+                           {"decode 1 at 3000", 1, 1, 3000, 9},
+                           {"decode 64 at 512", 64, 1, 512, 3},
+                           {"decode 64 at 512, groups of 8 share 128", 64, 1, 512, 3, 8, 128},
+                           {"decode 64 at 512, groups of 8 share 256", 64, 1, 512, 3, 8, 256},
+                           {"decode 64 at 512, groups of 8 share 512", 64, 1, 512, 3, 8, 512},
+                           {"prefill 512", 1, 512, 0, 5}};
+
 class Bench {
  public:
   Bench(Backend* backend, WeightFormat format, int64_t num_layers, const ModelShape& shape)
@@ -205,10 +224,10 @@ class Bench {
     return total;
   }
 
-  // `num_seqs` sequences of `rows` tokens each on top of `cached`: one forward pass with logits of
-  // the last token of each.
-  Times Forward(int64_t num_seqs, int64_t rows, int64_t cached) {
-    const Batch batch = MakeBatch(num_seqs, rows, cached);
+  // One forward pass with logits of the last token of each sequence.
+  Times Forward(const Case& c) {
+    const Batch batch = MakeBatch(c);
+    const int64_t num_seqs = c.num_seqs;
     Times times;
     for (const Layer& layer : layers_) {
       Attend(layer, batch, &times);
@@ -247,22 +266,26 @@ class Bench {
     std::vector<int32_t> last;
   };
 
-  Batch MakeBatch(int64_t num_seqs, int64_t rows, int64_t cached) const {
+  Batch MakeBatch(const Case& c) const {
     Batch batch;
-    batch.num_rows = num_seqs * rows;
-    const int64_t seq_pages = (cached + rows + kPageTokens - 1) / kPageTokens;
-    for (int64_t i = 0; i < num_seqs * seq_pages; ++i) {
-      batch.table.push_back(static_cast<int32_t>(i % num_pages_));
+    batch.num_rows = c.num_seqs * c.rows;
+    const int64_t seq_pages = (c.cached + c.rows + kPageTokens - 1) / kPageTokens;
+    const int64_t shared_pages = c.shared / kPageTokens;
+    for (int64_t s = 0; s < c.num_seqs; ++s) {
+      for (int64_t i = 0; i < seq_pages; ++i) {
+        const int64_t owner = i < shared_pages ? s / c.group_size * c.group_size : s;
+        batch.table.push_back(static_cast<int32_t>((owner * seq_pages + i) % num_pages_));
+      }
     }
-    for (int64_t s = 0; s < num_seqs; ++s) {
+    for (int64_t s = 0; s < c.num_seqs; ++s) {
       const auto pages =
           std::span<const int32_t>(batch.table)
               .subspan(static_cast<size_t>(s * seq_pages), static_cast<size_t>(seq_pages));
-      batch.segments.push_back({s * rows, rows, cached, pages});
-      for (int64_t i = 0; i < rows; ++i) {
-        batch.positions.push_back(static_cast<int32_t>(cached + i));
+      batch.segments.push_back({s * c.rows, c.rows, c.cached, pages});
+      for (int64_t i = 0; i < c.rows; ++i) {
+        batch.positions.push_back(static_cast<int32_t>(c.cached + i));
       }
-      batch.last.push_back(static_cast<int32_t>((s + 1) * rows - 1));
+      batch.last.push_back(static_cast<int32_t>((s + 1) * c.rows - 1));
     }
     return batch;
   }
@@ -320,15 +343,6 @@ class Bench {
   Rows k_{kKvHeads * kHeadDim}, v_{kKvHeads * kHeadDim}, gate_{shape_.mlp}, up_{shape_.mlp};
 };
 
-struct Case {
-  const char* name;
-  int64_t num_seqs, rows, cached;
-  int repeats;
-};
-constexpr Case kCases[] = {{"decode 1", 1, 1, 64, 25},          {"decode 8", 8, 1, 64, 9},
-                           {"decode 64", 64, 1, 64, 5},         {"decode 1 at 3000", 1, 1, 3000, 9},
-                           {"decode 64 at 500", 64, 1, 500, 3}, {"prefill 512", 1, 512, 0, 5}};
-
 double Median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   return values[values.size() / 2];
@@ -357,7 +371,7 @@ void RunCase(const Case& c, Isa isa, WeightFormat format, Backend* backend, Benc
     peaks.push_back(*peak);
     reads.push_back(MeasureReadBandwidth(bench->weights(), &backend->pool()));
     if (i < c.repeats) {
-      runs.push_back(bench->Forward(c.num_seqs, c.rows, c.cached));
+      runs.push_back(bench->Forward(c));
       seconds.push_back(runs.back().Total());
       bytes_per_s.push_back(bytes / seconds.back());
       flops_per_s.push_back(flops / seconds.back());

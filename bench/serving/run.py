@@ -5,7 +5,8 @@ Starts `octavo serve` and measures, on the same machine:
 
 - latencies at 1, 64 and 1,209 requests in flight (`octavo bench --url`, constant lengths): time to
   the first byte of output and between tokens, as percentiles;
-- the share of the HTTP layer in the server's CPU time, thread by thread from /proc;
+- the share of the HTTP layer in the server's CPU time, thread by thread from /proc, and how much of
+  it the kernel takes to send and receive; at 64 streams also with random weights of a model's size;
 - 1,209 GSM8K-style questions of 8 shots at once (`octavo eval --parallel 1209`): errors, accuracy
   and the peak of anonymous memory (RssAnon) against the bound that the server stated at its start.
 
@@ -30,7 +31,8 @@ import bench_tools  # noqa: E402
 
 PROBLEMS = "data/abacus-test.jsonl"
 HTTP_THREADS = ("octavo-http",)
-TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+SHAPE, SHAPE_STREAMS = "bench/shapes/qwen3-0.6b", 64
+SHAPE_FLAGS = ["--load-format", "dummy", "--quantization", "fp8", "--skip-tokenizer-init"]
 PERCENTILES = ("mean", "median", "p90", "p95", "p99", "max")
 
 
@@ -75,14 +77,17 @@ class Server:
             time.sleep(0.02)
 
     def cpu_seconds(self):
-        """CPU time so far of each thread name, and of the whole process."""
+        """CPU time so far of each thread name; "NAME kernel" is the part that the kernel used of it,
+        which is counted in ticks and good for shares of long times."""
         seconds = {}
-        for stat in pathlib.Path(f"/proc/{self.process.pid}/task").glob("*/stat"):
-            text = stat.read_text(encoding="utf-8")
+        for task in pathlib.Path(f"/proc/{self.process.pid}/task").iterdir():
+            text = (task / "stat").read_text(encoding="utf-8")
             name = text[text.index("(") + 1:text.rindex(")")]
-            fields = text[text.rindex(")") + 2:].split()
-            used = (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
+            user, kernel = map(int, text[text.rindex(")") + 2:].split()[11:13])
+            used = int((task / "schedstat").read_text(encoding="utf-8").split()[0]) / 1e9
             seconds[name] = seconds.get(name, 0.0) + used
+            part = used * kernel / max(user + kernel, 1)
+            seconds[f"{name} kernel"] = seconds.get(f"{name} kernel", 0.0) + part
         return seconds
 
     def __enter__(self):
@@ -109,13 +114,14 @@ def latencies(args, server, parallel):
                        "--random-input-len", str(args.input_len), "--random-output-len",
                        str(args.output_len), "--random-range-ratio", "1"])
     used = {k: v - before.get(k, 0.0) for k, v in server.cpu_seconds().items()}
-    total = sum(used.values())
+    total = sum(v for k, v in used.items() if not k.endswith(" kernel"))
     http = sum(used.get(name, 0.0) for name in HTTP_THREADS)
+    kernel = sum(used.get(f"{name} kernel", 0.0) for name in HTTP_THREADS)
     row = {"parallel": parallel, "num_prompts": num_prompts, "input_len": args.input_len,
            "output_len": args.output_len, "failed": report["failed"],
            "duration_s": report["duration"], "output_tok_per_s": report["output_throughput"],
            "cpu_s": {k: round(v, 2) for k, v in sorted(used.items()) if v > 0.0},
-           "http_share_of_cpu": http / total if total > 0 else None}
+           "http_share_of_cpu": http / total, "http_kernel_share_of_cpu": kernel / total}
     for key in ("ttft", "itl", "e2e_latency"):
         row[f"{key}_ms"] = {x: report[f"{x}_{key}_ms"] for x in PERCENTILES}
     return row
@@ -125,7 +131,8 @@ def print_row(row):
     ttft, itl = row["ttft_ms"], row["itl_ms"]
     print(f"{row['parallel']:>5} in flight: {row['output_tok_per_s']:8.0f} tok/s; first byte "
           f"{ttft['median']:8.1f} / {ttft['p99']:8.1f} ms, between tokens {itl['median']:6.2f} / "
-          f"{itl['p99']:7.2f} ms (median / p99); HTTP {row['http_share_of_cpu']:6.2%} of CPU")
+          f"{itl['p99']:7.2f} ms (median / p99); HTTP {row['http_share_of_cpu']:6.2%} of CPU, "
+          f"of which {row['http_kernel_share_of_cpu']:.2%} in the kernel")
     sys.stdout.flush()
 
 
@@ -154,7 +161,7 @@ def parse_args():
     parser.add_argument("--parallel", type=int, default=1209, help="questions of the eval, at once")
     parser.add_argument("--input-len", type=int, default=128)
     parser.add_argument("--output-len", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=2, help="requests of a level, in levels")
+    parser.add_argument("--rounds", type=int, default=4, help="requests of a level, in levels")
     parser.add_argument("--prompts-min", type=int, default=32)
     parser.add_argument("--serve-flags", nargs=argparse.REMAINDER, default=[],
                         help="passed to `octavo serve`; last")
@@ -171,8 +178,13 @@ def main():
         for parallel in args.levels:
             rows.append(latencies(args, server, parallel))
             print_row(rows[-1])
+    print(f"{SHAPE}, {' '.join(SHAPE_FLAGS)}:")
+    with Server(args.octavo, SHAPE, SHAPE_FLAGS) as server:
+        shape_row = latencies(args, server, SHAPE_STREAMS)
+        print_row(shape_row)
     result = {**bench_tools.origin(), "model": args.model, "serve_flags": args.serve_flags,
-              "levels": rows, "load": load(args)}
+              "levels": rows, "shape": {"model": SHAPE, "serve_flags": SHAPE_FLAGS, **shape_row},
+              "load": load(args)}
     out = pathlib.Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
