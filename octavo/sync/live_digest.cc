@@ -97,7 +97,7 @@ size_t PackedOffset(const PackedMatrix& packed, int64_t row) {
 // fetches a little ahead by itself (layout_simd.cc), and would else find all of them there.
 void HashAndFetch(std::span<const std::byte> band, std::span<const std::byte> next,
                   TensorHasher* hasher) {
-  constexpr size_t kPieceBytes = 4096;
+  constexpr size_t kPieceBytes = 1024;  // More fetches at once than the core keeps under way wait.
   constexpr size_t kLineBytes = 64;
   for (size_t at = 0; at < band.size(); at += kPieceBytes) {
     const size_t end = std::min(at + kPieceBytes, next.size());
