@@ -26,10 +26,14 @@ DIRECT = {
     "sync": ["convert", "engine"],
     "server": ["sync", "text"],
     "client": ["base"],
+    "capi": ["convert", "client"],
     "measure": ["sync", "text", "client"],
     "cli": ["measure", "server"],
 }
 
+# include/octavo/octavo.h, the C ABI: of the component that makes it, and of python/, which sees
+# nothing else.
+PUBLIC = "octavo.h"
 MAX_LINES = 600
 SIMD = re.compile(r'#include\s+["<](hwy/|immintrin\.h|x86intrin\.h)')
 CUDA = re.compile(r'#include\s+["<](cuda|cublas|nccl)')
@@ -71,7 +75,7 @@ def check_file(root, path):
     for number, line in enumerate(lines, start=1):
         where = f"{relative}:{number}"
         if match := OURS.match(line):
-            target = component_of(match[1])
+            target = "capi" if match[1] == PUBLIC else component_of(match[1])
             if target not in allowed:
                 yield f"{where}: {component} may not include {target} ({match[1]})"
         if SIMD.match(line) and "_simd" not in path.name and not relative.startswith("kernels/cpu/"):
@@ -82,11 +86,23 @@ def check_file(root, path):
             yield f"{where}: JSON and HTTP types belong to .cc files"
 
 
+def check_extension(root, path):
+    """Yields the findings of one source file of the Python extension."""
+    if path.suffix not in (".h", ".cc"):
+        return
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        match = OURS.match(line)
+        if match and match[1] != PUBLIC:
+            yield f"{path.relative_to(root)}:{number}: python may include octavo/{PUBLIC} alone"
+
+
 def main():
     """Checks the tree; returns the exit code."""
     root = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
     files = sorted(p for s in ("*.h", "*.cc", "*.cu", "*.cuh") for p in (root / "octavo").rglob(s))
     findings = [finding for path in files for finding in check_file(root, path)]
+    findings += [finding for path in (root / "python").rglob("*.[hc]*")
+                 for finding in check_extension(root, path)]
     for finding in findings:
         print(finding)
     print(f"check_layers: {len(files)} files, {len(findings)} findings")
