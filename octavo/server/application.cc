@@ -190,6 +190,8 @@ void Application::Dispatch(const RouteMatch& match, HttpRequest& request, const 
       return Digest(writer);
     case Endpoint::kPolicy:
       return Policy(writer);
+    case Endpoint::kManifest:
+      return Manifest(writer);
   }
 }
 

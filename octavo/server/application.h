@@ -169,6 +169,7 @@ class Application {
   void UpdateAbort(const HttpRequest& request, const WriterPtr& writer);
   void Digest(const WriterPtr& writer);
   void Policy(const WriterPtr& writer);
+  void Manifest(const WriterPtr& writer);
   struct BeginCall {
     std::string version;
     StagingMode mode = StagingMode::kShadow;

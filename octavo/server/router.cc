@@ -74,6 +74,7 @@ constexpr Route kRoutes[] = {
     {"/octavo/v1/update/abort", kPost, Access::kControl, Endpoint::kUpdateAbort},
     {"/octavo/v1/digest", kGet, Access::kUser, Endpoint::kDigest},
     {"/octavo/v1/policy", kGet, Access::kUser, Endpoint::kPolicy},
+    {"/octavo/v1/manifest", kGet, Access::kUser, Endpoint::kManifest},
 };
 
 constexpr std::string_view kModelPrefix = "/v1/models/";

@@ -55,6 +55,7 @@ enum class Endpoint {
   kUpdateAbort,
   kDigest,
   kPolicy,
+  kManifest,
 };
 
 enum class Access : uint8_t {
