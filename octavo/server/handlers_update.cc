@@ -1,5 +1,5 @@
 // The native weight update: /octavo/v1/update/{begin,put,seal,commit,abort}, and what proves it:
-// /octavo/v1/{digest,policy}. docs/design/0003-weight-updates.md.
+// /octavo/v1/{digest,policy,manifest}. docs/design/0003-weight-updates.md.
 
 #include <algorithm>
 #include <charconv>
@@ -18,6 +18,7 @@
 #include "octavo/base/status.h"
 #include "octavo/convert/digest.h"
 #include "octavo/engine/engine.h"
+#include "octavo/policy/manifest.h"
 #include "octavo/policy/precision_table.h"
 #include "octavo/policy/table_json.h"
 #include "octavo/server/application.h"
@@ -26,6 +27,7 @@
 #include "octavo/server/json_writer.h"
 #include "octavo/server/weight_bucket.h"
 #include "octavo/sync/serving.h"
+#include "octavo/sync/staging.h"
 #include "octavo/sync/staging_budget.h"
 #include "octavo/sync/weight_change.h"
 #include "octavo/sync/weight_update.h"
@@ -217,6 +219,13 @@ void WriteBudget(const StagingBudget& budget, JsonWriter& json) {
     json.Null();
   }
   json.EndObject();
+}
+
+HttpResponse ReadManifest(Serving* serving) {
+  const LiveBase live = serving->updater->live().Base();
+  Manifest manifest = MakeManifest(serving->spec, serving->table, live.is_held);
+  manifest.weight_version = serving->engine->Stats().weight_version;
+  return JsonResponse(ManifestToJson(manifest));
 }
 
 double SecondsSince(Clock::time_point start) {
@@ -466,6 +475,10 @@ void Application::Digest(const WriterPtr& writer) {
 
 void Application::Policy(const WriterPtr& writer) {
   writer->Send(JsonResponse(TableToJson(serving_->table)));
+}
+
+void Application::Manifest(const WriterPtr& writer) {
+  AnswerFromWorker(writer, [serving = serving_] { return ReadManifest(serving); });
 }
 
 }  // namespace octavo

@@ -126,6 +126,12 @@ class Reports(ApiTest):
         status, policy = self.get("/octavo/v1/policy")
         self.assertEqual((status, policy["format"]), (200, "bf16"))
         self.assertEqual({row["name"] for row in policy["tensors"]}, set(digest["tensors"]))
+        status, manifest = self.get("/octavo/v1/manifest")
+        self.assertEqual((status, manifest["table_hash"]), (200, policy["hash"]))
+        self.assertEqual(manifest["weight_version"], digest["weight_version"])
+        self.assertEqual([(row["name"], row["shape"], row["format"]) for row in policy["tensors"]],
+                         [(row["name"], row["shape"], row["format"])
+                          for row in manifest["tensors"]])
 
 
 class Generate(ApiTest):
