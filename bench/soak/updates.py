@@ -48,11 +48,12 @@ SCORED_MAX = 40     # Answers over several versions that cold servers score, a f
 ABORTING = {"slime_group", "slime_tensor", "slime_disk", "areal_group", "areal_disk", "deltas"}
 
 
-def request(kind):
+def request(kind, vocabulary=600):
     """The body of a request of this kind: what it asks for is in its number alone."""
     rng = random.Random(kind)
     prefix = list(range(5, 69))  # Shared by some, so that the prefix cache has work.
     ids = prefix[:rng.choice([0, 16, 64])] + [rng.randrange(3, 600) for _ in range(3 + kind)]
+    ids = [token % vocabulary for token in ids]
     sampling = {"max_new_tokens": rng.choice([4, 24, 60, 160]), "ignore_eos": True}
     if kind % 3 == 0:
         sampling["temperature"] = 0
@@ -69,10 +70,15 @@ def tokens_of(reply):
 class Cold:
     """A server that was started with one set of weights."""
 
-    def __init__(self, stack, variant, flags):
+    def __init__(self, stack, variant, flags, vocabulary=600):
         self.server = stack.enter_context(Server(variant.converted, *flags, *updates.LIGHT))
         self.probe = updates.probe(self.server)[1:]
-        self.answers = [tokens_of(self.server.generate(**request(kind))) for kind in range(KINDS)]
+        self.vocabulary = vocabulary
+        self.answers = [tokens_of(self.server.generate(**self.request(kind)))
+                        for kind in range(KINDS)]
+
+    def request(self, kind):
+        return request(kind, self.vocabulary)
 
     def logprobs(self, ids, start):
         """Of the ids from `start` on, as the server scores them in one prefill."""
@@ -84,7 +90,7 @@ class Cold:
 class Traffic:
     """Clients that hold every answer to what the head of this file says."""
 
-    def __init__(self, server, colds, seed):
+    def __init__(self, server, colds, seed, num_clients=NUM_CLIENTS):
         self.server = server
         self.colds = colds
         self.variant_of = {0: 0}
@@ -92,12 +98,13 @@ class Traffic:
         self.live, self.coming = 0, 0
         self.num_aborting = 0        # Updates that abort, begun so far.
         self.aborting = False
+        self.quiet = False  # No new requests.
         self.problems, self.spanning = [], []
         self.counts = collections.Counter()
         self.is_over = threading.Event()
         self.lock = threading.Lock()
         self.threads = [threading.Thread(target=self.client, args=(seed * 100 + i,))
-                        for i in range(NUM_CLIENTS)]
+                        for i in range(num_clients)]
 
     def __enter__(self):
         for thread in self.threads:
@@ -114,10 +121,14 @@ class Traffic:
     def client(self, seed):
         rng = random.Random(seed)
         while not self.is_over.is_set():
+            if self.quiet:
+                time.sleep(0.01)
+                continue
             kind = rng.randrange(KINDS)
             low, aborts, was_aborting = self.live, self.num_aborting, self.aborting
             try:
-                status, reply = self.server.call("POST", "/generate", request(kind), timeout=300)
+                status, reply = self.server.call("POST", "/generate",
+                                                 self.colds[0].request(kind), timeout=300)
             except OSError as error:
                 status, reply = 0, repr(error)
             may_abort = was_aborting or aborts != self.num_aborting
@@ -138,7 +149,7 @@ class Traffic:
         aborted = meta["finish_reason"]["type"] == "abort"
         self.counts["aborted as asked"] += aborted
         assert may_abort or not aborted, f"aborted: {meta['finish_reason']}"
-        wanted = request(kind)["sampling_params"]["max_new_tokens"]
+        wanted = self.colds[0].request(kind)["sampling_params"]["max_new_tokens"]
         assert aborted or len(got) == wanted, f"{len(got)} of {wanted} tokens"
         assert [token for _, token in got] == reply["output_ids"], "ids and logprobs part"
         assert sum(tokens for _, tokens in spans) == len(got), f"{spans} of {len(got)} tokens"
@@ -163,7 +174,7 @@ class Traffic:
         """Later versions of a sample of the answers, by prefill on cold servers."""
         rng.shuffle(self.spanning)
         for kind, got, spans in self.spanning[:SCORED_MAX]:
-            prompt = request(kind)["input_ids"]
+            prompt = self.colds[0].request(kind)["input_ids"]
             ids = prompt + [token for _, token in got]
             at = spans[0][1]
             for version, length in spans[1:]:

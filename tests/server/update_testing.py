@@ -82,7 +82,8 @@ def write_tiny(path, tensors, layers=2):
     """A checkpoint of tiny_tensors."""
     path.mkdir(parents=True)
     write_safetensors(path / "model.safetensors", tensors)
-    (path / "config.json").write_text(json.dumps(config(96, 160, 64, layers)))
+    settings = {**config(96, 160, 64, layers), "max_position_embeddings": 512}
+    (path / "config.json").write_text(json.dumps(settings))
     return path
 
 
@@ -276,15 +277,16 @@ GROUPS = {"slime_group", "miles_group", "areal_group"}
 class Deltas:
     """A shared folder of published differences, and the folder of a host that follows them."""
 
-    def __init__(self, root, served):
+    def __init__(self, root, served, keep=False):
+        self.keep = keep  # All versions, for hosts that have missed some.
         self.source, self.local = root / "published", root / "local"
         self.source.mkdir()
         self.live, self.number = read_checkpoint(served), 0
 
     def calls(self, tensors, version):
         """Publishes, then what slime does: pull while serving, pause, load, continue."""
-        old = self.source / f"weight_v{self.number - 1:06}"
-        shutil.rmtree(old, ignore_errors=True)
+        if not self.keep:
+            shutil.rmtree(self.source / f"weight_v{self.number - 1:06}", ignore_errors=True)
         self.number += 1
         publish(self.source, self.number, self.live, tensors)
         self.live = tensors
