@@ -3,7 +3,7 @@
 JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 60
 
-.PHONY: build demo test test-openapi bench bench-engine bench-convert bench-serving soak-updates accuracy format check asan tsan fuzz packages test-packages check-packages clean
+.PHONY: build demo test test-openapi bench bench-engine bench-convert bench-serving bench-update bench-faults soak-updates accuracy format check asan tsan fuzz packages test-packages check-packages clean
 
 build: packages
 	@cmake --preset release >build.log 2>&1 || { cat build.log; rm -f build.log; exit 1; }
@@ -35,6 +35,14 @@ bench-convert: build
 # Latencies, CPU share of the HTTP layer and memory of a server under load.
 bench-serving: build
 	python3 bench/serving/run.py
+
+# What an update of live weights costs: seconds, pause, decode beside it, memory.
+bench-update: build
+	python3 bench/update/run.py
+
+# A fault at every message of every transport of an update.
+bench-faults: build
+	python3 bench/update/faults.py build/octavo --output out/update-faults.json
 
 # Warm is cold: 1,000 updates in every format, over every transport, under traffic.
 soak-updates: build
