@@ -302,11 +302,13 @@ void Engine::Impl::Publish() {
   stats_.num_free_pages = core_->page_pool().num_free();
   stats_.num_cached_pages = core_->prefix_cache().num_cached();
   stats_.cached_tokens_total = totals.cached_tokens;
+  stats_.stale_cached_tokens_total = totals.stale_cached_tokens;
   stats_.computed_tokens_total = totals.computed_tokens;
   stats_.generated_tokens_total = totals.generated_tokens;
   stats_.num_requests_total = totals.requests;
   stats_.num_cache_hits_total = totals.cache_hits;
   stats_.num_aborted_total = totals.aborted;
+  stats_.num_version_conflicts_total = totals.version_conflicts;
   stats_.num_failed_total = totals.failed;
   stats_.num_retractions_total = scheduler.num_retractions();
   stats_.nvfp4_inputs_total = core_->input_ranges();

@@ -34,6 +34,10 @@ struct EngineOptions {
   int64_t chunk_tokens = 512;          // Tokens of one step, prefill chunks included.
   int64_t context_length = 0;          // 0: max_position_embeddings.
   bool prefix_cache = true;
+  // For how many versions of the weights cached prefixes stay usable after their own: 0, the
+  // default, means that no KV outlives the weights that computed it. More trades exactness for
+  // prefill; such requests are marked (RequestOutput::cached_tokens_stale).
+  int64_t stale_prefix_versions = 0;
   // Keeps which experts every cached token was sent to, for requests that ask
   // (Request::return_routed_experts). Costs 2 bytes a layer and expert of a token.
   bool return_routed_experts = false;
@@ -69,7 +73,7 @@ std::string_view WeightStateName(WeightState state);  // "live", "released", "vo
 struct SwapReport {
   int64_t in_flight = 0;  // Requests that had been started when the swap happened.
   int64_t retracted = 0;
-  int64_t aborted = 0;
+  int64_t aborted = 0;    // Those whose demand the new version does not meet included.
   double pause_ms = 0.0;  // From the last step under old weights to the first under new ones.
 };
 
@@ -88,11 +92,13 @@ struct EngineStats {
   int64_t context_length = 0;
   int64_t prompt_tokens_total = 0;
   int64_t cached_tokens_total = 0;
-  int64_t computed_tokens_total = 0;  // Rows of all forward passes.
+  int64_t stale_cached_tokens_total = 0;  // Of those, computed under earlier weights.
+  int64_t computed_tokens_total = 0;      // Rows of all forward passes.
   int64_t generated_tokens_total = 0;
   int64_t num_requests_total = 0;
   int64_t num_cache_hits_total = 0;  // Requests that the prefix cache served a token to.
   int64_t num_aborted_total = 0;
+  int64_t num_version_conflicts_total = 0;  // FinishType::kVersionConflict; not among the aborted.
   int64_t num_failed_total = 0;
   int64_t num_retractions_total = 0;
   InputRanges nvfp4_inputs_total;
@@ -166,7 +172,7 @@ class Engine {
   // Of released weights: they will not come back as they were.
   void PoisonWeights(std::function<void()> done);
 
-  // Relabels the live weights; aborts nothing.
+  // Relabels the live weights; ends nothing but requests that demand another version.
   void SetWeightVersion(const std::string& version, std::function<void()> done);
 
   // Runs `fn` between two steps on the engine thread, for example to read a digest from the live

@@ -32,22 +32,45 @@ void EngineCore::AbortSequence(Sequence* sequence) {
   Finish(sequence);
 }
 
-// Aborts the sequences for which `predicate` holds, oldest first; returns how many.
+// The sequences for which `predicate` holds: running ones, then queued ones, each oldest first.
+template <typename Predicate>
+std::vector<Sequence*> EngineCore::Choose(Predicate predicate) const {
+  std::vector<Sequence*> chosen;
+  for (const SequenceList* list : {&scheduler_.running(), &scheduler_.queue()}) {
+    for (const std::unique_ptr<Sequence>& sequence : *list) {
+      if (predicate(*sequence)) {
+        chosen.push_back(sequence.get());
+      }
+    }
+  }
+  return chosen;
+}
+
+// Aborts the sequences for which `predicate` holds; returns how many.
 template <typename Predicate>
 int64_t EngineCore::AbortIf(Predicate predicate) {
-  std::vector<Sequence*> chosen;
-  for (const std::unique_ptr<Sequence>& sequence : scheduler_.running()) {
-    if (predicate(*sequence)) {
-      chosen.push_back(sequence.get());
-    }
-  }
-  for (const std::unique_ptr<Sequence>& sequence : scheduler_.queue()) {
-    if (predicate(*sequence)) {
-      chosen.push_back(sequence.get());
-    }
-  }
+  const std::vector<Sequence*> chosen = Choose(predicate);
   for (Sequence* sequence : chosen) {
     AbortSequence(sequence);
+  }
+  return static_cast<int64_t>(chosen.size());
+}
+
+// Partial output is kept: its tokens are of weights that met the demand.
+void EngineCore::EndVersionConflict(Sequence* sequence) {
+  sequence->output.finish = {.type = FinishType::kVersionConflict,
+                             .message = sequence->request.version_demand.Conflict(weight_version_)};
+  ++totals_.version_conflicts;
+  Finish(sequence);
+}
+
+// Ends what demands another version than the one that has just become live; returns how many.
+int64_t EngineCore::EndVersionConflicts() {
+  const std::vector<Sequence*> chosen = Choose([this](const Sequence& sequence) {
+    return !sequence.request.version_demand.IsMet(weight_version_);
+  });
+  for (Sequence* sequence : chosen) {
+    EndVersionConflict(sequence);
   }
   return static_cast<int64_t>(chosen.size());
 }
@@ -165,6 +188,7 @@ void EngineCore::ExpectNewVersion() {
 void EngineCore::SetWeightVersion(std::string version) {
   ExpectNewVersion();
   weight_version_ = std::move(version);
+  EndVersionConflicts();
 }
 
 void EngineCore::ApplySwap(SwapRequest swap) {
@@ -175,7 +199,6 @@ void EngineCore::ApplySwap(SwapRequest swap) {
   switch (swap.in_flight) {
     case InFlight::kRetract:
       RetractAll();
-      made.report.retracted = made.report.in_flight;
       break;
     case InFlight::kAbort:
       made.report.aborted = AbortIf([](const Sequence& sequence) { return sequence.started; });
@@ -183,7 +206,6 @@ void EngineCore::ApplySwap(SwapRequest swap) {
     case InFlight::kDrain:
     case InFlight::kInPlace:
       KeepInPlace();
-      made.report.retracted = scheduler_.num_started_in_queue();
       break;
   }
   ExpectNewVersion();
@@ -191,6 +213,8 @@ void EngineCore::ApplySwap(SwapRequest swap) {
   std::swap(weights_, swap.weights);
   weight_state_ = WeightState::kLive;
   weight_version_ = swap.version;
+  made.report.aborted += EndVersionConflicts();
+  made.report.retracted = scheduler_.num_started_in_queue();
   LiftHold();
   made.swap = std::move(swap);
   made_swaps_.push_back(std::move(made));

@@ -69,6 +69,10 @@ Status CheckOptions(const EngineOptions& options, const ModelSpec& spec) {
     return InvalidArgument("max_queued_requests: expected 0 or more, got {}",
                            options.max_queued_requests);
   }
+  if (options.stale_prefix_versions < 0) {
+    return InvalidArgument("stale_prefix_versions: expected 0 or more, got {}",
+                           options.stale_prefix_versions);
+  }
   if (options.return_routed_experts && spec.moe.num_experts == 0) {
     return InvalidArgument("return_routed_experts: expected a mixture of experts, got {}",
                            spec.architecture);
@@ -104,7 +108,8 @@ Result<std::unique_ptr<EngineCore>> EngineCore::Create(Init init) {
   const RequestLimits limits = {.vocab_size = spec.vocab_size,
                                 .context_length = context,
                                 .max_total_tokens = pool.tokens,
-                                .has_routed_experts = options.return_routed_experts};
+                                .has_routed_experts = options.return_routed_experts,
+                                .stale_prefix_versions = options.stale_prefix_versions};
   const DType kv_dtype = options.kv_cache_dtype;
   auto core = std::make_unique<EngineCore>(std::move(init), std::move(model), limits);
   RETURN_IF_ERROR(core->pool_.AllocateMemory(core->spec(), *core->backend_, kv_dtype));
@@ -130,9 +135,11 @@ EngineCore::EngineCore(Init init, std::unique_ptr<Model> model, const RequestLim
       rids_(*init.rids),
       publish_(std::move(init.publish)),
       pool_(limits.max_total_tokens / kPageTokens),
-      cache_(&pool_, init.options.prefix_cache),
-      scheduler_({.chunk_tokens = init.options.chunk_tokens, .max_running = max_running_}, &pool_,
-                 &cache_),
+      cache_(&pool_, init.options.prefix_cache, limits.stale_prefix_versions),
+      scheduler_({.chunk_tokens = init.options.chunk_tokens,
+                  .max_running = max_running_,
+                  .stale_prefix_versions = limits.stale_prefix_versions},
+                 &pool_, &cache_),
       logits_pass_(model_.get(), MaxLogitRows(limits.vocab_size, init.options.chunk_tokens),
                    eos_token_ids_),
       last_step_end_(EngineClock::now()) {
@@ -163,7 +170,11 @@ void EngineCore::Add(Request request, EngineClock::time_point submitted) {
   sequence->request = std::move(request);
   ++totals_.requests;
   totals_.prompt_tokens += sequence->prompt_len;
+  Sequence* added = sequence.get();
   scheduler_.Enqueue(std::move(sequence));
+  if (!added->request.version_demand.IsMet(weight_version_)) {
+    EndVersionConflict(added);
+  }
 }
 
 bool EngineCore::Step() {
@@ -278,6 +289,7 @@ void EngineCore::DeliverSample(Sequence& sequence, RowResult& result) {
   sequence.scored = true;  // The whole prompt has run.
   const Request& request = sequence.request;
   RequestOutput& output = sequence.output;
+  output.mixed_context = output.mixed_context || sequence.mixed;
   if (request.return_logprob) {
     output.new_logprobs.push_back(result.chosen);
     if (request.top_logprobs_num > 0) {
@@ -300,7 +312,6 @@ void EngineCore::DeliverSample(Sequence& sequence, RowResult& result) {
         {.version = weight_version_, .num_tokens = 0, .digest = weights_->digest});
   }
   ++output.versions.back().num_tokens;
-  output.mixed_context = output.mixed_context || sequence.mixed;
   ++totals_.generated_tokens;
   output.finish = TestFinish(sequence, id);
 }
@@ -392,6 +403,7 @@ void EngineCore::SendSnapshot(Sequence& sequence) {
   next.seed = snapshot.seed;
   next.prompt_tokens = snapshot.prompt_tokens;
   next.cached_tokens = snapshot.cached_tokens;
+  next.cached_tokens_stale = snapshot.cached_tokens_stale;
   next.num_retractions = snapshot.num_retractions;
   next.versions = snapshot.versions;
   next.mixed_context = snapshot.mixed_context;
@@ -413,11 +425,13 @@ void EngineCore::Finish(Sequence* sequence) {
         ended->output.finish.message);
   }
   totals_.cached_tokens += ended->output.cached_tokens;
+  totals_.stale_cached_tokens += ended->output.cached_tokens_stale;
   totals_.cache_hits += ended->output.cached_tokens > 0 ? 1 : 0;
   FillCounts(*ended);
   if (ended->output.finish.type == FinishType::kError) {
     ++totals_.failed;
-  } else if (ended->output.finish.type != FinishType::kAbort) {
+  } else if (ended->output.finish.type != FinishType::kAbort &&
+             ended->output.finish.type != FinishType::kVersionConflict) {
     latencies_.end_to_end.Observe(ended->output.e2e_seconds);
   }
   rids_.Erase(ended->request.rid);

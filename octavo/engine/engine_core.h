@@ -38,11 +38,13 @@ struct SwapRequest {
 struct EngineTotals {
   int64_t prompt_tokens = 0;
   int64_t cached_tokens = 0;
-  int64_t computed_tokens = 0;  // Rows of all forward passes.
+  int64_t stale_cached_tokens = 0;  // Of those, computed under earlier weights.
+  int64_t computed_tokens = 0;      // Rows of all forward passes.
   int64_t generated_tokens = 0;
   int64_t requests = 0;
   int64_t cache_hits = 0;  // Requests that ended and had cached tokens.
   int64_t aborted = 0;
+  int64_t version_conflicts = 0;
   int64_t failed = 0;
 };
 
@@ -142,7 +144,11 @@ class EngineCore {
   // engine_control.cc: between steps.
   void AbortSequence(Sequence* sequence);
   template <typename Predicate>
+  std::vector<Sequence*> Choose(Predicate predicate) const;
+  template <typename Predicate>
   int64_t AbortIf(Predicate predicate);
+  void EndVersionConflict(Sequence* sequence);
+  int64_t EndVersionConflicts();
   void RetractAll();
   void KeepInPlace();
   void ExpectNewVersion();

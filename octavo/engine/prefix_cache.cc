@@ -25,9 +25,10 @@ uint64_t FirstWord(const Hash128& hash) {
 
 }  // namespace
 
-PrefixCache::PrefixCache(PagePool* pool, bool enabled)
+PrefixCache::PrefixCache(PagePool* pool, bool enabled, int64_t num_stale_kept)
     : pool_(*pool),
       enabled_(enabled),
+      num_stale_kept_(num_stale_kept),
       entries_(static_cast<size_t>(pool->num_pages())),
       tokens_(static_cast<size_t>(pool->num_pages() * kPageTokens)),
       buckets_(std::bit_ceil(2 * static_cast<size_t>(pool->num_pages()) + 1), -1),
@@ -37,13 +38,15 @@ std::span<int32_t> PrefixCache::Tokens(int32_t page) {
   return std::span(tokens_).subspan(static_cast<size_t>(page * kPageTokens), kPageTokens);
 }
 
-uint64_t PrefixCache::Hash(const PageKey& key) const {
+uint64_t PrefixCache::Hash(const PageKey& key) const { return Hash(key, generation_); }
+
+uint64_t PrefixCache::Hash(const PageKey& key, uint64_t generation) const {
   std::array<std::byte, sizeof(uint64_t) + kPageTokens * sizeof(int32_t)> bytes;
   uint64_t parent_hash;
   if (key.parent >= 0) {
     parent_hash = At(key.parent).hash;
   } else {
-    parent_hash = FirstWord(HashText(key.extra_key)) ^ generation_;
+    parent_hash = FirstWord(HashText(key.extra_key)) ^ generation;
   }
   std::memcpy(bytes.data(), &parent_hash, sizeof(parent_hash));
   std::memcpy(bytes.data() + sizeof(parent_hash), key.tokens.data(), key.tokens.size_bytes());
@@ -51,10 +54,10 @@ uint64_t PrefixCache::Hash(const PageKey& key) const {
       HashBytes(std::span(bytes).first(sizeof(parent_hash) + key.tokens.size_bytes())));
 }
 
-int32_t PrefixCache::Find(const PageKey& key, uint64_t hash) {
+int32_t PrefixCache::Find(const PageKey& key, uint64_t hash, uint64_t generation) {
   for (int32_t page = Bucket(hash); page >= 0; page = At(page).next_in_bucket) {
     const Entry& entry = At(page);
-    if (entry.hash == hash && entry.parent == key.parent && entry.generation == generation_ &&
+    if (entry.hash == hash && entry.parent == key.parent && entry.generation == generation &&
         std::ranges::equal(Tokens(page), key.tokens) &&
         (key.parent >= 0 || entry.extra_key == key.extra_key)) {
       return page;
@@ -127,23 +130,47 @@ void PrefixCache::ReleasePage(int32_t page) {
   }
 }
 
-void PrefixCache::Match(std::string_view extra_key, std::span<const int32_t> tokens,
-                        int64_t max_tokens, std::vector<int32_t>* pages) {
-  if (!enabled_) {
-    return;
-  }
-  const int64_t max_pages = std::min(max_tokens, static_cast<int64_t>(tokens.size())) / kPageTokens;
-  PageKey key = {.extra_key = extra_key, .parent = -1, .tokens = {}};
+// The pages of one generation with which the query's tokens begin, without references.
+void PrefixCache::AppendChain(const Query& query, uint64_t generation,
+                              std::vector<int32_t>* pages) {
+  const auto num_tokens = static_cast<int64_t>(query.tokens.size());
+  const int64_t max_pages = std::min(query.max_tokens, num_tokens) / kPageTokens;
+  PageKey key = {.extra_key = query.extra_key, .parent = -1, .tokens = {}};
   for (int64_t i = 0; i < max_pages; ++i) {
-    key.tokens = tokens.subspan(static_cast<size_t>(i * kPageTokens), kPageTokens);
-    const int32_t page = Find(key, Hash(key));
+    key.tokens = query.tokens.subspan(static_cast<size_t>(i * kPageTokens), kPageTokens);
+    const int32_t page = Find(key, Hash(key, generation), generation);
     if (page < 0) {
       return;
     }
-    Acquire(page);
     pages->push_back(page);
     key.parent = page;
   }
+}
+
+int64_t PrefixCache::Match(const Query& query, std::vector<int32_t>* pages) {
+  CHECK(pages->empty());
+  if (!enabled_) {
+    return 0;
+  }
+  AppendChain(query, generation_, pages);
+  const int64_t max_behind =
+      std::min({query.max_behind, num_stale_kept_, static_cast<int64_t>(generation_)});
+  int64_t behind = 0;
+  for (int64_t candidate = 1; candidate <= max_behind; ++candidate) {
+    // The candidate is written behind the best so far, and takes its place if it is longer.
+    const size_t best = pages->size();
+    AppendChain(query, generation_ - static_cast<uint64_t>(candidate), pages);
+    if (pages->size() > 2 * best) {
+      pages->erase(pages->begin(), pages->begin() + static_cast<std::ptrdiff_t>(best));
+      behind = candidate;
+    } else {
+      pages->resize(best);
+    }
+  }
+  for (const int32_t page : *pages) {
+    Acquire(page);
+  }
+  return behind;
 }
 
 int32_t PrefixCache::Insert(const PageKey& key, int32_t page) {
@@ -156,7 +183,7 @@ int32_t PrefixCache::Insert(const PageKey& key, int32_t page) {
     CHECK(At(key.parent).cached);
   }
   const uint64_t hash = Hash(key);
-  if (const int32_t twin = Find(key, hash); twin >= 0) {
+  if (const int32_t twin = Find(key, hash, generation_); twin >= 0) {
     Acquire(twin);
     ReleasePage(page);
     return twin;
@@ -245,8 +272,29 @@ void PrefixCache::Clear() {
 }
 
 void PrefixCache::BumpGeneration() {
-  Clear();
   ++generation_;
+  if (num_stale_kept_ == 0) {
+    Clear();
+    return;
+  }
+  for (size_t page = 0; page < entries_.size(); ++page) {
+    UnnameTail(static_cast<int32_t>(page));
+  }
+  const auto num_kept = static_cast<uint64_t>(num_stale_kept_);
+  ForgetChainsBefore(generation_ - std::min(generation_, num_kept));
+}
+
+// A chain is of one generation, so from each of its leaves on everything goes.
+void PrefixCache::ForgetChainsBefore(uint64_t generation) {
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    auto page = static_cast<int32_t>(i);
+    while (page >= 0 && At(page).cached && At(page).generation < generation &&
+           At(page).num_children == 0) {
+      const int32_t parent = At(page).parent;
+      Forget(page);
+      page = parent;
+    }
+  }
 }
 
 void PrefixCache::CheckInvariants() const {
@@ -261,11 +309,13 @@ void PrefixCache::CheckInvariants() const {
     }
     ++num_cached;
     num_evictable += entry.evictable ? 1 : 0;
-    CHECK(entry.generation == generation_);
+    CHECK(entry.generation <= generation_);
+    CHECK(generation_ - entry.generation <= static_cast<uint64_t>(num_stale_kept_));
     CHECK(pool_.ref_count(static_cast<int32_t>(page)) >= 1);
     CHECK(entry.evictable == (pool_.ref_count(static_cast<int32_t>(page)) == 1));
     if (entry.parent >= 0) {
       CHECK(At(entry.parent).cached);
+      CHECK(At(entry.parent).generation == entry.generation);
       ++num_children[static_cast<size_t>(entry.parent)];
     }
   }

@@ -12,6 +12,10 @@
 // page's beginning and computes one token. What follows the named tokens in the page is of no
 // concern to it: a copy's later positions are masked, and overwritten when their time comes.
 //
+// Entries of earlier generations are dropped when the weights change, unless the cache was told to
+// keep some: then only who asks for them by name of their age (Query) is given them, whole chains
+// of one generation, and nothing is ever added to such a chain.
+//
 // Pages that only the cache holds are evicted, least recently used first. A sequence that holds a
 // page holds all pages before it and lets go of the last one first, so leaves are always older than
 // their parents in that order, and eviction never cuts a chain.
@@ -30,7 +34,8 @@ namespace octavo {
 class PrefixCache {
  public:
   // `pool` must outlive the cache. A cache that is not enabled never hits and keeps nothing.
-  PrefixCache(PagePool* pool, bool enabled);
+  // `num_stale_kept`: generations before the present one whose entries stay.
+  PrefixCache(PagePool* pool, bool enabled, int64_t num_stale_kept = 0);
 
   // A zeroed page with one reference, evicting if it must; -1 when every page is in use.
   int32_t AllocatePage();
@@ -40,10 +45,16 @@ class PrefixCache {
   int64_t num_available() const { return pool_.num_free() + num_evictable_; }
   int64_t num_cached() const { return num_cached_; }
 
-  // Appends the longest run of cached pages with which `tokens` begins, at most
-  // max_tokens / kPageTokens of them, to `pages`, each with a reference for the caller.
-  void Match(std::string_view extra_key, std::span<const int32_t> tokens, int64_t max_tokens,
-             std::vector<int32_t>* pages);
+  struct Query {
+    std::string_view extra_key;
+    std::span<const int32_t> tokens;
+    int64_t max_tokens = 0;
+    int64_t max_behind = 0;  // Generations that the pages may lie behind the present one.
+  };
+  // Puts the longest run of cached pages of one generation with which `tokens` begins, at most
+  // max_tokens / kPageTokens of them, into `pages`, each with a reference for the caller. Of
+  // equally long ones the newest. Returns how many generations they lie behind. `pages` was empty.
+  int64_t Match(const Query& query, std::vector<int32_t>* pages);
 
   // What names a page: the page before it in its sequence (-1: none), and its tokens.
   struct PageKey {
@@ -69,7 +80,8 @@ class PrefixCache {
 
   // Forgets every entry and name; pages that sequences hold stay theirs.
   void Clear();
-  // Clear, and entries made from now on belong to new weights.
+  // Entries made from now on belong to new weights. Forgets every name, and the entries that are
+  // now older than what is kept.
   void BumpGeneration();
   uint64_t generation() const { return generation_; }
 
@@ -104,7 +116,10 @@ class PrefixCache {
   int32_t& TailBucket(uint64_t hash) { return tail_buckets_[hash & (tail_buckets_.size() - 1)]; }
   std::span<int32_t> Tokens(int32_t page);
   int32_t FindTail(const PageKey& key, uint64_t hash);
-  int32_t Find(const PageKey& key, uint64_t hash);
+  uint64_t Hash(const PageKey& key, uint64_t generation) const;
+  int32_t Find(const PageKey& key, uint64_t hash, uint64_t generation);
+  void AppendChain(const Query& query, uint64_t generation, std::vector<int32_t>* pages);
+  void ForgetChainsBefore(uint64_t generation);
   void Acquire(int32_t page);
   void Forget(int32_t page);
   void LinkLru(int32_t page);
@@ -112,6 +127,7 @@ class PrefixCache {
 
   PagePool& pool_;
   const bool enabled_;
+  const int64_t num_stale_kept_;
   uint64_t generation_ = 0;
   std::vector<Entry> entries_;
   std::vector<int32_t> tokens_;        // [pages, kPageTokens]

@@ -12,6 +12,7 @@
 
 #include "octavo/base/hash.h"
 #include "octavo/base/status.h"
+#include "octavo/engine/version_demand.h"
 
 namespace octavo {
 
@@ -45,13 +46,21 @@ struct TokenLogprob {
   int32_t id = 0;
 };
 
-enum class FinishType { kNone, kStopToken, kStopString, kLength, kAbort, kError };
+enum class FinishType {
+  kNone,
+  kStopToken,
+  kStopString,
+  kLength,
+  kAbort,
+  kVersionConflict,  // The live weights are not, or no longer, those that the request demands.
+  kError,
+};
 
 struct FinishReason {
   FinishType type = FinishType::kNone;
   int32_t matched_token = 0;        // kStopToken.
   std::string matched_string = {};  // kStopString.
-  std::string message = {};         // kAbort, kError.
+  std::string message = {};         // kAbort, kVersionConflict, kError.
 };
 
 // A run of output tokens sampled with one weight version.
@@ -83,12 +92,14 @@ struct RequestOutput {
   int64_t prompt_tokens = 0;
   int64_t completion_tokens = 0;
   int64_t cached_tokens = 0;
+  int64_t cached_tokens_stale = 0;  // Of those, computed under earlier weights.
   int64_t num_retractions = 0;
   int64_t seed = 0;
   std::vector<VersionSpan> versions;     // Whole output so far, run-length encoded, in order.
   std::string weight_version;            // Of the last token, or of the engine when there is none.
   std::optional<Hash128> weight_digest;  // Likewise.
-  // A token was sampled over KV of other weights than its own (InFlight::kInPlace).
+  // A token was sampled over KV of other weights than its own: InFlight::kInPlace, or a stale
+  // prefix.
   bool mixed_context = false;
   double queue_seconds = 0.0;
   double e2e_seconds = 0.0;
@@ -113,7 +124,12 @@ struct Request {
   int64_t routed_experts_start_len = 0;  // First position whose experts are wanted.
   bool stream = false;  // Snapshot after every stream_interval tokens; else only the last.
   int64_t stream_interval = 1;
-  std::string extra_key;                      // Separates prefix-cache entries.
+  std::string extra_key;  // Separates prefix-cache entries.
+  VersionDemand version_demand;
+  // How many versions a cached prefix may lie behind; absent: EngineOptions::stale_prefix_versions,
+  // which is also the most. Without effect, for it would break what they promise, on requests that
+  // demand a version, that score their prompt, or that were retracted.
+  std::optional<int64_t> stale_prefix_versions = {};
   std::unique_ptr<StopMatcher> stop_matcher;  // May be null.
   std::shared_ptr<RequestSink> sink;
 };

@@ -253,6 +253,16 @@ void Scheduler::CopyTail(Sequence* sequence) {
 
 // --- Admission ----------------------------------------------------------------------------------
 
+// How many versions the prefix of a sequence may lie behind. A retraction promises that the KV is
+// computed again, and scoring that all logprobs come from one version.
+int64_t Scheduler::MaxBehind(const Sequence& sequence) const {
+  const Request& request = sequence.request;
+  if (sequence.started || sequence.scores_input() || request.version_demand.any()) {
+    return 0;
+  }
+  return request.stale_prefix_versions.value_or(options_.stale_prefix_versions);
+}
+
 // Takes all pages of the sequence's present tokens, cached ones first; unless it is admitted, takes
 // none.
 Scheduler::Outcome Scheduler::TryAdmit(Sequence* sequence) {
@@ -267,8 +277,13 @@ Scheduler::Outcome Scheduler::TryAdmit(Sequence* sequence) {
   if (!sequence->started) {
     ReserveOutput(sequence, pool_.experts().row_size());
   }
-  cache_.Match(sequence->request.extra_key, sequence->tokens, max_cached, &sequence->pages);
-  if (const Sequence* prefill = FindPrefill(*sequence); prefill != nullptr) {
+  const int64_t behind = cache_.Match({.extra_key = sequence->request.extra_key,
+                                       .tokens = sequence->tokens,
+                                       .max_tokens = max_cached,
+                                       .max_behind = MaxBehind(*sequence)},
+                                      &sequence->pages);
+  const Sequence* prefill = behind == 0 ? FindPrefill(*sequence) : nullptr;
+  if (prefill != nullptr) {
     const auto [mine, theirs] = std::ranges::mismatch(sequence->tokens, prefill->tokens);
     const auto num_common = static_cast<int64_t>(mine - sequence->tokens.begin());
     const int64_t num_shared = std::min(num_common, max_cached);
@@ -289,6 +304,7 @@ Scheduler::Outcome Scheduler::TryAdmit(Sequence* sequence) {
     sequence->pages.push_back(cache_.AllocatePage());
   }
   sequence->num_computed = num_hits * kPageTokens;
+  sequence->mixed = behind > 0;
   CopyTail(sequence);
   return Outcome::kAdmitted;
 }
@@ -301,6 +317,7 @@ void Scheduler::Start(Sequence* sequence, EngineClock::time_point now) {
     sequence->started = true;
     sequence->first_scheduled = now;
     sequence->output.cached_tokens = sequence->num_computed;
+    sequence->output.cached_tokens_stale = sequence->mixed ? sequence->num_computed : 0;
   }
   num_used_tokens_ += sequence->num_computed;
   sequence->running = true;

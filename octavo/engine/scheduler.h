@@ -34,6 +34,8 @@ namespace octavo {
 struct SchedulerOptions {
   int64_t chunk_tokens = 0;  // Tokens of one step.
   int64_t max_running = 0;   // Sequences with pages; at most chunk_tokens.
+  // EngineOptions::stale_prefix_versions.
+  int64_t stale_prefix_versions = 0;
 };
 
 // The next step: consecutive tokens of some sequences, flattened. Entries of `segments` and
@@ -102,6 +104,7 @@ class Scheduler {
   enum class Outcome { kAdmitted, kWaits, kNoRoom };
 
   bool EnsureNextPage(Sequence* sequence);
+  int64_t MaxBehind(const Sequence& sequence) const;
   Outcome TryAdmit(Sequence* sequence);
   void Start(Sequence* sequence, EngineClock::time_point now);
   void PlanDecodes();

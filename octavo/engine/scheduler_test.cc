@@ -103,7 +103,9 @@ void ReleaseAll(PrefixCache& cache, std::vector<int32_t> pages) {
 std::vector<int32_t> Hits(PrefixCache& cache, std::string_view extra_key,
                           const std::vector<int32_t>& tokens) {
   std::vector<int32_t> pages;
-  cache.Match(extra_key, tokens, static_cast<int64_t>(tokens.size()), &pages);
+  cache.Match(
+      {.extra_key = extra_key, .tokens = tokens, .max_tokens = static_cast<int64_t>(tokens.size())},
+      &pages);
   const std::vector<int32_t> found = pages;
   ReleaseAll(cache, pages);
   cache.CheckInvariants();

@@ -41,8 +41,10 @@ struct Sequence {
 
   bool started = false;  // Has been scheduled at least once.
   bool held = false;     // Arrived while the engine was paused; a pause does not abort it.
-  bool mixed = false;    // Its KV spans two weight versions: it must not enter the prefix cache.
-  bool scored = false;   // input_logprobs of `output` are complete (or not asked for).
+  // Its KV is of other weights than those that compute its next token, in part or whole: it must
+  // not enter the prefix cache.
+  bool mixed = false;
+  bool scored = false;  // input_logprobs of `output` are complete (or not asked for).
 
   RequestOutput output;  // What is new since the last snapshot, and the counts.
   int64_t tokens_at_snapshot = 0;

@@ -9,6 +9,7 @@
 
 #include "octavo/base/status.h"
 #include "octavo/engine/request.h"
+#include "octavo/engine/version_demand.h"
 
 namespace octavo {
 namespace {
@@ -131,6 +132,17 @@ Status ValidateRequest(const Request& request, const RequestLimits& limits) {
   if (request.top_logprobs_num < 0 || request.top_logprobs_num > limits.vocab_size) {
     return InvalidArgument("top_logprobs_num: expected a value in [0, {} (vocabulary)], got {}",
                            limits.vocab_size, request.top_logprobs_num);
+  }
+  if (const int64_t stale = request.stale_prefix_versions.value_or(0);
+      stale < 0 || stale > limits.stale_prefix_versions) {
+    return InvalidArgument(
+        "stale_prefix_versions: expected a value in [0, {}] (--stale-prefix-versions), got {}",
+        limits.stale_prefix_versions, stale);
+  }
+  if (request.version_demand.kind == VersionDemand::Kind::kMinimum &&
+      !VersionNumber(request.version_demand.version).has_value()) {
+    return InvalidArgument("min_weight_version: expected a decimal number below 2^64, got {}",
+                           request.version_demand.version);
   }
   if (request.stream_interval < 1) {
     return InvalidArgument("stream_interval: expected at least 1, got {}", request.stream_interval);

@@ -13,6 +13,7 @@ struct RequestLimits {
   int64_t context_length = 0;
   int64_t max_total_tokens = 0;  // Of the whole KV pool.
   bool has_routed_experts = false;
+  int64_t stale_prefix_versions = 0;  // EngineOptions.
 };
 
 // Errors: kInvalidArgument, naming the field, what was expected and what came.

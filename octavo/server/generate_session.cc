@@ -1,5 +1,6 @@
 #include "octavo/server/generate_session.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -13,6 +14,7 @@
 #include "octavo/server/json_writer.h"
 #include "octavo/server/reactor.h"
 #include "octavo/server/render_sequence.h"
+#include "octavo/server/version_conflict.h"
 
 namespace octavo {
 namespace {
@@ -118,6 +120,8 @@ void GenerateSession::StreamChunk(size_t seq_idx) {
   SequenceRenderer& sequence = sequences_[seq_idx];
   if (sequence.finish().type == FinishType::kError) {
     writer_->Write(StreamError(sequence.finish().message, 500));
+  } else if (sequence.IsRefusedForVersion()) {
+    writer_->Write(VersionConflictEvent(sequence.version_demand(), sequence.last().weight_version));
   } else if (sequence.finished() || (sequence.HasNews() && !sequence.HoldsBack() &&
                                      writer_->PendingBytes() < kCongestedBytes)) {
     WriteEvents(options_.shape->Chunk(seq_idx, sequence));
@@ -136,7 +140,12 @@ void GenerateSession::WriteEvents(std::string events) {
   }
 }
 
+// What has no token of any sequence is refused like a call that came after the swap.
 void GenerateSession::AnswerWhole() {
+  if (std::ranges::all_of(sequences_, &SequenceRenderer::IsRefusedForVersion)) {
+    const SequenceRenderer& first = sequences_.front();
+    return Refuse(VersionConflictError(first.version_demand(), first.last().weight_version));
+  }
   answered_ = true;
   writer_->Send(JsonResponse(options_.shape->Whole(sequences_)));
 }

@@ -3,12 +3,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "octavo/base/status.h"
 #include "octavo/engine/engine.h"
 #include "octavo/engine/request.h"
+#include "octavo/engine/version_demand.h"
 #include "octavo/server/answer_shape.h"
 #include "octavo/server/application.h"
 #include "octavo/server/generate_session.h"
@@ -18,6 +20,7 @@
 #include "octavo/server/render_sequence.h"
 #include "octavo/server/replay_record.h"
 #include "octavo/server/stop_strings.h"
+#include "octavo/server/version_conflict.h"
 
 namespace octavo {
 namespace {
@@ -35,6 +38,7 @@ RenderOptions MakeRenderOptions(const GenerateItem& item, const ParsedGenerate& 
   render.routed_experts = request.return_routed_experts;
   render.routed_experts_start_len = request.routed_experts_start_len;
   render.max_new_tokens = request.sampling.max_new_tokens;
+  render.version_demand = request.version_demand;
   render.return_prompt_token_ids = call.return_prompt_token_ids;
   if (call.return_prompt_token_ids) {
     render.prompt_token_ids = request.input_ids;
@@ -90,6 +94,9 @@ void Application::Generate(const HttpRequest& request, const WriterPtr& writer) 
 }
 
 void Application::RunCall(GenerateCall call, const WriterPtr& writer) {
+  if (AwaitsFirstWeights(serving_->engine->Stats())) {
+    return writer->Send(call.refuse(Unavailable("weights: none have come yet; try again later")));
+  }
   ParsedGenerate& parsed = call.parsed;
   SessionOptions session_options{.shape = std::move(call.shape), .stream = parsed.stream};
   int64_t prompt_tokens = 0;
@@ -98,6 +105,13 @@ void Application::RunCall(GenerateCall call, const WriterPtr& writer) {
     // nothing.
     if (const Status status = serving_->engine->Validate(item.request); !status.ok()) {
       return writer->Send(call.refuse(status));
+    }
+    // The engine judges, too, when it takes the request; here a stream still gets a real 409.
+    if (const VersionDemand& demand = item.request.version_demand; demand.any()) {
+      const std::string live = serving_->engine->Stats().weight_version;
+      if (!demand.IsMet(live)) {
+        return writer->Send(VersionConflictError(demand, live));
+      }
     }
     RenderOptions render = MakeRenderOptions(item, parsed);
     render.tokenizer = tokenizer_;

@@ -149,10 +149,14 @@ void WriteEngineCounters(MetricsWriter& text, const MetricsContext& context) {
   text.Family("sglang:cached_tokens_total", "counter",
               "Prompt tokens that the prefix cache served, of requests that ended.");
   text.Sample(stats.cached_tokens_total, {{"cache_source", "device"}});
+  text.Counter("octavo:stale_cached_tokens_total", stats.stale_cached_tokens_total,
+               "Of those, tokens whose KV earlier weights computed (--stale-prefix-versions).");
   text.Counter("sglang:num_requests_total", stats.num_requests_total, "Accepted requests.");
   text.Counter("sglang:num_aborted_requests_total", stats.num_aborted_total, "Aborted requests.");
   text.Counter("sglang:num_retracted_requests_total", stats.num_retractions_total,
                "How often a request gave its KV pages back to be computed again.");
+  text.Counter("octavo:version_conflicts_total", stats.num_version_conflicts_total,
+               "Accepted requests that ended because the weights they demand were no longer live.");
   text.Counter("octavo:failed_requests_total", stats.num_failed_total,
                "Requests that ended in an error, such as logits that were not finite.");
   text.Counter("octavo:prefix_cache_hits_total", stats.num_cache_hits_total,

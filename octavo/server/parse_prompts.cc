@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_set>
@@ -13,6 +14,7 @@
 
 #include "octavo/base/status.h"
 #include "octavo/engine/request.h"
+#include "octavo/engine/version_demand.h"
 #include "octavo/server/json.h"
 #include "octavo/server/parse_generate.h"
 #include "octavo/server/parse_sampling.h"
@@ -92,10 +94,49 @@ GenerateItem MakeItem(const PromptItem& prompt, int64_t sample_idx, bool stream,
   request.stream_interval =
       sampling.stream_interval > 0 ? sampling.stream_interval : context.stream_interval;
   request.extra_key = prompt.extra_key;
+  request.version_demand = prompt.version_demand;
+  request.stale_prefix_versions = prompt.stale_prefix_versions;
   item.stop = sampling.stop;
   item.skip_special_tokens = sampling.skip_special_tokens;
   item.no_stop_trim = sampling.no_stop_trim;
   return item;
+}
+
+// A version, which counts mostly: as text or as a number. Empty when absent.
+Result<std::string> VersionField(const JsonValue& body, std::string_view key) {
+  const JsonValue* value = body.Find(key);
+  if (value == nullptr) {
+    return std::string();
+  }
+  if (value->string() == nullptr) {
+    ASSIGN_OR_RETURN(const int64_t number, AsInt(*value, key));
+    return std::to_string(number);
+  }
+  if (value->string()->empty()) {
+    return InvalidArgument("{}: expected a version, got \"\"", key);
+  }
+  return *value->string();
+}
+
+Result<VersionDemand> ReadVersionDemand(const JsonValue& body) {
+  ASSIGN_OR_RETURN(std::string exact, VersionField(body, "exact_weight_version"));
+  ASSIGN_OR_RETURN(std::string minimum, VersionField(body, "min_weight_version"));
+  if (!exact.empty() && !minimum.empty()) {
+    return InvalidArgument(
+        "min_weight_version: expected none beside exact_weight_version ({}), got {}", exact,
+        minimum);
+  }
+  if (!exact.empty()) {
+    return VersionDemand{.kind = VersionDemand::Kind::kExact, .version = std::move(exact)};
+  }
+  if (minimum.empty()) {
+    return VersionDemand{};
+  }
+  if (!VersionNumber(minimum).has_value()) {
+    return InvalidArgument("min_weight_version: expected a decimal number below 2^64, got {}",
+                           minimum);
+  }
+  return VersionDemand{.kind = VersionDemand::Kind::kMinimum, .version = std::move(minimum)};
 }
 
 }  // namespace
@@ -259,6 +300,11 @@ Status ReadOthers(const JsonValue& body, Prompts& prompts) {
   // Whether the model and the server can return them is the engine's to say.
   ASSIGN_OR_RETURN(const bool routed, BoolField(body, "return_routed_experts", false));
   ASSIGN_OR_RETURN(const int64_t routed_start, IntField(body, "routed_experts_start_len", 0));
+  ASSIGN_OR_RETURN(const VersionDemand demand, ReadVersionDemand(body));
+  std::optional<int64_t> stale_versions;
+  if (body.Find("stale_prefix_versions") != nullptr) {
+    ASSIGN_OR_RETURN(stale_versions, IntField(body, "stale_prefix_versions", 0));
+  }
   for (size_t i = 0; i < prompts.items.size(); ++i) {
     PromptItem& item = prompts.items[i];
     if (const JsonValue* value = extra_key.At(i)) {
@@ -272,6 +318,8 @@ Status ReadOthers(const JsonValue& body, Prompts& prompts) {
     }
     item.return_routed_experts = routed;
     item.routed_experts_start_len = routed_start;
+    item.version_demand = demand;
+    item.stale_prefix_versions = stale_versions;
   }
   return OkStatus();
 }

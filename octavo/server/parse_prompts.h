@@ -4,11 +4,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "octavo/base/status.h"
+#include "octavo/engine/version_demand.h"
 #include "octavo/server/json.h"
 #include "octavo/server/parse_generate.h"
 #include "octavo/server/parse_sampling.h"
@@ -27,6 +29,8 @@ struct PromptItem {
   int64_t routed_experts_start_len = 0;
   std::string rid = {};  // Empty: drawn.
   std::string extra_key = {};
+  VersionDemand version_demand = {};
+  std::optional<int64_t> stale_prefix_versions = {};
 };
 
 struct Prompts {
@@ -72,7 +76,8 @@ Result<Prompts> ReadPromptField(const JsonValue& value, std::string_view name, P
 // --allow-auto-truncate cuts. Errors: kUnsupported for stop strings without a tokenizer.
 Status FitSampling(const GenerateContext& context, PromptItem& item);
 
-// extra_key, return_routed_experts and its start. Errors: kCorrupt, kInvalidArgument.
+// extra_key, return_routed_experts and its start, min_weight_version or exact_weight_version, and
+// stale_prefix_versions. Errors: kCorrupt, kInvalidArgument.
 Status ReadOthers(const JsonValue& body, Prompts& prompts);
 
 // Gives each prompt the rid that the client named; returns the one rid of a batch.

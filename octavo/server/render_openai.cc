@@ -53,6 +53,7 @@ void WriteFinish(const FinishReason& finish, JsonWriter& json) {
       json.Value("length");
       break;
     case FinishType::kAbort:
+    case FinishType::kVersionConflict:
     case FinishType::kError:
       json.Value("abort");
       break;

@@ -66,6 +66,10 @@ std::string FinishReasonJson(const FinishReason& finish, int64_t max_new_tokens)
       }
       json.EndObject();
       break;
+    case FinishType::kVersionConflict:
+      json.BeginObject().Field("type", "abort").Field("message", finish.message);
+      json.Field("status_code", 409).Field("err_type", "WeightVersionConflict").EndObject();
+      break;
     case FinishType::kError:
       json.BeginObject().Field("type", "abort").Field("message", finish.message);
       json.Field("status_code", 500).Field("err_type", "InternalServerError").EndObject();
@@ -258,6 +262,8 @@ void SequenceRenderer::WriteMeta(JsonWriter& json) const {
   json.Field("prompt_tokens", last_.prompt_tokens);
   json.Field("completion_tokens", last_.completion_tokens);
   json.Field("cached_tokens", last_.cached_tokens);
+  json.Field("cached_tokens_stale", last_.cached_tokens_stale);
+  json.Field("mixed_context", last_.mixed_context);
   json.Field("reasoning_tokens", 0);
   json.Field("weight_version", last_.weight_version);
   json.Key("weight_versions").BeginArray();

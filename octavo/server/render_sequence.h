@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "octavo/engine/request.h"
+#include "octavo/engine/version_demand.h"
 #include "octavo/server/json_writer.h"
 #include "octavo/text/tokenizer.h"
 
@@ -35,6 +36,7 @@ struct RenderOptions {
   bool routed_experts = false;
   int64_t routed_experts_start_len = 0;
   int64_t max_new_tokens = 0;
+  VersionDemand version_demand = {};
   bool return_prompt_token_ids = false;
   std::vector<int32_t> prompt_token_ids = {};        // Set when return_prompt_token_ids.
   std::shared_ptr<const ReplayRequest> replay = {};  // Null: no meta_info.replay.
@@ -49,6 +51,11 @@ class SequenceRenderer {
   void Append(RequestOutput output);
   bool finished() const { return last_.finish.type != FinishType::kNone; }
   const FinishReason& finish() const { return last_.finish; }
+  // Ended without a token, because the weights that it demands are not live.
+  bool IsRefusedForVersion() const {
+    return last_.finish.type == FinishType::kVersionConflict && last_.completion_tokens == 0;
+  }
+  const VersionDemand& version_demand() const { return options_.version_demand; }
 
   // True while a chunk must wait: its text could be the beginning of a stop string.
   bool HoldsBack() const;
