@@ -3,7 +3,7 @@
 JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 60
 
-.PHONY: build demo test test-openapi bench bench-engine bench-convert bench-serving bench-update bench-faults soak-updates accuracy format check asan tsan fuzz packages test-packages check-packages clean
+.PHONY: build demo test test-openapi test-torch bench bench-engine bench-convert bench-serving bench-update bench-faults soak-updates accuracy format check asan tsan fuzz packages test-packages check-packages clean
 
 build: packages
 	@cmake --preset release >build.log 2>&1 || { cat build.log; rm -f build.log; exit 1; }
@@ -20,6 +20,11 @@ test: build test-packages
 # Schemathesis, from PyPI into a folder that is thrown away, tries docs/openapi.json on a server.
 test-openapi: build
 	python3 scripts/run_schemathesis.py
+
+# The Python package with PyTorch, from PyPI into out/torch-venv: gigabytes where only the build with
+# CUDA can be had.
+test-torch: build
+	python3 scripts/run_torch_tests.py
 
 bench: build
 	python3 bench/run.py

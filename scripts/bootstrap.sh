@@ -11,7 +11,7 @@ build_packages=(
   g++ cmake ninja-build pkg-config make python3 curl
   libboost1.81-dev libcli11-dev libfmt-dev libgmock-dev libgtest-dev libhwy-dev libpcre2-dev
   libsimdjson-dev libspdlog-dev libtomlplusplus-dev libutf8proc-dev libxxhash-dev libzstd-dev
-  nlohmann-json3-dev zlib1g-dev
+  nlohmann-json3-dev pybind11-dev python3-dev zlib1g-dev
 )
 test_packages=(chromium)  # The status page.
 check_packages=(clang-19 clang-format-19 clang-tidy-19 libclang-rt-19-dev)
