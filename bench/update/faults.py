@@ -11,7 +11,9 @@ every answer is checked as bench/soak/updates.py says.
 Of a call (HTTP): drop, vanish (it and all later ones), kill (in the middle of the body), cut (the reply
 is lost, and the sender with it), retry (the reply is lost, the call is made again), duplicate, reorder
 (with the next), stall (in the middle, then goes on), stall-kill, garble (the body is no longer what it
-was). Of a bucket also: unknown name, wrong dtype, wrong shape, NaN, short payload. Of the broadcasts of
+was). Of a bucket also: unknown name, wrong dtype, wrong shape, NaN, short payload, and where it has
+checksums a flipped bit. Of what `octavo push` and the server say to each other, request by request and
+reply by reply, through a proxy: drop, stall, corrupt, duplicate; push may then try again. Of the broadcasts of
 a group: silent, orphan (nobody asked), half, less, more, noise, abort; of the messages by which a rank
 joins, of the store and of rank 0: kill, half, stall, corrupt, duplicate. Of a pickle: every byte.
 
@@ -42,18 +44,23 @@ import bench_tools
 import group_testing
 import octavo_testing
 import update_testing as updates
+from faulty_proxy import Fault, FaultyProxy
 from octavo_testing import Server, folder
 from updates import Cold, Traffic
 
 CALL_KINDS = ("drop", "vanish", "kill", "cut", "retry", "duplicate", "reorder", "stall",
               "stall-kill", "garble")
 BUCKET_KINDS = ("unknown name", "wrong dtype", "wrong shape", "NaN", "short payload")
+SUMMED_KINDS = ("flipped bit",)  # Of a bucket with checksums.
 BROADCAST_KINDS = ("silent", "orphan", "half", "less", "more", "noise", "abort")
 WIRE_KINDS = ("kill", "half", "stall", "corrupt", "duplicate")
+PROXY_FAULTS = (("drop", "request", 0), ("drop", "request", "middle"), ("drop", "reply", 0),
+                ("drop", "reply", "end"), ("stall", "request", "middle"), ("stall", "reply", 0),
+                ("corrupt", "request", "middle"), ("duplicate", "request", 0))
 NUM_WIRE_MESSAGES = 8  # Of store and rank 0 together while a rank joins.
 DEADLY = {"vanish", "kill", "cut", "stall-kill"}  # The trainer is gone.
 # A bucket that suffered one of these never came, so nothing may go live.
-SPOILING = {"drop", "vanish", "kill", "cut", "stall-kill", "garble", *BUCKET_KINDS,
+SPOILING = {"drop", "vanish", "kill", "cut", "stall-kill", "garble", *BUCKET_KINDS, *SUMMED_KINDS,
             "silent", "half", "less", "noise", "abort", "orphan"}
 TINY_VOCABULARY = 64
 BUCKETS = 3
@@ -207,8 +214,8 @@ class Target:
             body = bytes([body[0] ^ 0x20]) + body[1:]
         return updates.Call(call.path, body, call.method)
 
-    def strike(self, call, kind):
-        """One call, with this fault."""
+    def strike(self, call, kind, expected):
+        """One call, with this fault, while this version is live."""
         if kind in BUCKET_KINDS:
             changed = dataclasses.replace(call, tensors=spoiled(kind, call.tensors))
             self.sender.make(changed)
@@ -218,7 +225,7 @@ class Target:
             peer, _ = self.raw(call, "half")
             if kind == "stall-kill":
                 time.sleep(STALL_SECONDS)
-                self.serves_on()
+                self.serves_on(expected)
             self.reset(peer)
         elif kind == "stall":
             thread = self.sender.broadcasting(call)
@@ -242,6 +249,11 @@ class Target:
             self.sender.make(call)
         elif kind == "garble":
             self.sender.make(self.garbled(call))
+        elif kind == "flipped bit":
+            path, body = self.sender.request(call)
+            at = len(body) - len(body) // 3
+            self.sender.make(updates.Call(
+                path, body[:at] + bytes([body[at] ^ 4]) + body[at + 1:]))
 
     def answer(self, peer):
         """Reads it; keeps the update's id as the sender would."""
@@ -284,15 +296,15 @@ class Target:
             self.note(f"{self.what}: probe says version {got[0]}, expected {wanted[0]}, "
                       f"bits {'equal' if got[1:] == wanted[1:] else 'DIFFER'}")
 
-    def serves_on(self):
+    def serves_on(self, version):
         """In the middle of a call. Nobody can ask a server that the trainer has paused."""
         state = self.server.call("GET", "/server_info")[1]["internal_states"][0]
         if state["paused"] or state["weights"] != "live" or self.traffic.quiet:
             live = self.server.call("GET", "/get_weight_version")[1]["weight_version"]
-            if live != str(self.live):
-                self.note(f"{self.what}: version {live} is live, expected {self.live}")
+            if live != str(version):
+                self.note(f"{self.what}: version {live} is live, expected {version}")
         else:
-            self.still(self.live)
+            self.still(version)
 
     def recover(self, transport):
         """What a trainer does that starts anew."""
@@ -359,8 +371,10 @@ class Target:
                 if i != place or kind == "reorder":
                     self.sender.make(one)
                     continue
-                self.strike(one, kind)
-                if kind in DEADLY:
+                self.strike(one, kind, number if place > last else number - 1)
+                # Who has pulled nothing has nothing to load; what the folder held would be given a
+                # new name.
+                if kind in DEADLY or one.path == "/pull_weights" and kind in ("drop", "garble"):
                     break
         never = kind in SPOILING and call.tensors is not None and place <= last or \
             kind in {"vanish", "kill", "stall-kill"} and place <= last
@@ -385,8 +399,13 @@ class Target:
             kinds = list(CALL_KINDS)
             if place == len(trace) - 1:
                 kinds.remove("reorder")
+            if isinstance(call.body, dict) and "model_path" in call.body \
+                    and "weight_version" not in call.body:
+                # Two updates, of which the server counts each: as it should be.
+                kinds = [kind for kind in kinds if kind not in ("duplicate", "retry")]
             if call.tensors is not None:
                 kinds += BUCKET_KINDS
+                kinds += SUMMED_KINDS if call.encode is updates.summed else ()
             if call.broadcasts is not None:
                 kinds += BROADCAST_KINDS
             places += [(place, kind) for kind in kinds]
@@ -420,6 +439,38 @@ class Target:
             if nth % 3 == 0:
                 self.good("miles_group")
 
+    def push(self, proxy):
+        """`octavo push` to the next version, through the proxy; its exit code."""
+        number = self.live + 1
+        self.traffic.coming = number
+        return octavo_testing.run(
+            "push", self.variants[number % 2].path, "--to", proxy.url, "--weight-version", number,
+            "--bucket-mb", 1, "--retry-s", 3, "--timeout-s", 1, check=False).returncode
+
+    def pushes(self, every):
+        """Every fault at every message between `octavo push` and the server."""
+        with FaultyProxy(self.server.host, self.server.port) as proxy:
+            self.what = "push, no fault"
+            if self.push(proxy) != 0:
+                self.note("push failed without a fault")
+            lines = list(proxy.requests)
+            self.settled([self.live + 1])
+            faults = [(i, kind, where, byte) for i in range(len(lines))
+                      for kind, where, byte in PROXY_FAULTS
+                      if kind != "corrupt" or "/update/put" in lines[i]]
+            for i, kind, where, byte in faults[self.offset(every)::every]:
+                line = lines[i].split("?")[0].split(" HTTP")[0]
+                self.what = f"push, {line}, {kind} at {byte} of the {where}"
+                proxy.plan(Fault(kind, i, where=where, byte=byte, seconds=1.5, then_drop=True))
+                number = self.live + 1
+                code = self.push(proxy)
+                proxy.plan()
+                self.counts["faults"] += 1
+                self.recover("native")
+                self.settled([number] if code == 0 else [number - 1, number])
+                self.counts["old version" if self.live < number else "new version, whole"] += 1
+                self.counts["pushes that came through all the same"] += code == 0
+
     def pickles(self, every):
         """Every byte of a bucket's pickle that is none of its weights."""
         name = "model.norm.weight"
@@ -452,6 +503,7 @@ def run_format(name, args):
             for transport in args.transports or transports:
                 target.calls_of(transport, args.every)
             if not args.transports:
+                target.pushes(args.every)
                 target.joins(args.every)
                 target.pickles(args.every)
             target.server.call("POST", "/continue_generation", {})

@@ -11,6 +11,7 @@ import shutil
 import struct
 import sys
 import threading
+import zlib
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
@@ -160,11 +161,22 @@ def flattened(tensors):
                                  "metadata": metadata(tensors)}, 4))
 
 
+def summed(tensors):
+    """A safetensors buffer that has the checksum of each tensor in its metadata."""
+    buffer = bucket(tensors)
+    (length,) = struct.unpack("<Q", buffer[:8])
+    header = json.loads(buffer[8:8 + length])
+    header["__metadata__"] = {f"adler32:{name}": f"{zlib.adler32(tensor[2]):08x}"
+                              for name, tensor in tensors.items()}
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + buffer[8 + length:]
+
+
 def native(buckets, version, staging="shadow", in_flight="retract"):
     """Our own calls; {id} becomes that of the update."""
     update = "/octavo/v1/update/"
     calls = [Call(update + "begin", {"weight_version": version, "staging": staging})]
-    calls += [Call(update + f"put?update_id={{id}}&sequence={i}", tensors=tensors, encode=bucket)
+    calls += [Call(update + f"put?update_id={{id}}&sequence={i}", tensors=tensors, encode=summed)
               for i, tensors in enumerate(buckets)]
     calls += [Call(update + "seal", {"update_id": "{id}"}),
               Call(update + "commit", {"update_id": "{id}", "in_flight": in_flight})]
