@@ -1,7 +1,8 @@
 #pragma once
 // Counts the allocations of a whole test program: this file's definitions stand in front of libc's
 // malloc (of which operator new is made), aligned_alloc and mmap (of which Buffer is). Sanitizers
-// bring their own: there operator new alone is counted. Include it in one file of a program.
+// bring their own allocators, which tell of every allocation, but not of mmap. Include it in one
+// file of a program.
 
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -11,24 +12,22 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
-#include <new>
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define OCTAVO_COUNTS_BUFFERS 0
+#define OCTAVO_COUNTS_MAPPINGS 0
 #elif defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define OCTAVO_COUNTS_BUFFERS 0
+#define OCTAVO_COUNTS_MAPPINGS 0
 #endif
 #endif
-#ifndef OCTAVO_COUNTS_BUFFERS
-#define OCTAVO_COUNTS_BUFFERS 1
+#ifndef OCTAVO_COUNTS_MAPPINGS
+#define OCTAVO_COUNTS_MAPPINGS 1
 #endif
 
 namespace octavo {
 
-// Whether Buffers and malloc count too.
-inline constexpr bool kCountsBuffers = OCTAVO_COUNTS_BUFFERS == 1;
+// Whether mmap counts, of which large Buffers are.
+inline constexpr bool kCountsMappings = OCTAVO_COUNTS_MAPPINGS == 1;
 
 inline std::atomic<int64_t> num_allocations{0};
 
@@ -42,7 +41,7 @@ int64_t CountAllocations(Run run) {
 
 }  // namespace octavo
 
-#if OCTAVO_COUNTS_BUFFERS
+#if OCTAVO_COUNTS_MAPPINGS
 extern "C" {
 void* __libc_malloc(size_t size);                      // NOLINT(bugprone-reserved-identifier)
 void* __libc_memalign(size_t alignment, size_t size);  // NOLINT(bugprone-reserved-identifier)
@@ -62,38 +61,18 @@ void* mmap(void* address, size_t size, int protection, int flags, int file, off_
 }
 }  // extern "C"
 #else
+// Of every sanitizer's runtime (compiler-rt, sanitizer/allocator_interface.h, which GCC leaves
+// out). NOLINTNEXTLINE(bugprone-reserved-identifier)
+extern "C" int __sanitizer_install_malloc_and_free_hooks(
+    void (*on_malloc)(const volatile void* memory, size_t size),
+    void (*on_free)(const volatile void* memory));
+
 namespace octavo {
 
-inline void* CountedAllocate(std::size_t size, std::size_t alignment) {
-  num_allocations.fetch_add(1, std::memory_order_relaxed);
-  void* memory = nullptr;
-  const std::size_t bytes = size == 0 ? 1 : size;
-  if (alignment <= alignof(std::max_align_t)) {
-    memory = std::malloc(bytes);
-    // NOLINTNEXTLINE(misc-include-cleaner): of POSIX, in <cstdlib>
-  } else if (posix_memalign(&memory, alignment, bytes) != 0) {
-    memory = nullptr;
-  }
-  if (memory == nullptr) {
-    std::abort();
-  }
-  return memory;
-}
+// Also of operator new, whatever its form.
+inline const int kHooks = __sanitizer_install_malloc_and_free_hooks(
+    [](const volatile void*, size_t) { num_allocations.fetch_add(1, std::memory_order_relaxed); },
+    [](const volatile void*) {});
 
 }  // namespace octavo
-
-// The replaceable forms from which the others are derived ([new.delete.single],
-// [new.delete.array]). Inlined, they would look mismatched to GCC.
-[[gnu::noinline]] void* operator new(std::size_t size) { return octavo::CountedAllocate(size, 0); }
-[[gnu::noinline]] void* operator new(std::size_t size, std::align_val_t alignment) {
-  return octavo::CountedAllocate(size, static_cast<std::size_t>(alignment));
-}
-[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::align_val_t) noexcept {
-  std::free(memory);
-}
-[[gnu::noinline]] void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
-  std::free(memory);
-}
 #endif

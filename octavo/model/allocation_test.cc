@@ -91,8 +91,7 @@ std::vector<NamedTestFormat> Formats() {
 
 TEST(ModelAllocations, AreAllMadeWhenAModelIsBuilt) {
   ASSERT_GT(CountAllocations([] { return fmt::format("{:64}", 1); }), 0);
-  ASSERT_EQ(CountAllocations([] { const Buffer some = Buffer::AllocateHost(64).value(); }) > 0,
-            kCountsBuffers);
+  ASSERT_GT(CountAllocations([] { const Buffer some = Buffer::AllocateHost(64).value(); }), 0);
   for (const char* architecture :
        {"Qwen3ForCausalLM", "Qwen3MoeForCausalLM", "DeepseekV3ForCausalLM", "LlamaForCausalLM"}) {
     for (const auto& [name, format] : Formats()) {

@@ -179,10 +179,9 @@ class LayerOps {
 
 TEST(CpuBackendAllocations, StopAfterReserve) {
   ASSERT_GT(CountAllocations([] { return fmt::format("{:64}", 1); }), 0);
-  for (const int64_t num_bytes : {100, 4 << 20}) {
-    ASSERT_EQ(CountAllocations([&] { const auto some = Buffer::AllocateHost(num_bytes); }) > 0,
-              kCountsBuffers);
-  }
+  ASSERT_GT(CountAllocations([] { const auto some = Buffer::AllocateHost(100); }), 0);
+  ASSERT_EQ(CountAllocations([] { const auto some = Buffer::AllocateHost(4 << 20); }) > 0,
+            kCountsMappings);
 
   std::vector<cpu::CpuPath> paths;
   for (const auto target :
