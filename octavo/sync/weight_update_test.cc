@@ -322,7 +322,7 @@ TEST_F(WeightUpdaterFaults, OnlyOneUpdateIsOpen) {
 }
 
 TEST_F(WeightUpdaterFaults, AForgottenUpdateIsDisplaced) {
-  WeightUpdater impatient(serving_->engine.get(), nullptr, serving_->plan.get(),
+  WeightUpdater impatient(serving_->engine.get(), &updater().live().backend(), serving_->plan.get(),
                           WeightUpdater::Options{.idle_timeout_s = 0.0});
   const auto first = impatient.Begin("1");
   ASSERT_TRUE(first.has_value());
