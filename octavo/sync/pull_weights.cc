@@ -41,6 +41,10 @@ using Clock = std::chrono::steady_clock;
 std::string StatePath(const std::string& local_dir) {
   return local_dir + "/.weight_sync/state.json";
 }
+std::string SwitchPath(const std::string& local_dir) {
+  return local_dir + "/.weight_sync/switch.json";
+}
+std::string NextDir(const std::string& local_dir) { return local_dir + "/.weight_sync/next"; }
 
 // Held until destroyed. Move-only.
 class FolderLock {
@@ -81,6 +85,18 @@ Result<FolderLock> FolderLock::Take(const std::string& local_dir, double timeout
   return lock;
 }
 
+// "000007"; nullopt for anything else.
+std::optional<int64_t> VersionOf(const nlohmann::json& value) {
+  if (!value.is_string()) {
+    return std::nullopt;
+  }
+  const auto version = value.get<std::string>();
+  int64_t number = 0;
+  const char* end = version.data() + version.size();
+  const auto [stop, error] = std::from_chars(version.data(), end, number);
+  return error == std::errc() && stop == end && number >= 0 ? std::optional(number) : std::nullopt;
+}
+
 // The version that the folder holds; nullopt when it is not known, which a whole version mends.
 std::optional<int64_t> ReadState(const std::string& local_dir) {
   const Result<std::string> text = ReadTextFile(StatePath(local_dir));
@@ -88,14 +104,10 @@ std::optional<int64_t> ReadState(const std::string& local_dir) {
     return std::nullopt;
   }
   const auto state = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
-  if (!state.is_object() || !state.contains("version") || !state["version"].is_string()) {
+  if (!state.is_object() || !state.contains("version")) {
     return std::nullopt;
   }
-  const auto version = state["version"].get<std::string>();
-  int64_t number = 0;
-  const char* end = version.data() + version.size();
-  const auto [stop, error] = std::from_chars(version.data(), end, number);
-  return error == std::errc() && stop == end && number >= 0 ? std::optional(number) : std::nullopt;
+  return VersionOf(state["version"]);
 }
 
 // What leads to the target: a whole version to copy, if any, and deltas in order.
@@ -164,7 +176,6 @@ class Puller {
   Status PatchAll();
   Status Patch(const Patched& patched, std::vector<std::byte>* bytes,
                std::vector<std::byte>* scratch) const;
-  Status RemoveOthers() const;
 
   const PullOptions& options_;
   const Chain chain_;
@@ -243,7 +254,8 @@ Status Puller::StartFile(SourceFile* file) {
   if (file->written.has_value()) {
     return OkStatus();
   }
-  ASSIGN_OR_RETURN(AtomicFile written, AtomicFile::Create(options_.local_dir + "/" + file->name));
+  ASSIGN_OR_RETURN(AtomicFile written,
+                   AtomicFile::Create(NextDir(options_.local_dir) + "/" + file->name));
   RETURN_IF_ERROR(written.Append(file->bytes.bytes()));
   bytes_written_ += static_cast<int64_t>(file->bytes.bytes().size());
   file->written = std::move(written);
@@ -283,6 +295,13 @@ Status Puller::PatchAll() {
 }
 
 Status Puller::Prepare() {
+  // What an earlier pull left there never became anything: ResumeSwitch has looked.
+  std::error_code error;
+  fs::remove_all(NextDir(options_.local_dir), error);
+  fs::create_directories(NextDir(options_.local_dir), error);
+  if (error) {
+    return Internal("{}: {}", NextDir(options_.local_dir), error.message());
+  }
   RETURN_IF_ERROR(OpenFiles());
   RETURN_IF_ERROR(FindPatched());
   for (const Patched& patched : patched_) {
@@ -296,42 +315,160 @@ Status Puller::Prepare() {
   return PatchAll();
 }
 
-Status Puller::RemoveOthers() const {
-  std::set<std::string> names;
-  for (const SourceFile& file : files_) {
-    names.insert(file.name);
+// --- The switch of files ------------------------------------------------------------------------
+
+Status SyncFolder(const std::string& dir) {
+  const int fd = open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) {
+    return Internal("{}: could not open it: {}", dir, strerror(errno));
   }
+  const bool is_synced = fsync(fd) == 0;
+  const int error = errno;
+  close(fd);
+  return is_synced ? OkStatus() : Internal("{}: could not sync it: {}", dir, strerror(error));
+}
+
+Status RemoveFile(const std::string& path) {
+  std::error_code error;
+  fs::remove(path, error);
+  return error ? Internal("{}: {}", path, error.message()) : OkStatus();
+}
+
+// Regular files of the folder other than `keep`.
+Status RemoveOthers(const std::string& dir, const std::set<std::string>& keep) {
   std::error_code error;
   std::vector<fs::path> others;
-  for (fs::directory_iterator entry(options_.local_dir, error), end; !error && entry != end;
+  for (fs::directory_iterator entry(dir, error), end; !error && entry != end;
        entry.increment(error)) {
     std::error_code ignored;
-    if (entry->is_regular_file(ignored) && !names.contains(entry->path().filename().string())) {
+    if (entry->is_regular_file(ignored) && !keep.contains(entry->path().filename().string())) {
       others.push_back(entry->path());
     }
   }
   for (const fs::path& path : others) {
     fs::remove(path, error);
   }
-  return error ? Internal("{}: {}", options_.local_dir, error.message()) : OkStatus();
+  return error ? Internal("{}: {}", dir, error.message()) : OkStatus();
+}
+
+// What switch.json says.
+struct Switch {
+  int64_t version = 0;
+  std::vector<std::string> rename;
+  std::optional<std::vector<std::string>> keep;  // Absent: all.
+};
+
+std::string SwitchText(const Switch& what) {
+  nlohmann::ordered_json json = {
+      {"version", fmt::format("{:06}", what.version)}, {"rename", what.rename}, {"keep", nullptr}};
+  if (what.keep.has_value()) {
+    json["keep"] = *what.keep;
+  }
+  return json.dump(-1, ' ', /*ensure_ascii=*/false,
+                   nlohmann::ordered_json::error_handler_t::replace);
+}
+
+// Names are of files in one folder, whatever stands there.
+std::optional<std::vector<std::string>> NamesOf(const nlohmann::json& list) {
+  if (!list.is_array()) {
+    return std::nullopt;
+  }
+  std::vector<std::string> names;
+  for (const nlohmann::json& entry : list) {
+    if (!entry.is_string() || entry.get_ref<const std::string&>().find('/') != std::string::npos) {
+      return std::nullopt;
+    }
+    names.push_back(entry.get<std::string>());
+  }
+  return names;
+}
+
+std::optional<Switch> ParseSwitch(const std::string& text) {
+  const auto json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object() || !json.contains("version") || !json.contains("rename") ||
+      !json.contains("keep")) {
+    return std::nullopt;
+  }
+  const std::optional<int64_t> version = VersionOf(json["version"]);
+  std::optional<std::vector<std::string>> rename = NamesOf(json["rename"]);
+  std::optional<std::vector<std::string>> keep = NamesOf(json["keep"]);
+  if (!version.has_value() || !rename.has_value() ||
+      (!keep.has_value() && !json["keep"].is_null())) {
+    return std::nullopt;
+  }
+  return Switch{.version = *version, .rename = *std::move(rename), .keep = std::move(keep)};
+}
+
+// Each step may have been done already.
+Status MakeSwitch(const PullOptions& options, const Switch& what) {
+  const std::string& dir = options.local_dir;
+  RETURN_IF_ERROR(RemoveFile(StatePath(dir)));
+  for (const std::string& name : what.rename) {
+    std::error_code error;
+    const fs::path next = fs::path(NextDir(dir)) / name;
+    if (!fs::exists(next, error)) {
+      continue;
+    }
+    if (options.before_rename) {
+      RETURN_IF_ERROR(options.before_rename(name));
+    }
+    fs::rename(next, fs::path(dir) / name, error);
+    if (error) {
+      return Internal("{}/{}: {}", dir, name, error.message());
+    }
+  }
+  if (what.keep.has_value()) {
+    RETURN_IF_ERROR(RemoveOthers(dir, {what.keep->begin(), what.keep->end()}));
+  }
+  RETURN_IF_ERROR(SyncFolder(dir));
+  RETURN_IF_ERROR(
+      WriteTextFile(StatePath(dir), fmt::format("{{\"version\": \"{:06}\"}}", what.version)));
+  RETURN_IF_ERROR(RemoveFile(SwitchPath(dir)));
+  std::error_code ignored;
+  fs::remove_all(NextDir(dir), ignored);
+  return OkStatus();
+}
+
+Status NotFinished(const std::string& dir, const Status& why) {
+  return Status(why.code(),
+                fmt::format("{}: its files are not all in place yet; the next pull goes "
+                            "on with them: {}",
+                            dir, why.message()));
+}
+
+// Ends what an earlier pull began.
+Status ResumeSwitch(const PullOptions& options) {
+  const Result<std::string> text = ReadTextFile(SwitchPath(options.local_dir));
+  if (!text.has_value()) {
+    return OkStatus();
+  }
+  const std::optional<Switch> what = ParseSwitch(*text);
+  if (!what.has_value()) {  // Not ours: nothing is known of the folder.
+    RETURN_IF_ERROR(RemoveFile(StatePath(options.local_dir)));
+    return RemoveFile(SwitchPath(options.local_dir));
+  }
+  LOG(INFO, "weights pulled: going on with files of version {} in {}", what->version,
+      options.local_dir);
+  const Status made = MakeSwitch(options, *what);
+  return made.ok() ? made : NotFinished(options.local_dir, made);
 }
 
 Status Puller::Commit() {
-  std::error_code error;
-  fs::remove(StatePath(options_.local_dir), error);
-  if (error) {
-    return Internal("{}: {}", StatePath(options_.local_dir), error.message());
-  }
+  Switch what{.version = options_.target_version, .rename = {}, .keep = {}};
+  std::vector<std::string> names;
   for (SourceFile& file : files_) {
+    names.push_back(file.name);
     if (file.written.has_value()) {
       RETURN_IF_ERROR(file.written->Commit());
+      what.rename.push_back(file.name);
     }
   }
   if (chain_.seed.has_value()) {
-    RETURN_IF_ERROR(RemoveOthers());
+    what.keep = std::move(names);
   }
-  return WriteTextFile(StatePath(options_.local_dir),
-                       fmt::format("{{\"version\": \"{:06}\"}}", options_.target_version));
+  RETURN_IF_ERROR(WriteTextFile(SwitchPath(options_.local_dir), SwitchText(what)));
+  const Status made = MakeSwitch(options_, what);
+  return made.ok() ? made : NotFinished(options_.local_dir, made);
 }
 
 Status CheckFolders(const PullOptions& options) {
@@ -355,6 +492,7 @@ Result<PullReport> PullWeights(const PullOptions& options) {
   RETURN_IF_ERROR(CheckFolders(options));
   ASSIGN_OR_RETURN(const FolderLock lock,
                    FolderLock::Take(options.local_dir, options.lock_timeout_s));
+  RETURN_IF_ERROR(ResumeSwitch(options));
   const std::optional<int64_t> applied = ReadState(options.local_dir);
   PullReport report{.from_version = applied.value_or(-1)};
   if (applied == options.target_version) {
@@ -377,6 +515,15 @@ Result<PullReport> PullWeights(const PullOptions& options) {
       options.local_dir, report.from_version, options.target_version, report.seed_version,
       report.num_deltas, report.num_tensors, report.bytes_written);
   return report;
+}
+
+Status CheckNotSwitching(const std::string& dir) {
+  std::error_code error;
+  if (fs::exists(SwitchPath(dir), error)) {
+    return Unavailable(
+        "{}: a pull is putting its files in place, or stopped at that: pull again first", dir);
+  }
+  return OkStatus();
 }
 
 }  // namespace octavo

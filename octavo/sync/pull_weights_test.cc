@@ -13,6 +13,7 @@
 
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -367,6 +368,95 @@ TEST_F(PullTest, ABaseOfOtherBytesFailsItsChecksum) {
   Weights without = versions_[0];
   Write(local_ + "/model-1.safetensors", SafetensorsFileText({{"b", without["b"]}}, ""));
   ExpectRefused(1, "weight_v000001: a: " + local_ + " has no such tensor");
+}
+
+// --- A fault between two renames ----------------------------------------------------------------
+
+// Stops before the n-th rename of the pull, as a machine would.
+std::function<Status(const std::string&)> StopBefore(int nth) {
+  return [nth, count = 0](const std::string& name) mutable {
+    return count++ == nth ? Internal("{}: stopped", name) : OkStatus();
+  };
+}
+
+TEST_F(PullTest, GoesOnWhereAFaultBetweenTwoRenamesStoppedIt) {
+  Publish(1);
+  Publish(2);
+  Publish(3);  // Changes both files; a seed renames three.
+  for (const bool is_fresh : {true, false}) {
+    for (int nth = 0; nth < (is_fresh ? 3 : 2); ++nth) {
+      fs::remove_all(local_);
+      if (!is_fresh) {
+        ASSERT_TRUE(Pull(1).has_value());
+      }
+      EXPECT_TRUE(CheckNotSwitching(local_).ok());
+      PullOptions options = {.local_dir = local_,
+                             .base_dir = base_,
+                             .source_dir = source_,
+                             .target_version = 3,
+                             .lock_timeout_s = 0.05,
+                             .before_rename = StopBefore(nth)};
+      const auto stopped = PullWeights(options);
+      ASSERT_FALSE(stopped.has_value());
+      EXPECT_THAT(stopped.error().message(), HasSubstr("the next pull goes on with them"));
+      // Its files are of two versions, and nobody may take them for one.
+      EXPECT_EQ(CheckNotSwitching(local_).code(), StatusCode::kUnavailable);
+      EXPECT_FALSE(fs::exists(local_ + "/.weight_sync/state.json"));
+
+      const auto report = Pull(3);
+      ASSERT_TRUE(report.has_value()) << report.error().message();
+      EXPECT_EQ(report->from_version, 3);  // It had only to be put in place.
+      ExpectVersion(3);
+      EXPECT_TRUE(CheckNotSwitching(local_).ok());
+    }
+  }
+}
+
+// Stopped again and again, one rename at a time, and then asked for another version.
+TEST_F(PullTest, EndsAnInterruptedSwitchBeforeItBeginsAnother) {
+  Publish(1);
+  ASSERT_TRUE(Pull(0).has_value());
+  fs::remove_all(local_);
+  PullOptions options = {.local_dir = local_,
+                         .base_dir = base_,
+                         .source_dir = source_,
+                         .target_version = 0,
+                         .lock_timeout_s = 0.05};
+  for (int attempt = 0; attempt < 3; ++attempt) {
+    options.before_rename = StopBefore(attempt == 0 ? 0 : 1);
+    ASSERT_FALSE(PullWeights(options).has_value());
+  }
+  const auto report = Pull(1);
+  ASSERT_TRUE(report.has_value()) << report.error().message();
+  EXPECT_EQ(report->from_version, 0);
+  EXPECT_EQ(report->num_deltas, 1);
+  ExpectVersion(1);
+}
+
+// A real fault: a folder stands where a file belongs.
+TEST_F(PullTest, ARenameThatFailsIsNamedAndMended) {
+  fs::create_directories(local_ + "/model-2.safetensors/in-the-way");
+  const auto failed = Pull(0);
+  ASSERT_FALSE(failed.has_value());
+  EXPECT_THAT(failed.error().message(), HasSubstr("model-2.safetensors"));
+  EXPECT_FALSE(CheckNotSwitching(local_).ok());
+  EXPECT_FALSE(Pull(0).has_value());  // As long as it stands there.
+  fs::remove_all(local_ + "/model-2.safetensors");
+  ASSERT_TRUE(Pull(0).has_value());
+  ExpectVersion(0);
+}
+
+TEST_F(PullTest, ASwitchThatNobodyWroteIsForgottenWithTheState) {
+  ASSERT_TRUE(Pull(0).has_value());
+  Publish(1);
+  for (const char* text : {"", "[]", R"({"version": "000009", "rename": ["../x"], "keep": null})",
+                           R"({"version": 9, "rename": [], "keep": null})"}) {
+    Write(local_ + "/.weight_sync/switch.json", text);
+    const auto report = Pull(1);
+    ASSERT_TRUE(report.has_value()) << report.error().message();
+    EXPECT_EQ(report->from_version, -1);
+    ExpectVersion(1);
+  }
 }
 
 TEST_F(PullTest, FoldersMustDiffer) {
