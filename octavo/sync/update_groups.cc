@@ -180,6 +180,10 @@ Status UpdateGroups::ReceiveAll(Group& group, const GroupBucket& bucket, PutTens
   for (const Broadcast& broadcast : *broadcasts) {
     scratch_bytes = std::max(scratch_bytes, broadcast.num_bytes);
   }
+  if (const Status admitted = options_.admit ? options_.admit(scratch_bytes) : OkStatus();
+      !admitted.ok()) {
+    return break_with(admitted.WithContext("receiving weights"));
+  }
   Result<Buffer> scratch = Buffer::AllocateHost(scratch_bytes);
   if (!scratch.has_value()) {
     return break_with(scratch.error().WithContext("receiving weights"));

@@ -39,6 +39,8 @@ struct UpdateGroupsOptions {
   double receive_timeout_s = 300.0;
   // Of one broadcast: what is received lies in memory once, beside the staging.
   int64_t broadcast_bytes_max = int64_t{8} << 30;
+  // Whether a bucket may take so many bytes at once; asked before it takes them. Default: it may.
+  std::function<Status(int64_t num_bytes)> admit = {};
   // For tests. Default: JoinCollective.
   std::function<Result<std::unique_ptr<Collective>>(const GroupJoin&, const WaitLimit&)> join = {};
 };
@@ -65,7 +67,8 @@ class UpdateGroups {
   // is known to be wrong before a byte has come. Errors: kNotFound naming the groups that there
   // are; kUnavailable while another call receives from it; those of `put` and `refusal`; and, each
   // of which breaks the group: those of ReceiveBroadcast naming the tensor, kInvalidArgument (a
-  // shape without a size), kExhausted (a broadcast above broadcast_bytes_max, or no memory).
+  // shape without a size), kExhausted (a broadcast above broadcast_bytes_max, or no memory), those
+  // of `admit`.
   Status Receive(std::string_view group, const GroupBucket& bucket, PutTensor put,
                  const Status& refusal = {});
 

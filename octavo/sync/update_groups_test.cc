@@ -230,6 +230,30 @@ TEST_F(UpdateGroupsTest, SmallTensorsOfALargeFlattenedBucketAreTooMuchTogether) 
             "b: a broadcast of more than 64 bytes: 25 of this tensor after 40 others");
 }
 
+// The largest broadcast of the bucket is what lies in memory at once.
+TEST_F(UpdateGroupsTest, AsksBeforeItTakesMemory) {
+  std::vector<int64_t> asked;
+  UpdateGroupsOptions options = Options();
+  options.admit = [&asked](int64_t num_bytes) {
+    asked.push_back(num_bytes);
+    return num_bytes > 8 ? Exhausted("{} bytes: there are 8", num_bytes) : OkStatus();
+  };
+  UpdateGroups groups(std::move(options));
+  ASSERT_TRUE(groups.Init(Place("g")).ok());
+  sender_.queue = {std::string("aaaa"), std::string("s"), std::string(), std::string("bbbb")};
+  Taken taken;
+  ASSERT_TRUE(groups.Receive("g", bucket_, taken).ok());
+  GroupBucket flat = bucket_;
+  flat.is_flattened = true;
+  const Status status = groups.Receive("g", flat, taken);
+  EXPECT_EQ(status.code(), StatusCode::kExhausted);
+  EXPECT_THAT(status.message(), HasSubstr("there are 8"));
+  EXPECT_THAT(asked, ElementsAre(4, 9));
+  // Nobody received it, so the group is out of step.
+  EXPECT_EQ(groups.Receive("g", bucket_, taken).code(), StatusCode::kUnavailable);
+  EXPECT_EQ(taken.seen.size(), 4U);
+}
+
 TEST_F(UpdateGroupsTest, APeerThatStallsEndsTheCallAtItsDeadline) {
   UpdateGroups groups(Options(/*receive_timeout_s=*/0.05));
   ASSERT_TRUE(groups.Init(Place("g")).ok());
