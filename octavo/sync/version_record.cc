@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <charconv>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
@@ -14,12 +13,12 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <system_error>
 #include <utility>
 
 #include "octavo/base/file.h"
 #include "octavo/base/status.h"
+#include "octavo/engine/version_demand.h"
 
 namespace octavo {
 namespace {
@@ -52,13 +51,6 @@ std::optional<std::string> TextOf(const Json& json, const char* key) {
 }
 
 }  // namespace
-
-std::optional<uint64_t> VersionNumber(std::string_view version) {
-  uint64_t number = 0;
-  const char* end = version.data() + version.size();
-  const auto [parsed, error] = std::from_chars(version.data(), end, number);
-  return error == std::errc() && parsed == end ? std::optional(number) : std::nullopt;
-}
 
 std::string NextVersion(const std::string& version) {
   if (version.empty()) {

@@ -7,15 +7,10 @@
 #include <mutex>
 #include <optional>
 #include <string>
-#include <string_view>
 
 #include "octavo/base/status.h"
 
 namespace octavo {
-
-// The number that a version is, when it is one: decimal digits alone, below 2^64. Any other label
-// is text, which has no order.
-std::optional<uint64_t> VersionNumber(std::string_view version);
 
 // What follows `version`: 7 for 6, 1 for "", and for text the text with ".1" appended.
 std::string NextVersion(const std::string& version);
