@@ -29,20 +29,14 @@
 #include "octavo/model/spec/stacked_experts.h"
 #include "octavo/policy/precision_table.h"
 #include "octavo/sync/pack_row.h"
+#include "octavo/sync/row_slices.h"
 #include "octavo/sync/weight_plan.h"
 
 namespace octavo {
 namespace {
 
-// Missing tensors that an error names before it only counts.
-constexpr int kMaxNamed = 5;
-
 bool IsSourceDType(DType dtype) {
   return dtype == DType::kBf16 || dtype == DType::kF16 || dtype == DType::kF32;
-}
-
-Status AnotherValue(std::string_view name) {
-  return InvalidArgument("{}: already staged with another value", name);
 }
 
 Status TwoForms(std::string_view name, std::string_view other) {
@@ -65,24 +59,6 @@ int64_t PackedBytes(const PrecisionRow& row, const PackedMatrix& packed,
   return bytes;
 }
 
-// Up to kMaxNamed names, and how many more there are.
-class NameList {
- public:
-  void Add(const std::string& name) {
-    if (++count_ <= kMaxNamed) {
-      text_ += (text_.empty() ? "" : ", ") + name;
-    }
-  }
-  bool empty() const { return count_ == 0; }
-  std::string Text() const {
-    return text_ + (count_ > kMaxNamed ? fmt::format(" and {} more", count_ - kMaxNamed) : "");
-  }
-
- private:
-  int count_ = 0;
-  std::string text_;
-};
-
 }  // namespace
 
 LiveBase LiveBaseOf(const ModelWeights& live) {
@@ -95,6 +71,18 @@ LiveBase LiveBaseOf(const ModelWeights& live) {
   for (const std::vector<PackedMatrix>* held : {&live.matrices, &live.derived}) {
     for (const PackedMatrix& matrix : *held) {
       base.packed_bytes += matrix.codes.num_bytes() + matrix.scales.num_bytes();
+    }
+  }
+  return base;
+}
+
+LiveBase EmptyBase(const WeightPlan& plan) {
+  LiveBase base{.is_held = std::vector<bool>(plan.parts.size(), false),
+                .input_scales = std::vector<float>(plan.parts.size(), 0.0F)};
+  for (size_t i = 0; i < plan.parts.size(); ++i) {
+    for (const StoredTensorSpec& part : plan.parts[i]) {
+      const bool must_come = !plan.spec->weights[i].is_mtp && !IsInputScale(part.part);
+      base.packed_bytes += must_come ? NumElements(part.shape) * DTypeBytes(part.dtype) : 0;
     }
   }
   return base;
@@ -114,14 +102,16 @@ Staging::Staging(StagingOptions options, std::unique_ptr<ModelWeights> weights)
 
 Status Staging::Put(std::string_view name, const ConstTensorView& tensor) {
   CHECK(!is_sealed_);
-  const auto found = plan_.targets.find(std::string(name));
+  ASSIGN_OR_RETURN(const SlicedName sliced, ParseSlicedName(name));
+  const std::string base(sliced.name);
+  const Slice& slice = sliced.slice;
+  const auto found = plan_.targets.find(base);
   if (found == plan_.targets.end()) {
-    if (const auto stacked = plan_.stacked.find(std::string(name));
-        stacked != plan_.stacked.end()) {
-      return PutStacked(stacked->second, tensor);
+    if (const auto stacked = plan_.stacked.find(base); stacked != plan_.stacked.end()) {
+      return PutStacked(stacked->second, slice, tensor);
     }
-    if (!plan_.tied_head.empty() && name == plan_.tied_head) {
-      return PutTiedHead(tensor);
+    if (!plan_.tied_head.empty() && base == plan_.tied_head) {
+      return PutTiedHead(slice, tensor);
     }
     return InvalidArgument("{}: the served model has no such tensor", name);
   }
@@ -129,12 +119,14 @@ Status Staging::Put(std::string_view name, const ConstTensorView& tensor) {
   const PrecisionRow& row = plan_.table->rows[target.row_idx];
   const bool has_part = target.part_idx != PutTarget::kNoPart;
   if (has_part && IsInputScale(plan_.parts[target.row_idx][target.part_idx].part)) {
-    RETURN_IF_ERROR(PutInputScale(target, tensor));
+    RETURN_IF_ERROR(slice.has_value()
+                        ? InvalidArgument("{}: expected the whole tensor, one value", name)
+                        : PutInputScale(target, tensor));
   } else if (target.is_weight &&
              (IsSourceDType(tensor.dtype) || !has_part || row.format == WeightFormat::kBf16)) {
-    RETURN_IF_ERROR(PutSource(target.row_idx, tensor));
+    RETURN_IF_ERROR(PutSource(target.row_idx, slice, tensor));
   } else {
-    RETURN_IF_ERROR(PutPart(target, tensor));
+    RETURN_IF_ERROR(PutPart(target, slice, tensor));
   }
   bytes_in_ += tensor.NumBytes();
   return OkStatus();
@@ -142,44 +134,76 @@ Status Staging::Put(std::string_view name, const ConstTensorView& tensor) {
 
 // --- Weights in BF16, F16 or F32 -----------------------------------------------------------------
 
-Status Staging::PutSource(size_t row_idx, const ConstTensorView& tensor) {
+Status Staging::PutSource(size_t row_idx, const Slice& slice, const ConstTensorView& tensor) {
   Entry& entry = ledger_[row_idx];
   const PrecisionRow& row = plan_.table->rows[row_idx];
-  if (tensor.shape != row.shape || !IsSourceDType(tensor.dtype)) {
-    return InvalidArgument("{}: expected {} BF16, F16 or F32, got {} {}", row.name,
+  const std::string name = slice.has_value() ? NameOfSlice(row.name, *slice) : row.name;
+  if (slice.has_value()) {
+    RETURN_IF_ERROR(CheckRowSlice({.name = name, .slice = *slice}, row.shape, tensor.shape));
+  }
+  if ((!slice.has_value() && tensor.shape != row.shape) || !IsSourceDType(tensor.dtype)) {
+    return InvalidArgument("{}: expected {} BF16, F16 or F32, got {} {}", name,
                            ShapeString(row.shape), ShapeString(tensor.shape),
                            DTypeName(tensor.dtype));
   }
-  const Hash128 hash = HashBytes(tensor.Bytes());
-  if (entry.source_hash.has_value()) {
-    return *entry.source_hash == hash ? OkStatus() : AnotherValue(row.name);
+  const int64_t first_row = slice.has_value() ? slice->begin : 0;
+  const std::vector<Hash128> hashes = HashRowBlocks(tensor);
+  ASSIGN_OR_RETURN(const RowLedger::Finding finding, entry.source.Check(name, first_row, hashes));
+  if (finding == RowLedger::Finding::kRepeated) {
+    return OkStatus();
   }
-  if (!entry.part_hash.empty()) {
-    return InvalidArgument("{}: already staged in its stored form", row.name);
+  if (!entry.part_rows.empty()) {
+    return InvalidArgument("{}: already staged in its stored form", name);
   }
-  if (plan_.scale_set_of[row_idx] >= 0) {
-    RETURN_IF_ERROR(PutMember(row_idx, tensor));
+  if (slice.has_value() && slice->NumRows() < row.shape[0]) {
+    RETURN_IF_ERROR(PutRows(row_idx, *slice, tensor));
   } else {
-    ASSIGN_OR_RETURN(PackedMatrix packed, Encode(row_idx, tensor, {}));
-    Keep(row_idx, std::move(packed));
+    RETURN_IF_ERROR(PutWhole(row_idx, tensor));
   }
-  entry.source_hash = hash;
+  entry.source.Add(first_row, IsVector(row) ? 1 : row.shape[0], hashes);
+  if (!entry.source.IsComplete() || entry.assembly.empty()) {
+    return OkStatus();
+  }
+  const Status status = FinishRows(row_idx);
+  if (!status.ok()) {
+    entry.source.Remove(first_row, hashes.size());  // The rows that just came are to come again.
+  }
+  return status;
+}
+
+Status Staging::PutWhole(size_t row_idx, const ConstTensorView& tensor) {
+  if (plan_.scale_set_of[row_idx] >= 0) {
+    return PutMember(row_idx, tensor);
+  }
+  ASSIGN_OR_RETURN(PackedMatrix packed, Encode(row_idx, tensor, {}));
+  Keep(row_idx, std::move(packed));
   return OkStatus();
 }
 
-// The experts of a layer in one tensor: rows of one expert are consecutive.
-Status Staging::PutStacked(const StackedSource& stacked, const ConstTensorView& tensor) {
-  RETURN_IF_ERROR(CheckStackedShape(stacked, tensor.shape));
+// The experts of a layer in one tensor, or some of them: rows of one expert are consecutive.
+Status Staging::PutStacked(const StackedSource& stacked, const Slice& slice,
+                           const ConstTensorView& tensor) {
+  if (slice.has_value()) {
+    RETURN_IF_ERROR(
+        CheckRowSlice({.name = NameOfSlice(stacked.name, *slice), .slice = *slice, .granule = 1},
+                      stacked.shape, tensor.shape));
+  } else {
+    RETURN_IF_ERROR(CheckStackedShape(stacked, tensor.shape));
+  }
   if (!IsSourceDType(tensor.dtype)) {
     return Unsupported("{}: stacked experts are read in BF16, F16 and F32, got {}", stacked.name,
                        DTypeName(tensor.dtype));
   }
+  const RowSlice experts = slice.value_or(RowSlice{0, stacked.shape[0]});
   const int64_t row_bytes = stacked.shape[2] * DTypeBytes(tensor.dtype);
-  for (const StackedSlice& slice : stacked.slices) {
-    const int64_t first_row = slice.expert * stacked.shape[1] + slice.row_begin;
+  for (const StackedSlice& part : stacked.slices) {
+    if (part.expert < experts.begin || part.expert >= experts.end) {
+      continue;
+    }
+    const int64_t first_row = (part.expert - experts.begin) * stacked.shape[1] + part.row_begin;
     const Status status = PutSource(
-        static_cast<size_t>(slice.weight),
-        {tensor.dtype, {slice.num_rows, stacked.shape[2]}, tensor.data + first_row * row_bytes});
+        static_cast<size_t>(part.weight), {},
+        {tensor.dtype, {part.num_rows, stacked.shape[2]}, tensor.data + first_row * row_bytes});
     if (!status.ok()) {
       return status.WithContext(stacked.name);
     }
@@ -188,20 +212,21 @@ Status Staging::PutStacked(const StackedSource& stacked, const ConstTensorView& 
   return OkStatus();
 }
 
-Status Staging::PutTiedHead(const ConstTensorView& tensor) {
-  const Hash128 hash = HashBytes(tensor.Bytes());
-  if (head_hash_.has_value() && *head_hash_ != hash) {
-    return AnotherValue(plan_.tied_head);
-  }
-  head_hash_ = hash;
+Status Staging::PutTiedHead(const Slice& slice, const ConstTensorView& tensor) {
+  const Shape& whole = plan_.table->rows[plan_.embedding_idx].shape;
+  const RowSlice rows = slice.value_or(RowSlice{0, whole[0]});
+  const std::string name = slice.has_value() ? NameOfSlice(plan_.tied_head, rows) : plan_.tied_head;
+  RETURN_IF_ERROR(CheckRowSlice({.name = name, .slice = rows}, whole, tensor.shape));
+  const std::vector<Hash128> hashes = HashRowBlocks(tensor);
+  RETURN_IF_ERROR(head_.Check(name, rows.begin, hashes).error());
+  head_.Add(rows.begin, whole[0], hashes);
   bytes_in_ += tensor.NumBytes();
   return CheckTiedHead();
 }
 
 // The head of a tied model and its embedding, whichever comes first.
 Status Staging::CheckTiedHead() const {
-  const std::optional<Hash128>& embedding = ledger_[plan_.embedding_idx].source_hash;
-  if (head_hash_.has_value() && embedding.has_value() && *head_hash_ != *embedding) {
+  if (!head_.AgreesWith(ledger_[plan_.embedding_idx].source)) {
     return InvalidArgument(
         "{}: config.json says tie_word_embeddings, but this tensor differs from {}",
         plan_.tied_head, plan_.table->rows[plan_.embedding_idx].name);
@@ -233,10 +258,10 @@ Status Staging::PutMember(size_t row_idx, const ConstTensorView& tensor) {
     if (member_idx == row_idx) {
       continue;
     }
-    if (!other.part_hash.empty()) {
+    if (!other.part_rows.empty()) {
       return TwoForms(row.name, plan_.table->rows[member_idx].name);
     }
-    is_last = is_last && other.source_hash.has_value();
+    is_last = is_last && other.source.IsComplete();
     shared_amax = std::max(shared_amax, other.amax);
   }
   return is_last ? EncodeSet(row_idx, tensor, shared_amax) : Wait(row_idx, tensor, amax);
@@ -244,6 +269,13 @@ Status Staging::PutMember(size_t row_idx, const ConstTensorView& tensor) {
 
 // The bytes of a sender are its own after the call, so what waits is a copy.
 Status Staging::Wait(size_t row_idx, const ConstTensorView& tensor, float amax) {
+  Entry& entry = ledger_[row_idx];
+  if (!entry.assembly.empty()) {  // It is one already.
+    entry.waiting = std::move(entry.assembly.front().bytes);
+    entry.amax = amax;
+    entry.assembly.clear();
+    return OkStatus();
+  }
   PrecisionRow kept = plan_.table->rows[row_idx];
   kept.format = WeightFormat::kBf16;
   const int64_t num_bytes = NumElements(kept.shape) * DTypeBytes(DType::kBf16);
@@ -255,8 +287,8 @@ Status Staging::Wait(size_t row_idx, const ConstTensorView& tensor, float amax) 
   }
   ASSIGN_OR_RETURN(std::vector<OwnedTensor> bf16,
                    TransformWeight(kept, tensor, {.pool = options_.pool}));
-  ledger_[row_idx].waiting = std::move(bf16.front().bytes);
-  ledger_[row_idx].amax = amax;
+  entry.waiting = std::move(bf16.front().bytes);
+  entry.amax = amax;
   waiting_bytes_ += num_bytes;
   return OkStatus();
 }
@@ -295,31 +327,48 @@ Status Staging::PutInputScale(const PutTarget& target, const ConstTensorView& te
   if (known.has_value()) {
     return std::bit_cast<uint32_t>(*known) == std::bit_cast<uint32_t>(value)
                ? OkStatus()
-               : AnotherValue(spec.name);
+               : InvalidArgument("{}: already staged with another value", spec.name);
   }
   known = value;
   return OkStatus();
 }
 
-Status Staging::PutPart(const PutTarget& target, const ConstTensorView& tensor) {
-  Entry& entry = ledger_[target.row_idx];
-  const PrecisionRow& row = plan_.table->rows[target.row_idx];
-  const std::vector<StoredTensorSpec>& specs = plan_.parts[target.row_idx];
-  const StoredTensorSpec& spec = specs[target.part_idx];
-  RETURN_IF_ERROR(CheckStoredType(row, spec, tensor));
-  if (entry.source_hash.has_value()) {
-    return InvalidArgument("{}: its weight is already staged as BF16", spec.name);
+Status Staging::CheckPartForms(const PutTarget& target, std::string_view name) const {
+  if (!ledger_[target.row_idx].source.empty()) {
+    return InvalidArgument("{}: its weight is already staged as BF16", name);
   }
   if (const int set = plan_.scale_set_of[target.row_idx]; set >= 0) {
     for (const int member : plan_.scale_sets[static_cast<size_t>(set)]) {
-      if (ledger_[static_cast<size_t>(member)].source_hash.has_value()) {
-        return TwoForms(spec.name, plan_.table->rows[static_cast<size_t>(member)].name);
+      if (!ledger_[static_cast<size_t>(member)].source.empty()) {
+        return TwoForms(name, plan_.table->rows[static_cast<size_t>(member)].name);
       }
     }
   }
-  const Hash128 hash = HashBytes(tensor.Bytes());
-  if (!entry.part_hash.empty() && entry.part_hash[target.part_idx].has_value()) {
-    return *entry.part_hash[target.part_idx] == hash ? OkStatus() : AnotherValue(spec.name);
+  return OkStatus();
+}
+
+Status Staging::PutPart(const PutTarget& target, const Slice& slice,
+                        const ConstTensorView& tensor) {
+  Entry& entry = ledger_[target.row_idx];
+  const PrecisionRow& row = plan_.table->rows[target.row_idx];
+  const std::vector<StoredTensorSpec>& specs = plan_.parts[target.row_idx];
+  const Shape& whole = specs[target.part_idx].shape;
+  StoredTensorSpec spec = specs[target.part_idx];  // Of what came.
+  if (slice.has_value()) {
+    spec.name = NameOfSlice(spec.name, *slice);
+    RETURN_IF_ERROR(CheckRowSlice({.name = spec.name, .slice = *slice}, whole, tensor.shape));
+    spec.shape[0] = slice->NumRows();
+  }
+  RETURN_IF_ERROR(CheckStoredType(row, spec, tensor));
+  RETURN_IF_ERROR(CheckPartForms(target, spec.name));
+  const int64_t first_row = slice.has_value() ? slice->begin : 0;
+  const std::vector<Hash128> hashes = HashRowBlocks(tensor);
+  if (!entry.part_rows.empty()) {
+    ASSIGN_OR_RETURN(const RowLedger::Finding finding,
+                     entry.part_rows[target.part_idx].Check(spec.name, first_row, hashes));
+    if (finding == RowLedger::Finding::kRepeated) {
+      return OkStatus();
+    }
   }
   if (spec.part == StoredPart::kCodes) {
     const auto* codes = reinterpret_cast<const uint8_t*>(tensor.data);
@@ -327,22 +376,47 @@ Status Staging::PutPart(const PutTarget& target, const ConstTensorView& tensor) 
   } else {
     RETURN_IF_ERROR(CheckStoredScales(row, spec, tensor));
   }
-  ASSIGN_OR_RETURN(Buffer copy, Buffer::AllocateHost(tensor.NumBytes()));
-  std::ranges::copy(tensor.Bytes(), copy.data());
-  entry.part_hash.resize(specs.size());
-  entry.parts.resize(specs.size());
-  entry.parts[target.part_idx] = {spec.name, tensor.dtype, tensor.shape, std::move(copy)};
-  entry.part_hash[target.part_idx] = hash;
+  RETURN_IF_ERROR(KeepPart(target, slice, tensor));
+  const bool has_rows = tensor.shape.size() >= 2;
+  entry.part_rows[target.part_idx].Add(first_row, has_rows ? whole[0] : 1, hashes);
   for (size_t i = 0; i < specs.size(); ++i) {
-    if (!IsInputScale(specs[i].part) && !entry.part_hash[i].has_value()) {
+    if (!IsInputScale(specs[i].part) && !entry.part_rows[i].IsComplete()) {
       return OkStatus();
     }
   }
   const Status status = Adopt(target.row_idx);
-  if (!status.ok()) {
-    entry.part_hash[target.part_idx].reset();  // The part that just came is the one to send again.
+  if (!status.ok()) {  // What just came is to come again.
+    entry.part_rows[target.part_idx].Remove(first_row, hashes.size());
   }
   return status;
+}
+
+// A copy, of all rows or among those that came before.
+Status Staging::KeepPart(const PutTarget& target, const Slice& slice,
+                         const ConstTensorView& tensor) {
+  Entry& entry = ledger_[target.row_idx];
+  const std::vector<StoredTensorSpec>& specs = plan_.parts[target.row_idx];
+  const StoredTensorSpec& spec = specs[target.part_idx];
+  if (entry.part_rows.empty() || entry.part_rows[target.part_idx].empty()) {
+    Shape shape = tensor.shape;
+    if (slice.has_value()) {
+      shape[0] = spec.shape[0];
+    }
+    const int64_t num_bytes = NumElements(shape) * DTypeBytes(tensor.dtype);
+    ASSIGN_OR_RETURN(Buffer bytes, Buffer::AllocateHost(num_bytes));
+    entry.part_rows.resize(specs.size());
+    entry.parts.resize(specs.size());
+    entry.parts[target.part_idx] = {spec.name, tensor.dtype, std::move(shape), std::move(bytes)};
+  }
+  OwnedTensor& part = entry.parts[target.part_idx];
+  if (part.dtype != tensor.dtype) {
+    return InvalidArgument("{}: expected {} in all of its rows, got {}", spec.name,
+                           DTypeName(part.dtype), DTypeName(tensor.dtype));
+  }
+  const int64_t offset =
+      slice.has_value() ? tensor.NumBytes() / slice->NumRows() * slice->begin : 0;
+  std::ranges::copy(tensor.Bytes(), part.bytes.data() + offset);
+  return OkStatus();
 }
 
 Status Staging::Adopt(size_t row_idx) {
@@ -371,117 +445,6 @@ void Staging::Keep(size_t row_idx, PackedMatrix packed) {
   weights_->matrices[row_idx] = std::move(packed);
   ledger_[row_idx].is_packed = true;
   ++num_staged_;
-}
-
-// --- The ledger ----------------------------------------------------------------------------------
-
-bool Staging::MayBeAbsent(size_t row_idx) const {
-  return plan_.spec->weights[row_idx].is_mtp && ledger_[row_idx].IsUntouched() &&
-         !(options_.base.has_value() && options_.base->is_held[row_idx]);
-}
-
-Status Staging::CheckComplete() const {
-  NameList missing;
-  NameList waiting;
-  int64_t num_expected = 0;
-  for (size_t i = 0; i < ledger_.size(); ++i) {
-    const Entry& entry = ledger_[i];
-    num_expected += MayBeAbsent(i) ? 0 : 1;
-    if (entry.is_packed || MayBeAbsent(i)) {
-      continue;
-    }
-    if (entry.source_hash.has_value()) {  // Of its set another one is missing, and named.
-      waiting.Add(plan_.table->rows[i].name);
-      continue;
-    }
-    if (entry.part_hash.empty()) {  // Nothing of this weight came: its name alone says so.
-      missing.Add(plan_.parts[i].front().name);
-      continue;
-    }
-    for (size_t part = 0; part < plan_.parts[i].size(); ++part) {
-      if (!entry.part_hash[part].has_value() && !IsInputScale(plan_.parts[i][part].part)) {
-        missing.Add(plan_.parts[i][part].name);
-      }
-    }
-  }
-  if (missing.empty()) {
-    return OkStatus();
-  }
-  return InvalidArgument("the update is incomplete: expected {} weights, got {}; missing {}{}",
-                         num_expected, num_staged_, missing.Text(),
-                         waiting.empty()
-                             ? std::string()
-                             : fmt::format("; of sets that share a scale wait {}", waiting.Text()));
-}
-
-std::optional<float> Staging::GivenInputScale(size_t row_idx) const {
-  if (ledger_[row_idx].input_scale.has_value()) {
-    return ledger_[row_idx].input_scale;
-  }
-  if (options_.base.has_value() && options_.base->input_scales[row_idx] != 0.0F) {
-    return options_.base->input_scales[row_idx];
-  }
-  return std::nullopt;
-}
-
-Status Staging::SetInputScales() {
-  for (size_t i = 0; i < ledger_.size(); ++i) {
-    const PrecisionRow& row = plan_.table->rows[i];
-    const bool is_encoded = ledger_[i].source_hash.has_value() && !options_.base.has_value();
-    const bool writes_one = is_encoded && row.format == WeightFormat::kNvfp4;
-    weights_->stored_input_scales[i] = GivenInputScale(i).value_or(writes_one ? 1.0F : 0.0F);
-  }
-  NameList missing;
-  for (const std::vector<int>& set : plan_.static_input_sets) {
-    float largest = 0.0F;
-    for (const int member : set) {
-      const auto row_idx = static_cast<size_t>(member);
-      const std::vector<StoredTensorSpec>& parts = plan_.parts[row_idx];
-      const auto spec = std::ranges::find_if(
-          parts, [](const StoredTensorSpec& part) { return IsInputScale(part.part); });
-      const std::optional<float> given = GivenInputScale(row_idx);
-      // MTP rows are held and never computed with.
-      if (!given.has_value() && !plan_.spec->weights[row_idx].is_mtp) {
-        missing.Add(spec->name);
-      }
-      const float scale = given.value_or(0.0F);
-      const bool divides = spec->part == StoredPart::kInputDivisor && scale != 0.0F;
-      largest = std::max(largest, divides ? 1.0F / scale : scale);
-    }
-    for (const int member : set) {
-      weights_->matrices[static_cast<size_t>(member)].input_scale = largest;
-    }
-  }
-  return missing.empty()
-             ? OkStatus()
-             : InvalidArgument("static input scales: expected them in the checkpoint, missing {}",
-                               missing.Text());
-}
-
-Status Staging::Seal() {
-  if (is_sealed_) {
-    return OkStatus();
-  }
-  RETURN_IF_ERROR(CheckComplete());
-  RETURN_IF_ERROR(CheckTiedHead());
-  RETURN_IF_ERROR(SetInputScales());
-  RETURN_IF_ERROR(DeriveWeights(*plan_.spec, *options_.backend, weights_.get()));
-  is_sealed_ = true;
-  return OkStatus();
-}
-
-const ModelWeights& Staging::sealed() const {
-  CHECK(is_sealed_);
-  return *weights_;
-}
-
-std::unique_ptr<ModelWeights> Staging::Take() {
-  CHECK(is_sealed_);
-  return std::move(weights_);
-}
-
-std::unique_ptr<ModelWeights> Staging::TakeUntouched() {
-  return num_staged_ == 0 ? std::move(weights_) : nullptr;
 }
 
 }  // namespace octavo

@@ -24,14 +24,12 @@ int64_t Bf16Bytes(const PrecisionRow& row) {
   return NumElements(row.shape) * DTypeBytes(DType::kBf16);
 }
 
-// A source is rounded to BF16 and encoded before its codes are packed; neither is larger than the
-// weight in BF16.
-int64_t ScratchBytes(const PrecisionTable& table) {
+int64_t LargestWeightBytes(const PrecisionTable& table) {
   int64_t largest = 0;
   for (const PrecisionRow& row : table.rows) {
     largest = std::max(largest, Bf16Bytes(row));
   }
-  return 2 * largest;
+  return largest;
 }
 
 // All but the last member of a set wait.
@@ -58,9 +56,14 @@ std::string StagingBudget::Text() const {
 }
 
 Result<StagingBudget> PlanStaging(const StagingBudgetArgs& args) {
+  const int64_t largest_bytes = LargestWeightBytes(*args.plan->table);
+  const int64_t set_bytes = LargestSetBytes(*args.plan);
   StagingBudget budget{.staged_bytes = args.packed_bytes,
-                       .waiting_bytes = LargestSetBytes(*args.plan),
-                       .scratch_bytes = ScratchBytes(*args.plan->table),
+                       // A weight that comes in rows lies there until its last one.
+                       .waiting_bytes = std::max(set_bytes, largest_bytes),
+                       // A source is rounded to BF16 and encoded before its codes are packed;
+                       // neither is larger than the weight in BF16.
+                       .scratch_bytes = 2 * largest_bytes,
                        .bucket_bytes = args.bucket_bytes,
                        .available_bytes = args.available_bytes};
   if (args.available_bytes.has_value() && budget.TotalBytes() > *args.available_bytes) {
@@ -69,7 +72,7 @@ Result<StagingBudget> PlanStaging(const StagingBudgetArgs& args) {
         "pool less (--mem-fraction-static, --max-total-tokens), or release it for the update",
         budget.TotalBytes(), budget.Text(), *args.available_bytes);
   }
-  if (budget.waiting_bytes > 0) {
+  if (set_bytes > 0) {
     const int64_t left = args.available_bytes.value_or(INT64_MAX) - budget.TotalBytes();
     budget.waiting_bytes = std::max(budget.waiting_bytes,
                                     std::min(args.waiting_bytes_max, budget.waiting_bytes + left));

@@ -12,8 +12,9 @@ namespace octavo {
 
 // Bytes beside the live weights.
 struct StagingBudget {
-  int64_t staged_bytes = 0;   // The second set of weights: as large as the first.
-  int64_t waiting_bytes = 0;  // Copies that wait for the others of their set; the bound.
+  int64_t staged_bytes = 0;  // The second set of weights: as large as the first.
+  // Copies that wait for the others of their set or for the rest of their rows; the bound.
+  int64_t waiting_bytes = 0;
   int64_t scratch_bytes =
       0;  // The largest weight on its way: rounded to BF16, its codes, its parts.
   int64_t bucket_bytes = 0;  // What has been received and is not staged yet; the bound.
@@ -32,7 +33,7 @@ struct StagingBudgetArgs {
   std::optional<int64_t> available_bytes;
 };
 // Sets that share a scale wait in what is left of the available memory, but at least the largest
-// set must have its place.
+// set, and the largest weight when it comes in rows, must have its place.
 // Errors: kExhausted, with the figures, when the available memory does not hold it.
 Result<StagingBudget> PlanStaging(const StagingBudgetArgs& args);
 

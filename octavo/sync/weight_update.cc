@@ -1,7 +1,6 @@
 #include "octavo/sync/weight_update.h"
 
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -9,12 +8,14 @@
 #include <mutex>
 #include <numeric>
 #include <optional>
+#include <random>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <utility>
 #include <vector>
 
+#include "octavo/base/check.h"
+#include "octavo/base/function_ref.h"
 #include "octavo/base/log.h"
 #include "octavo/base/status.h"
 #include "octavo/base/tensor.h"
@@ -31,6 +32,7 @@
 #include "octavo/sync/load_weights.h"
 #include "octavo/sync/staging.h"
 #include "octavo/sync/staging_budget.h"
+#include "octavo/sync/version_record.h"
 #include "octavo/sync/weight_change.h"
 #include "octavo/sync/weight_plan.h"
 
@@ -49,17 +51,6 @@ int64_t UnixSeconds() {
       .count();
 }
 
-// "7" -> "8"; any other label gets ".1" appended.
-std::string NextVersion(const std::string& version) {
-  uint64_t number = 0;
-  const char* end = version.data() + version.size();
-  const auto [parsed, error] = std::from_chars(version.data(), end, number);
-  if (error == std::errc() && parsed == end && number < UINT64_MAX) {
-    return std::to_string(number + 1);
-  }
-  return version + ".1";
-}
-
 // Quantizing shares the machine with serving: it takes half of the processors.
 int NumStagingThreads() { return std::max(1, NumUsableThreads() / 2); }
 
@@ -69,10 +60,12 @@ struct OpenUpdate {
   StagingBudget budget;
   std::unique_ptr<Staging> staging;
   bool has_taken = false;  // The live weights, to overwrite them.
+  Require require = Require::kAll;
   bool sealed = false;
   // Of what is sealed:
   ModelDigest digest;
   std::vector<WeightChange> changes;
+  Status trial;       // Of the last TrySealed.
   bool busy = false;  // A call works on it without holding the lock of the registry.
   Clock::time_point begun = Clock::now();
   Clock::time_point last_touched = begun;
@@ -95,11 +88,17 @@ struct WeightUpdater::Impl {
   // Takes the open update out of the registry's hands for one call: nobody else may touch it until
   // Release. Errors: kNotFound, kUnavailable (another call works on it).
   Result<OpenUpdate*> Acquire(const std::string& id);
+  // The same of one that is sealed. Errors: also kInvalidArgument.
+  Result<OpenUpdate*> AcquireSealed(const std::string& id);
+  Status PrepareCommit(const OpenUpdate& update) const;
   void Release(OpenUpdate* update);
   Result<StagingBudget> PlanMemory(const LiveBase& base, StagingMode mode) const;
   Status MakeRoom();
+  Status CheckVersion(const std::string& version) const;
   Status MakeStaging(OpenUpdate* update, LiveBase base, StagingMode mode);
   void EndUnfinished(OpenUpdate* update);
+  std::vector<bool> MayStay(Require require);
+  Status CloseLedger(OpenUpdate* update);
   Status SealStaged(OpenUpdate* update);
   Status Compare(OpenUpdate* update);
   bool Drop(const std::string& id);
@@ -110,12 +109,15 @@ struct WeightUpdater::Impl {
   const WeightPlan* const plan;
   const Options options;
 
-  std::mutex mutex;                  // Guards open, next_id, last_commit and totals.
+  std::mutex mutex;                  // Guards open, next_id, last_commit, totals and seen.
   std::condition_variable released;  // An update stopped being busy.
   std::optional<OpenUpdate> open;
   uint64_t next_id = 1;
+  // Part of each id: a call that is late does not meet an update of the next run of the server.
+  const uint32_t run_key = std::random_device()();
   std::optional<CommitReport> last_commit;
   UpdateTotals totals;
+  std::vector<bool> seen;  // Rows that the first update brought; empty before it.
 
   LiveWeights live;
   ThreadPool pool;  // Used by the one call that holds the open update.
@@ -174,9 +176,43 @@ Status WeightUpdater::Impl::MakeRoom() {
   return OkStatus();
 }
 
-Result<std::string> WeightUpdater::Begin(const std::string& version, StagingMode mode) {
+Status WeightUpdater::Impl::CheckVersion(const std::string& version) const {
+  return options.versions == nullptr || version.empty()
+             ? OkStatus()
+             : options.versions->CheckNext(version, engine->Stats().weight_version);
+}
+
+std::optional<Require> ParseRequire(std::string_view name) {
+  if (name == "all") {
+    return Require::kAll;
+  }
+  if (name == "seen") {
+    return Require::kSeen;
+  }
+  return name == "any" ? std::optional(Require::kAny) : std::nullopt;
+}
+
+// Of each row; empty: none may.
+std::vector<bool> WeightUpdater::Impl::MayStay(Require require) {
+  if (require == Require::kAll) {
+    return {};
+  }
+  std::vector<bool> may_stay(plan->table->rows.size(), true);
+  const std::lock_guard lock(mutex);
+  if (require == Require::kSeen && !seen.empty()) {
+    may_stay = seen;
+    may_stay.flip();
+  }
+  return may_stay;
+}
+
+Result<std::string> WeightUpdater::Begin(const std::string& version, StagingMode mode,
+                                         Require require) {
+  RETURN_IF_ERROR(impl_->CheckVersion(version));
   RETURN_IF_ERROR(impl_->MakeRoom());
   const std::string live_version = impl_->engine->Stats().weight_version;
+  const VersionRecord* versions = impl_->options.versions;
+  const std::string newest = versions == nullptr ? live_version : versions->Newest(live_version);
   LiveBase base = impl_->live.Base();  // Only a commit of an update changes it.
   ASSIGN_OR_RETURN(const StagingBudget budget, impl_->PlanMemory(base, mode));
   OpenUpdate* update = nullptr;
@@ -188,9 +224,10 @@ Result<std::string> WeightUpdater::Begin(const std::string& version, StagingMode
     }
     impl_->open.emplace();
     update = &*impl_->open;
-    update->id = fmt::format("update-{}", impl_->next_id++);
-    update->version = version.empty() ? NextVersion(live_version) : version;
+    update->id = fmt::format("update-{}-{:08x}", impl_->next_id++, impl_->run_key);
+    update->version = version.empty() ? NextVersion(newest) : version;
     update->budget = budget;
+    update->require = require;
     update->busy = true;
   }
   const std::string id = update->id;
@@ -219,6 +256,7 @@ Status WeightUpdater::Impl::MakeStaging(OpenUpdate* update, LiveBase base, Stagi
                                                .backend = backend,
                                                .pool = &pool,
                                                .base = std::move(base),
+                                               .may_stay = MayStay(update->require),
                                                .waiting_bytes_max = update->budget.waiting_bytes},
                                 std::move(weights));
   return OkStatus();
@@ -250,10 +288,40 @@ Result<StagingBudget> WeightUpdater::Impl::PlanMemory(const LiveBase& base,
 }
 
 Status WeightUpdater::SetVersion(const std::string& id, const std::string& version) {
+  RETURN_IF_ERROR(impl_->CheckVersion(version));
   ASSIGN_OR_RETURN(OpenUpdate * update, impl_->Acquire(id));
   update->version = version;
   impl_->Release(update);
   return OkStatus();
+}
+
+Status WeightUpdater::CountBucket(int64_t num_bytes) {
+  std::string id;
+  {
+    const std::lock_guard lock(impl_->mutex);
+    if (!impl_->open.has_value() || num_bytes <= impl_->open->budget.bucket_bytes) {
+      return OkStatus();
+    }
+    id = impl_->open->id;
+  }
+  ASSIGN_OR_RETURN(OpenUpdate * update, impl_->Acquire(id));
+  StagingBudget budget = update->budget;
+  budget.bucket_bytes = num_bytes;
+  const Result<int64_t> available = AvailableMemoryBytes();
+  const int64_t missing =
+      std::max<int64_t>(budget.staged_bytes - update->staging->bytes_staged(), 0);
+  const bool fits =
+      !available.has_value() || num_bytes + budget.scratch_bytes + missing <= *available;
+  if (fits) {
+    update->budget = budget;
+    LOG(INFO, "update memory grows id={} memory=\"{}\"", id, budget.Text());
+  }
+  impl_->Release(update);
+  return fits ? OkStatus()
+              : Exhausted(
+                    "a bucket of {} bytes beside {} that are still to be staged and {} of "
+                    "scratch: {} are available; the trainer's buckets have to be smaller",
+                    num_bytes, missing, budget.scratch_bytes, *available);
 }
 
 Result<StagingBudget> WeightUpdater::BudgetOf(const std::string& id) const {
@@ -276,13 +344,26 @@ Status WeightUpdater::Put(const std::string& id, std::string_view name,
   return status;
 }
 
+// What stays is copied from the live weights, which only a commit changes.
+Status WeightUpdater::Impl::CloseLedger(OpenUpdate* update) {
+  if (update->require == Require::kAll || update->has_taken) {
+    return update->staging->Seal();
+  }
+  Status sealed;
+  const Status read = live.Read([&](const ModelWeights& weights) {
+    sealed = update->staging->Seal(&weights);
+    return OkStatus();
+  });
+  return read.ok() ? sealed : update->staging->Seal();
+}
+
 // The digest is read from the memory that will be live, while the old weights serve: replies name
 // their weights by it from the first step on.
 Status WeightUpdater::Impl::SealStaged(OpenUpdate* update) {
   if (update->sealed) {
     return OkStatus();
   }
-  RETURN_IF_ERROR(update->staging->Seal());
+  RETURN_IF_ERROR(CloseLedger(update));
   ASSIGN_OR_RETURN(update->digest,
                    DigestLiveWeights(*plan->table, update->staging->sealed(), *backend, &pool));
   RETURN_IF_ERROR(Compare(update));
@@ -310,11 +391,49 @@ Status WeightUpdater::Seal(const std::string& id) {
   return status;
 }
 
-Result<CommitReport> WeightUpdater::Commit(const std::string& id, InFlight in_flight) {
-  ASSIGN_OR_RETURN(OpenUpdate * update, impl_->Acquire(id));
+Result<OpenUpdate*> WeightUpdater::Impl::AcquireSealed(const std::string& id) {
+  ASSIGN_OR_RETURN(OpenUpdate * update, Acquire(id));
   if (!update->sealed) {
-    impl_->Release(update);
+    Release(update);
     return InvalidArgument("weight update {}: seal it before the commit", id);
+  }
+  return update;
+}
+
+Result<ModelDigest> WeightUpdater::SealedDigest(const std::string& id) {
+  ASSIGN_OR_RETURN(OpenUpdate * update, impl_->AcquireSealed(id));
+  ModelDigest digest = update->digest;
+  impl_->Release(update);
+  return digest;
+}
+
+Status WeightUpdater::TrySealed(const std::string& id,
+                                FunctionRef<Status(std::unique_ptr<ModelWeights>* weights)> use) {
+  ASSIGN_OR_RETURN(OpenUpdate * update, impl_->AcquireSealed(id));
+  std::unique_ptr<ModelWeights> weights = update->staging->Take();
+  const Status status = use(&weights);
+  CHECK(weights != nullptr);
+  update->staging->Return(std::move(weights));
+  update->trial = status;
+  impl_->Release(update);
+  return status;
+}
+
+// What must hold, and be on disk, before the swap.
+Status WeightUpdater::Impl::PrepareCommit(const OpenUpdate& update) const {
+  if (!update.trial.ok()) {
+    return InvalidArgument("weight update {}: {}", update.id, update.trial.message());
+  }
+  RETURN_IF_ERROR(CheckVersion(update.version));  // The live ones may have been relabelled.
+  return options.versions == nullptr ? OkStatus()
+                                     : options.versions->Write(update.version, update.digest.hex);
+}
+
+Result<CommitReport> WeightUpdater::Commit(const std::string& id, InFlight in_flight) {
+  ASSIGN_OR_RETURN(OpenUpdate * update, impl_->AcquireSealed(id));
+  if (const Status status = impl_->PrepareCommit(*update); !status.ok()) {
+    impl_->Release(update);
+    return status;
   }
   const Clock::time_point start = Clock::now();
   CommitReport report{.version = update->version,
@@ -323,6 +442,7 @@ Result<CommitReport> WeightUpdater::Commit(const std::string& id, InFlight in_fl
                       .num_tensors = update->staging->num_staged(),
                       .bytes_in = update->staging->bytes_in(),
                       .bytes_staged = update->staging->bytes_staged(),
+                      .carried_over = update->staging->carried_over(),
                       .change = std::accumulate(
                           update->changes.begin(), update->changes.end(), WeightChange{},
                           [](WeightChange sum, const WeightChange& one) { return sum += one; }),
@@ -331,6 +451,7 @@ Result<CommitReport> WeightUpdater::Commit(const std::string& id, InFlight in_fl
                       .seal_seconds = update->seal_seconds,
                       .from_disk = update->from_disk};
   const Clock::time_point begun = update->begun;
+  std::vector<bool> brought = update->staging->Brought();
   std::unique_ptr<ModelWeights> weights = update->staging->Take();
   weights->digest = update->digest.hash;
   report.swap = impl_->live.Swap(std::move(weights), update->version, in_flight);
@@ -343,12 +464,17 @@ Result<CommitReport> WeightUpdater::Commit(const std::string& id, InFlight in_fl
   report.open_seconds = SecondsSince(begun);
   report.unix_seconds = UnixSeconds();
   LOG(INFO,
-      "update committed id={} version={} tensors={} bytes_in={} codes={} changed={} put_s={:.3f} "
-      "seal_s={:.3f} commit_s={:.3f} pause_ms={:.2f} in_flight={} retracted={} aborted={}",
-      id, report.version, report.num_tensors, report.bytes_in, report.change.num_codes,
-      report.change.num_changed, report.put_seconds, report.seal_seconds, report.commit_seconds,
-      report.swap.pause_ms, report.swap.in_flight, report.swap.retracted, report.swap.aborted);
+      "update committed id={} version={} tensors={} carried_over={} bytes_in={} codes={} "
+      "changed={} put_s={:.3f} seal_s={:.3f} commit_s={:.3f} pause_ms={:.2f} in_flight={} "
+      "retracted={} aborted={}",
+      id, report.version, report.num_tensors, report.carried_over.size(), report.bytes_in,
+      report.change.num_codes, report.change.num_changed, report.put_seconds, report.seal_seconds,
+      report.commit_seconds, report.swap.pause_ms, report.swap.in_flight, report.swap.retracted,
+      report.swap.aborted);
   const std::lock_guard lock(impl_->mutex);
+  if (impl_->seen.empty() && !report.from_disk) {
+    impl_->seen = std::move(brought);
+  }
   impl_->last_commit = report;
   impl_->Count(report);
   return report;
@@ -437,7 +563,11 @@ Result<CommitReport> WeightUpdater::StageAndCommit(const std::string& dir,
     impl_->Drop(id);
     return status.WithContext(dir);
   }
-  return Commit(id, in_flight);
+  Result<CommitReport> report = Commit(id, in_flight);
+  if (!report.has_value()) {
+    impl_->Drop(id);
+  }
+  return report;
 }
 
 Result<ModelDigest> WeightUpdater::LiveDigest() { return impl_->live.Digest(); }
