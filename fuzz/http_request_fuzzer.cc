@@ -78,11 +78,11 @@ void FuzzTarget(std::string_view target) {
 }
 
 void FuzzBucket(std::string_view bytes) {
-  const auto tensors = octavo::ParseBucket(bytes);
-  if (!tensors.has_value()) {
+  const auto bucket = octavo::ParseBucket(bytes);
+  if (!bucket.has_value()) {
     return;
   }
-  for (const octavo::BucketTensor& tensor : *tensors) {
+  for (const octavo::BucketTensor& tensor : bucket->tensors) {
     const auto* begin = reinterpret_cast<const std::byte*>(bytes.data());
     CHECK(tensor.view.data >= begin);
     CHECK(tensor.view.data + tensor.view.NumBytes() <= begin + bytes.size());

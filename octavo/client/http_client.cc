@@ -1,5 +1,6 @@
 #include "octavo/client/http_client.h"
 
+#include <algorithm>
 #include <boost/asio/connect.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
@@ -10,6 +11,7 @@
 #include <charconv>
 #include <chrono>
 #include <nlohmann/json.hpp>
+#include <thread>
 #include <utility>
 
 namespace octavo {
@@ -27,6 +29,10 @@ using boost::system::error_code;
 constexpr auto kReuseWithin = std::chrono::seconds(2);
 
 constexpr size_t kReadBytes = size_t{64} << 10;
+
+// Between two attempts; each is twice as long as the one before.
+constexpr double kFirstPauseSeconds = 0.05;
+constexpr double kLongestPauseSeconds = 2.0;
 
 Clock::duration Seconds(double seconds) {
   return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
@@ -124,6 +130,7 @@ struct HttpClient::Impl {
   beast::tcp_stream stream;
   beast::flat_buffer buffer;
   bool is_open = false;
+  bool has_connected = false;  // Once.
   Clock::time_point last_use;
 
   // Runs one asynchronous operation to its end under `limit_s`; only those obey a timeout.
@@ -165,6 +172,7 @@ struct HttpClient::Impl {
     }
     stream.socket().set_option(tcp::no_delay(true), error);
     is_open = true;
+    has_connected = true;
     return OkStatus();
   }
 
@@ -217,6 +225,30 @@ struct HttpClient::Impl {
     return HttpReply{static_cast<int>(parser.get().result_int()), std::move(parser.get().body())};
   }
 
+  // Whether the same call may have another end.
+  bool IsBroken(const Result<HttpReply>& reply) const {
+    if (reply.has_value()) {
+      return reply->status == 408 || reply->status == 422;
+    }
+    return reply.error().code() == StatusCode::kCorrupt || has_connected;
+  }
+
+  Result<HttpReply> ExchangeUntil(const HttpCall& call) {
+    Result<HttpReply> reply = Exchange(call);
+    if (timeouts.retry_s <= 0.0) {
+      return reply;
+    }
+    const Clock::time_point deadline = Clock::now() + Seconds(timeouts.retry_s);
+    double pause_s = kFirstPauseSeconds;
+    while (IsBroken(reply) && Clock::now() + Seconds(pause_s) < deadline) {
+      std::this_thread::sleep_for(Seconds(pause_s));
+      pause_s = std::min(2.0 * pause_s, kLongestPauseSeconds);
+      Close();
+      reply = Exchange(call);
+    }
+    return reply;
+  }
+
   Result<HttpReply> Exchange(const HttpCall& call) {
     RETURN_IF_ERROR(Connect(call));
     const Status sent = Send(call);
@@ -239,7 +271,11 @@ HttpClient::~HttpClient() = default;
 
 const HttpUrl& HttpClient::url() const { return impl_->url; }
 
-Result<HttpReply> HttpClient::Call(const HttpCall& call) { return impl_->Exchange(call); }
+Result<HttpReply> HttpClient::Call(const HttpCall& call) { return impl_->ExchangeUntil(call); }
+
+void HttpClient::LimitRetries(double retry_s) {
+  impl_->timeouts.retry_s = std::min(impl_->timeouts.retry_s, retry_s);
+}
 
 void HttpClient::Close() { impl_->Close(); }
 

@@ -36,6 +36,11 @@ struct HttpTimeouts {
   // Longest wait without one byte of progress. A server that computes sends nothing meanwhile, so
   // this bounds a request's own duration: raise it for outputs that take longer.
   double idle_s = 600.0;
+  // A call that breaks is made again, with pauses that grow, for this long after it broke first:
+  // when the connection fails (but not the first one of all, when nobody listens there), the reply
+  // is not HTTP, or the server says that the request came too slowly (408) or damaged (422). 0:
+  // nothing is sent twice. Only for calls that do no more when they are made twice.
+  double retry_s = 0.0;
 };
 
 struct HttpCall {
@@ -62,10 +67,13 @@ class HttpClient {
 
   // Any complete reply is a value, whatever its status. A kept connection that was idle for more
   // than 2 s is replaced first, so that a server's idle timeout is never raced; nothing is sent
-  // twice.
+  // twice unless HttpTimeouts::retry_s says so.
   // Errors: kUnavailable (refused, reset, closed early, timed out, unknown host), kCorrupt (not
   // HTTP). The message names method, server and target.
   Result<HttpReply> Call(const HttpCall& call);
+
+  // From now on a call that breaks is made again for at most this long.
+  void LimitRetries(double retry_s);
 
   // Closes the connection; the next call opens another.
   void Close();

@@ -1,23 +1,17 @@
 #include "octavo/client/update_client.h"
 
-#include <algorithm>
 #include <chrono>
-#include <cstddef>
 #include <cstdint>
 #include <nlohmann/json.hpp>
-#include <ratio>
 #include <span>
 #include <string>
-#include <string_view>
-#include <thread>
-#include <utility>
 #include <vector>
 
-#include "octavo/base/function_ref.h"
 #include "octavo/base/status.h"
-#include "octavo/base/tensor.h"
-#include "octavo/client/generate_client.h"
+#include "octavo/client/bucket_stream.h"
 #include "octavo/client/http_client.h"
+#include "octavo/client/probe_client.h"
+#include "octavo/client/update_peer.h"
 
 namespace octavo {
 namespace {
@@ -25,286 +19,33 @@ namespace {
 using Json = nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
 
-// One server's part of the transaction.
-struct Peer {
-  HttpClient client;
-  std::string update_id = {};  // Empty when no update is open there.
-  bool committed = false;
-  bool is_paused = false;  // By us, since:
-  Clock::time_point paused_at = {};
-  PushServerReport report = {};
-};
-
-// Text that is not UTF-8 cannot stand in JSON: it goes out with U+FFFD in its place, which a server
-// then refuses by that name.
-std::string Dump(const Json& json) {
-  return json.dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace);
-}
-
-Result<Json> PostObject(HttpClient& client, std::string_view target, const Json& body) {
-  ASSIGN_OR_RETURN(const std::string text, PostJson(client, target, Dump(body)));
-  Json reply = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!reply.is_object()) {
-    return Corrupt("POST {}{}: expected a JSON object, got '{}'", client.url().ToString(), target,
-                   text.substr(0, 200));
-  }
-  return reply;
-}
-
-int64_t IntOf(const Json& object, const char* key) {
-  const auto found = object.find(key);
-  return found != object.end() && found->is_number_integer() ? found->get<int64_t>() : 0;
-}
-
-double NumberOf(const Json& object, const char* key) {
-  const auto found = object.find(key);
-  return found != object.end() && found->is_number() ? found->get<double>() : 0.0;
-}
-
-std::string TextOf(const Json& object, const char* key) {
-  const auto found = object.find(key);
-  return found != object.end() && found->is_string() ? found->get<std::string>() : std::string();
-}
-
-// Runs `step` for every server at once, one thread each; the first error in url order. Every step
-// runs to its end, whatever happens to the others.
-Status ForEachPeer(std::vector<Peer>& peers, FunctionRef<Status(Peer&)> step) {
-  std::vector<Status> outcomes(peers.size());
-  std::vector<std::thread> threads;
-  for (size_t i = 1; i < peers.size(); ++i) {
-    threads.emplace_back([&, i] { outcomes[i] = step(peers[i]); });
-  }
-  outcomes[0] = step(peers[0]);
-  for (std::thread& thread : threads) {
-    thread.join();
-  }
-  for (const Status& outcome : outcomes) {
-    RETURN_IF_ERROR(outcome);
-  }
-  return OkStatus();
-}
-
-// The weights are taken away, so nobody may hold pages. A server that is paused already stays so.
-Status PauseFor(Peer& peer, const std::string& in_flight) {
-  ASSIGN_OR_RETURN(const std::string text, GetText(peer.client, "/server_info"));
-  const Json info = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  const Json::json_pointer paused("/internal_states/0/paused");
-  const bool was_paused = info.contains(paused) && info[paused] == true;
-  peer.is_paused = !was_paused;
-  peer.paused_at = Clock::now();
-  const std::string mode = in_flight == "abort" ? "abort" : "retract";
-  return PostObject(peer.client, "/pause_generation", {{"mode", mode}}).error();
-}
-
-// Best effort, after the update or its failure.
-void ContinueAll(std::vector<Peer>& peers) {
-  for (Peer& peer : peers) {
-    if (peer.is_paused) {
-      (void)PostObject(peer.client, "/continue_generation", Json::object());
-      peer.report.pause_ms =
-          std::chrono::duration<double, std::milli>(Clock::now() - peer.paused_at).count();
-    }
-  }
-}
-
-Status Begin(Peer& peer, const PushOptions& options) {
-  ASSIGN_OR_RETURN(const ServerLoad load, GetLoad(peer.client));
-  peer.report.load_before = load.num_running + load.num_waiting;
-  Json body;
-  body["weight_version"] = nullptr;
-  if (options.staging != "shadow") {
-    RETURN_IF_ERROR(PauseFor(peer, options.in_flight));
-    body["staging"] = options.staging;
-  }
-  if (options.weight_version.has_value()) {
-    body["weight_version"] = *options.weight_version;
-  }
-  ASSIGN_OR_RETURN(const Json reply, PostObject(peer.client, "/octavo/v1/update/begin", body));
-  peer.update_id = TextOf(reply, "update_id");
-  if (peer.update_id.empty()) {
-    return Corrupt("{}/octavo/v1/update/begin: no update_id in {}", peer.report.url, Dump(reply));
-  }
-  return OkStatus();
-}
-
-// "model.embed_tokens.weight" or "a.weight .. b.weight (12 tensors)".
-std::string BucketName(std::span<const PushTensor> tensors) {
-  return tensors.size() == 1 ? tensors[0].name
-                             : fmt::format("{} .. {} ({} tensors)", tensors.front().name,
-                                           tensors.back().name, tensors.size());
-}
-
-Status PutBuckets(std::vector<Peer>& peers, std::span<const PushTensor> tensors,
-                  const PushOptions& options, PushReport* report) {
+Status PutAll(std::vector<UpdatePeer>& peers, std::span<const PushTensor> tensors,
+              const PushOptions& options, PushReport* report) {
   int64_t bytes_total = 0;
   for (const PushTensor& tensor : tensors) {
     bytes_total += tensor.view.NumBytes();
   }
-  const std::vector<size_t> starts = PlanBuckets(tensors, options.bucket_bytes);
-  for (size_t bucket_idx = 0; bucket_idx < starts.size(); ++bucket_idx) {
-    const size_t end = bucket_idx + 1 < starts.size() ? starts[bucket_idx + 1] : tensors.size();
-    const auto bucket = tensors.subspan(starts[bucket_idx], end - starts[bucket_idx]);
-    const std::string body = SafetensorsBuffer(bucket);
-    RETURN_IF_ERROR(ForEachPeer(peers, [&](Peer& peer) {
-      const std::string target =
-          fmt::format("/octavo/v1/update/put?update_id={}&sequence={}", peer.update_id, bucket_idx);
-      const HttpCall call = {.method = "POST",
-                             .target = target,
-                             .content_type = "application/octet-stream",
-                             .body = std::as_bytes(std::span(body))};
-      Result<HttpReply> reply = peer.client.Call(call);
-      const Status outcome = !reply.has_value()     ? reply.error()
-                             : reply->status != 200 ? StatusOfReply(peer.client.url(), call, *reply)
-                                                    : OkStatus();
-      return outcome.WithContext(fmt::format("bucket {}, {}", bucket_idx, BucketName(bucket)));
-    }));
-    for (const PushTensor& tensor : bucket) {
-      report->bytes += tensor.view.NumBytes();
-    }
+  int64_t num_buckets = 0;
+  return PutTensors(peers, tensors, options, &num_buckets, [&](int64_t bytes) {
+    report->bytes += bytes;
     if (options.on_progress) {
       options.on_progress(report->bytes, bytes_total);
     }
-  }
-  return OkStatus();
+  });
 }
 
-Status Seal(Peer& peer) {
-  return PostObject(peer.client, "/octavo/v1/update/seal", {{"update_id", peer.update_id}}).error();
-}
-
-// Of the requests in flight at the swap, those that neither went on nor were aborted as asked.
-int64_t NumLost(const PushServerReport& report, std::string_view in_flight) {
-  if (in_flight == "abort") {
-    return std::max<int64_t>(report.in_flight - report.aborted, 0);
-  }
-  const int64_t carried = in_flight == "retract" ? report.retracted : report.in_flight;
-  return std::max<int64_t>(report.in_flight - carried, 0) + report.aborted;
-}
-
-Status Commit(Peer& peer, const PushOptions& options) {
-  ASSIGN_OR_RETURN(const Json reply,
-                   PostObject(peer.client, "/octavo/v1/update/commit",
-                              {{"update_id", peer.update_id},
-                               {"in_flight", options.in_flight},
-                               {"digest", false}}));  // Read after the clock has stopped.
-  peer.committed = true;
-  peer.update_id.clear();
-  PushServerReport& report = peer.report;
-  report.version = TextOf(reply, "version");
-  report.pause_ms = NumberOf(reply, "pause_ms");
-  report.in_flight = IntOf(reply, "in_flight");
-  report.retracted = IntOf(reply, "retracted");
-  report.aborted = IntOf(reply, "aborted");
-  report.lost = NumLost(report, options.in_flight);
-  return OkStatus();
-}
-
-Status ReadBack(Peer& peer) {
-  ASSIGN_OR_RETURN(const ServerLoad load, GetLoad(peer.client));
-  peer.report.load_after = load.num_running + load.num_waiting;
-  ASSIGN_OR_RETURN(const ModelInfo info, GetModelInfo(peer.client));
-  peer.report.recipe = info.recipe;
-  peer.report.is_emulated = info.is_emulated;
-  ASSIGN_OR_RETURN(const std::string text, GetLiveDigestJson(peer.client));
-  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  peer.report.digest = json.is_object() ? TextOf(json, "digest") : "";
-  return peer.report.digest.empty()
-             ? Corrupt("{}/octavo/v1/digest: no digest in the reply", peer.report.url)
-             : OkStatus();
-}
-
-// Best effort: a server that cannot be reached drops the staging by itself.
-void AbortAll(std::vector<Peer>& peers) {
-  for (Peer& peer : peers) {
-    if (!peer.update_id.empty()) {
-      (void)PostObject(peer.client, "/octavo/v1/update/abort", {{"update_id", peer.update_id}});
-    }
-  }
-}
-
-Status WithCommitted(const Status& failure, const std::vector<Peer>& peers) {
-  std::string changed;
-  for (const Peer& peer : peers) {
-    if (peer.committed) {
-      changed += (changed.empty() ? "" : ", ") + peer.report.url;
-    }
-  }
-  return changed.empty() ? failure
-                         : failure.WithContext("new weights are live on " + changed + ", but");
-}
-
-Status RunTransaction(std::vector<Peer>& peers, std::span<const PushTensor> tensors,
+Status RunTransaction(std::vector<UpdatePeer>& peers, std::span<const PushTensor> tensors,
                       const PushOptions& options, PushReport* report) {
   const Clock::time_point start = Clock::now();
-  RETURN_IF_ERROR(ForEachPeer(peers, [&](Peer& peer) { return Begin(peer, options); }));
-  RETURN_IF_ERROR(PutBuckets(peers, tensors, options, report));
-  RETURN_IF_ERROR(ForEachPeer(peers, [](Peer& peer) { return Seal(peer); }));
-  RETURN_IF_ERROR(ForEachPeer(peers, [&](Peer& peer) { return Commit(peer, options); }));
+  RETURN_IF_ERROR(ForEachPeer(peers, [&](UpdatePeer& peer) { return BeginAt(peer, options); }));
+  RETURN_IF_ERROR(PutAll(peers, tensors, options, report));
+  RETURN_IF_ERROR(ForEachPeer(peers, [&](UpdatePeer& peer) { return SealAt(peer, options); }));
+  RETURN_IF_ERROR(ForEachPeer(peers, [&](UpdatePeer& peer) { return CommitAt(peer, options); }));
   report->seconds = std::chrono::duration<double>(Clock::now() - start).count();
-  return ForEachPeer(peers, [](Peer& peer) { return ReadBack(peer); });
-}
-
-Status Summarize(const std::vector<Peer>& peers, PushReport* report) {
-  for (const Peer& peer : peers) {
-    report->pause_ms = std::max(report->pause_ms, peer.report.pause_ms);
-    report->in_flight += peer.report.in_flight;
-    report->retracted += peer.report.retracted;
-    report->lost += peer.report.lost;
-    report->servers.push_back(peer.report);
-  }
-  report->version = peers[0].report.version;
-  report->digest = peers[0].report.digest;
-  for (const Peer& peer : peers) {
-    if (peer.report.digest != report->digest) {
-      return Internal("live digests differ after the commit: {} has {}, {} has {}",
-                      peers[0].report.url, report->digest, peer.report.url, peer.report.digest);
-    }
-  }
-  return OkStatus();
+  return ForEachPeer(peers, [](UpdatePeer& peer) { return ReadBackFrom(peer); });
 }
 
 }  // namespace
-
-std::string SafetensorsBuffer(std::span<const PushTensor> tensors) {
-  constexpr size_t kAlignment = 8;
-  Json header = Json::object();
-  size_t num_bytes = 0;
-  for (const PushTensor& tensor : tensors) {
-    const size_t begin = num_bytes;
-    num_bytes += tensor.view.Bytes().size();
-    header[tensor.name] = {{"dtype", std::string(DTypeName(tensor.view.dtype))},
-                           {"shape", tensor.view.shape},
-                           {"data_offsets", {begin, num_bytes}}};
-  }
-  std::string text = Dump(header);
-  text.append((kAlignment - text.size() % kAlignment) % kAlignment, ' ');
-
-  std::string buffer;
-  buffer.reserve(sizeof(uint64_t) + text.size() + num_bytes);
-  for (size_t i = 0; i < sizeof(uint64_t); ++i) {  // Little-endian length of the header.
-    buffer.push_back(static_cast<char>(static_cast<uint64_t>(text.size()) >> (8 * i)));
-  }
-  buffer += text;
-  for (const PushTensor& tensor : tensors) {
-    const auto bytes = tensor.view.Bytes();
-    buffer.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  }
-  return buffer;
-}
-
-std::vector<size_t> PlanBuckets(std::span<const PushTensor> tensors, int64_t bucket_bytes) {
-  std::vector<size_t> starts;
-  int64_t filled = 0;
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    const int64_t bytes = tensors[i].view.NumBytes();
-    if (starts.empty() || filled + bytes > bucket_bytes) {
-      starts.push_back(i);
-      filled = 0;
-    }
-    filled += bytes;
-  }
-  return starts;
-}
 
 Result<PushReport> PushCheckpoint(std::span<const PushTensor> tensors,
                                   std::span<const std::string> urls, const PushOptions& options) {
@@ -316,24 +57,17 @@ Result<PushReport> PushCheckpoint(std::span<const PushTensor> tensors,
     return InvalidArgument("push: expected a bucket of at least 1 byte, got {}",
                            options.bucket_bytes);
   }
-  std::vector<Peer> peers;
-  for (const std::string& text : urls) {
-    ASSIGN_OR_RETURN(HttpUrl url, ParseHttpUrl(text));
-    url.api_key = options.api_key;
-    std::string name = url.ToString();
-    peers.push_back({.client = HttpClient(std::move(url), options.timeouts)});
-    peers.back().report.url = std::move(name);
-  }
+  ASSIGN_OR_RETURN(std::vector<UpdatePeer> peers, MakePeers(urls, options));
   PushReport report;
   const Status outcome = RunTransaction(peers, tensors, options, &report);
   if (!outcome.ok()) {
-    AbortAll(peers);
+    AbortOn(peers);
   }
-  ContinueAll(peers);
+  ContinueOn(peers);
   if (!outcome.ok()) {
     return WithCommitted(outcome, peers);
   }
-  RETURN_IF_ERROR(Summarize(peers, &report));
+  RETURN_IF_ERROR(SummarizePeers(peers, &report));
   return report;
 }
 
@@ -351,13 +85,21 @@ std::string PushReportJson(const PushReport& report) {
                                {"retracted", server.retracted},
                                {"aborted", server.aborted},
                                {"lost", server.lost},
+                               {"carried_over", server.carried_over},
                                {"load_before", server.load_before},
                                {"load_after", server.load_after},
                                {"digest", server.digest},
                                {"recipe", server.recipe},
                                {"emulated", server.is_emulated}});
+    if (const std::optional<ProbeReport>& probe = server.probe) {
+      json["servers"].back()["probe"] = {{"sequences", probe->num_sequences},
+                                         {"tokens", probe->num_tokens},
+                                         {"mean_dlogp", probe->mean_dlogp},
+                                         {"max_dlogp", probe->max_dlogp},
+                                         {"k3", probe->k3}};
+    }
   }
-  return Dump(json);
+  return json.dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace);
 }
 
 Result<std::string> GetLiveDigestJson(HttpClient& client) {

@@ -11,25 +11,11 @@
 #include <vector>
 
 #include "octavo/base/status.h"
-#include "octavo/base/tensor.h"
+#include "octavo/client/bucket_stream.h"
 #include "octavo/client/http_client.h"
+#include "octavo/client/probe_client.h"
 
 namespace octavo {
-
-// A tensor to send; the bytes are read while PushCheckpoint runs.
-struct PushTensor {
-  std::string name;
-  ConstTensorView view;
-};
-
-// A complete safetensors file in memory (length, header, bytes) with `tensors` in this order. The
-// header is padded with spaces so that the bytes start at a multiple of 8.
-std::string SafetensorsBuffer(std::span<const PushTensor> tensors);
-
-// First index of each bucket over tensors of these sizes, in order: a bucket takes tensors while
-// their bytes stay within `bucket_bytes`. A tensor larger than that travels alone, whole: a server
-// stages whole tensors, so cutting one would bound nothing on its side.
-std::vector<size_t> PlanBuckets(std::span<const PushTensor> tensors, int64_t bucket_bytes);
 
 struct PushOptions {
   std::string api_key = {};                   // Of every server (HttpUrl::api_key).
@@ -38,7 +24,11 @@ struct PushOptions {
   std::string in_flight = "retract";          // retract, drain, abort or in_place.
   // shadow, or in_place: the servers are paused from before begin until after the commit.
   std::string staging = "shadow";
-  HttpTimeouts timeouts;
+  std::string require = "all";  // Which weights must be among the tensors: all, seen or any.
+  // Scored by the sealed weights of every server before any commit; all must pass.
+  std::optional<Probe> probe = {};
+  // Every call may be made twice, so one that breaks is: for a minute.
+  HttpTimeouts timeouts = {.retry_s = 60.0};
   // Called with bytes sent (to every server) and bytes in all. May be empty.
   std::function<void(int64_t bytes_sent, int64_t bytes_total)> on_progress;
 };
@@ -53,9 +43,11 @@ struct PushServerReport {
   int64_t lost = 0;          // Of these, neither carried over nor aborted on request.
   int64_t load_before = 0;   // Running and waiting requests of /v1/loads before begin ...
   int64_t load_after = 0;    // ... and after commit.
-  std::string digest;        // Read from the live weights after the commit.
-  std::string recipe;        // What it computes, and ...
-  bool is_emulated = false;  // ... whether its hardware has no instructions for that.
+  int64_t carried_over = 0;  // Weights that stayed what they were.
+  std::optional<ProbeReport> probe = {};  // If PushOptions::probe.
+  std::string digest;                     // Read from the live weights after the commit.
+  std::string recipe;                     // What it computes, and ...
+  bool is_emulated = false;               // ... whether its hardware has no instructions for that.
 };
 
 struct PushReport {
@@ -70,11 +62,12 @@ struct PushReport {
   std::vector<PushServerReport> servers;
 };
 
-// Sends `tensors` to every server of `urls` and makes them live: begin on all, every bucket to all,
-// seal on all, and only then commit on all. Any failure before the first commit aborts on all, and
-// the servers keep what they had. A failed commit cannot take back another server's: the error
-// then says which servers run the new version.
-// Errors name the server and, for a bucket, its tensors; kInvalidArgument for no url or tensor.
+// Sends `tensors` to every server of `urls`, in rows where one is larger than the smallest body
+// that they take, and makes them live: begin on all, every bucket to all, seal on all, and only
+// then commit on all. Any failure before the first commit aborts on all, and the servers keep what
+// they had. A failed commit cannot take back another server's: the error then says which servers
+// run the new version. Errors name the server and, for a bucket, its tensors; kInvalidArgument for
+// no url or tensor.
 Result<PushReport> PushCheckpoint(std::span<const PushTensor> tensors,
                                   std::span<const std::string> urls, const PushOptions& options);
 

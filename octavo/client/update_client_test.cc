@@ -1,6 +1,6 @@
 // Method: one or two scripted servers play the receiving side; what they were asked, in which
 // order, is compared with the transaction's law (nothing commits before everything is sealed, every
-// failure aborts everywhere), and the safetensors bytes with a buffer written out by hand.
+// failure aborts everywhere).
 
 #include "octavo/client/update_client.h"
 
@@ -9,6 +9,8 @@
 
 #include <array>
 
+#include "octavo/base/hash.h"
+#include "octavo/client/bucket_stream.h"
 #include "octavo/client/scripted_server.h"
 
 namespace octavo {
@@ -16,7 +18,7 @@ namespace {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
-using testing::IsEmpty;
+using testing::StartsWith;
 
 // Six bytes each, so that buckets of 12 bytes hold two.
 constexpr std::array<uint16_t, 3> kBytes = {0x3F80, 0x4000, 0x4040};
@@ -67,31 +69,6 @@ std::vector<std::string> Steps(const ScriptedServer& server) {
   return steps;
 }
 
-TEST(SafetensorsBuffer, IsTheFileFormat) {
-  const auto tensors = ThreeTensors();
-  const std::string buffer = SafetensorsBuffer(std::span(tensors).first(2));
-  const std::string header = R"({"a":{"dtype":"BF16","shape":[3],"data_offsets":[0,6]},)"
-                             R"("b":{"dtype":"BF16","shape":[3],"data_offsets":[6,12]}})";
-  const size_t padded = (header.size() + 7) / 8 * 8;
-  ASSERT_EQ(buffer.size(), 8 + padded + 12);
-  EXPECT_EQ(static_cast<size_t>(static_cast<uint8_t>(buffer[0])), padded);  // Below 256.
-  EXPECT_EQ(buffer.substr(1, 7), std::string(7, '\0'));
-  EXPECT_EQ(buffer.substr(8, header.size()), header);
-  EXPECT_EQ(buffer.substr(8 + header.size(), padded - header.size()),
-            std::string(padded - header.size(), ' '));
-  const std::string six("\x80\x3F\x00\x40\x40\x40", 6);
-  EXPECT_EQ(buffer.substr(8 + padded), six + six);
-}
-
-TEST(PlanBuckets, FillsBucketsInOrderAndLetsALargeTensorTravelAlone) {
-  const auto tensors = ThreeTensors();
-  EXPECT_THAT(PlanBuckets(tensors, 12), ElementsAre(0, 2));
-  EXPECT_THAT(PlanBuckets(tensors, 18), ElementsAre(0));
-  EXPECT_THAT(PlanBuckets(tensors, 11), ElementsAre(0, 1, 2));
-  EXPECT_THAT(PlanBuckets(tensors, 1), ElementsAre(0, 1, 2));
-  EXPECT_THAT(PlanBuckets({}, 12), IsEmpty());
-}
-
 TEST(PushCheckpoint, RunsTheTransactionInOrderAndReportsIt) {
   ScriptedServer server([](const ScriptedRequest& r) { return Answer(r, "", "d1"); });
   PushOptions options;
@@ -106,14 +83,16 @@ TEST(PushCheckpoint, RunsTheTransactionInOrderAndReportsIt) {
   const auto tensors = ThreeTensors();
   const auto report = PushCheckpoint(tensors, urls, options);
   ASSERT_TRUE(report.has_value()) << report.error().message();
-  EXPECT_THAT(Steps(server), ElementsAre("loads", "begin", "put", "put", "seal", "commit", "loads",
-                                         "get_model_info", "digest"));
+  EXPECT_THAT(Steps(server), ElementsAre("loads", "begin", "server_info", "put", "put", "seal",
+                                         "commit", "loads", "get_model_info", "digest"));
   const auto requests = server.requests();
-  EXPECT_EQ(requests[1].body, R"({"weight_version":"7"})");
-  EXPECT_EQ(requests[2].line, "POST /octavo/v1/update/put?update_id=u1&sequence=0");
-  EXPECT_EQ(requests[2].body, SafetensorsBuffer(std::span(tensors).first(2)));
-  EXPECT_EQ(requests[3].line, "POST /octavo/v1/update/put?update_id=u1&sequence=1");
-  EXPECT_EQ(requests[5].body, R"({"update_id":"u1","in_flight":"retract","digest":false})");
+  EXPECT_THAT(requests[1].body, StartsWith(R"({"weight_version":"7","request_key":")"));
+  EXPECT_EQ(requests[3].line, "POST /octavo/v1/update/put?update_id=u1&sequence=0&checksum=" +
+                                  HashHex(HashText(requests[3].body)));
+  EXPECT_EQ(requests[3].body, SafetensorsBuffer(std::span(tensors).first(2)));
+  EXPECT_THAT(requests[4].line,
+              StartsWith("POST /octavo/v1/update/put?update_id=u1&sequence=1&checksum="));
+  EXPECT_EQ(requests[6].body, R"({"update_id":"u1","in_flight":"retract","digest":false})");
   EXPECT_THAT(sent, ElementsAre(12, 18));
   EXPECT_EQ(report->version, "7");
   EXPECT_EQ(report->bytes, 18);
@@ -132,7 +111,7 @@ TEST(PushCheckpoint, AsksForTheServersNextVersionWithNull) {
   ScriptedServer server([](const ScriptedRequest& r) { return Answer(r, "", "d1"); });
   const std::string urls[] = {server.url()};
   ASSERT_TRUE(PushCheckpoint(ThreeTensors(), urls, {}).has_value());
-  EXPECT_EQ(server.requests()[1].body, R"({"weight_version":null})");
+  EXPECT_THAT(server.requests()[1].body, StartsWith(R"({"weight_version":null,"request_key":")"));
 }
 
 TEST(PushCheckpoint, AnyFailureAbortsOnAllAndCommitsNowhere) {

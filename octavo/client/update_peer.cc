@@ -13,9 +13,12 @@
 #include <vector>
 
 #include "octavo/base/function_ref.h"
+#include "octavo/base/hash.h"
 #include "octavo/base/status.h"
+#include "octavo/client/bucket_stream.h"
 #include "octavo/client/generate_client.h"
 #include "octavo/client/http_client.h"
+#include "octavo/client/probe_client.h"
 #include "octavo/client/update_client.h"
 
 namespace octavo {
@@ -74,6 +77,27 @@ std::string BucketName(std::span<const PushTensor> tensors) {
                                            tensors.back().name, tensors.size());
 }
 
+// The bucket, to every server.
+Status PutBucket(std::vector<UpdatePeer>& peers, std::span<const PushTensor> tensors,
+                 int64_t bucket_idx) {
+  const std::string body = SafetensorsBuffer(tensors);
+  const std::string checksum = HashHex(HashText(body));
+  return ForEachPeer(peers, [&](UpdatePeer& peer) {
+    const std::string target =
+        fmt::format("/octavo/v1/update/put?update_id={}&sequence={}&checksum={}", peer.update_id,
+                    bucket_idx, checksum);
+    const HttpCall call = {.method = "POST",
+                           .target = target,
+                           .content_type = "application/octet-stream",
+                           .body = std::as_bytes(std::span(body))};
+    Result<HttpReply> reply = peer.client.Call(call);
+    const Status outcome = !reply.has_value()     ? reply.error()
+                           : reply->status != 200 ? StatusOfReply(peer.client.url(), call, *reply)
+                                                  : OkStatus();
+    return outcome.WithContext(fmt::format("bucket {}, {}", bucket_idx, BucketName(tensors)));
+  });
+}
+
 // Of the requests in flight at the swap, those that neither went on nor were aborted as asked.
 int64_t NumLost(const PushServerReport& report, std::string_view in_flight) {
   if (in_flight == "abort") {
@@ -126,6 +150,10 @@ Status BeginAt(UpdatePeer& peer, const PushOptions& options) {
     RETURN_IF_ERROR(PauseFor(peer, options.in_flight));
     body["staging"] = options.staging;
   }
+  if (options.require != "all") {
+    body["require"] = options.require;
+  }
+  body["request_key"] = NewRequestKey();
   if (options.weight_version.has_value()) {
     body["weight_version"] = *options.weight_version;
   }
@@ -134,37 +162,53 @@ Status BeginAt(UpdatePeer& peer, const PushOptions& options) {
   if (peer.update_id.empty()) {
     return Corrupt("{}/octavo/v1/update/begin: no update_id in {}", peer.report.url, Dump(reply));
   }
+  ASSIGN_OR_RETURN(peer.body_bytes_max, GetBodyLimit(peer.client));
   return OkStatus();
 }
 
-Status PutBucket(std::vector<UpdatePeer>& peers, std::span<const PushTensor> tensors,
-                 int64_t bucket_idx) {
-  const std::string body = SafetensorsBuffer(tensors);
-  return ForEachPeer(peers, [&](UpdatePeer& peer) {
-    const std::string target =
-        fmt::format("/octavo/v1/update/put?update_id={}&sequence={}", peer.update_id, bucket_idx);
-    const HttpCall call = {.method = "POST",
-                           .target = target,
-                           .content_type = "application/octet-stream",
-                           .body = std::as_bytes(std::span(body))};
-    Result<HttpReply> reply = peer.client.Call(call);
-    const Status outcome = !reply.has_value()     ? reply.error()
-                           : reply->status != 200 ? StatusOfReply(peer.client.url(), call, *reply)
-                                                  : OkStatus();
-    return outcome.WithContext(fmt::format("bucket {}, {}", bucket_idx, BucketName(tensors)));
-  });
+Status PutTensors(std::vector<UpdatePeer>& peers, std::span<const PushTensor> tensors,
+                  const PushOptions& options, int64_t* num_buckets,
+                  FunctionRef<void(int64_t bytes)> sent) {
+  BucketLimits limits{.tensor_bytes = options.bucket_bytes};
+  for (const UpdatePeer& peer : peers) {
+    limits.body_bytes = std::min(limits.body_bytes, peer.body_bytes_max);
+  }
+  ASSIGN_OR_RETURN(const std::vector<PushTensor> pieces, CutTensors(tensors, limits));
+  const std::vector<size_t> starts = PlanBuckets(pieces, limits);
+  for (size_t i = 0; i < starts.size(); ++i) {
+    const size_t end = i + 1 < starts.size() ? starts[i + 1] : pieces.size();
+    const auto bucket = std::span(pieces).subspan(starts[i], end - starts[i]);
+    RETURN_IF_ERROR(PutBucket(peers, bucket, *num_buckets));
+    ++*num_buckets;
+    int64_t bytes = 0;
+    for (const PushTensor& tensor : bucket) {
+      bytes += tensor.view.NumBytes();
+    }
+    sent(bytes);
+  }
+  return OkStatus();
 }
 
-Status SealAt(UpdatePeer& peer) {
-  return PostObject(peer.client, "/octavo/v1/update/seal", {{"update_id", peer.update_id}}).error();
+Status SealAt(UpdatePeer& peer, const PushOptions& options) {
+  RETURN_IF_ERROR(
+      PostObject(peer.client, "/octavo/v1/update/seal", {{"update_id", peer.update_id}}).error());
+  if (options.probe.has_value()) {
+    ASSIGN_OR_RETURN(peer.report.probe, RunProbe(peer.client, peer.update_id, *options.probe));
+  }
+  return OkStatus();
 }
 
 Status CommitAt(UpdatePeer& peer, const PushOptions& options) {
-  ASSIGN_OR_RETURN(const Json reply,
-                   PostObject(peer.client, "/octavo/v1/update/commit",
-                              {{"update_id", peer.update_id},
-                               {"in_flight", options.in_flight},
-                               {"digest", false}}));  // Read after the clock has stopped.
+  const Result<Json> answer = PostObject(peer.client, "/octavo/v1/update/commit",
+                                         {{"update_id", peer.update_id},
+                                          {"in_flight", options.in_flight},
+                                          {"digest", false}});  // Read after the clock has stopped.
+  if (!answer.has_value()) {
+    return answer.error().code() == StatusCode::kUnavailable
+               ? answer.error().WithContext("whether its new weights are live is not known")
+               : answer.error();
+  }
+  const Json& reply = *answer;
   peer.committed = true;
   peer.update_id.clear();
   PushServerReport& report = peer.report;
@@ -173,6 +217,7 @@ Status CommitAt(UpdatePeer& peer, const PushOptions& options) {
   report.in_flight = IntOf(reply, "in_flight");
   report.retracted = IntOf(reply, "retracted");
   report.aborted = IntOf(reply, "aborted");
+  report.carried_over = IntOf(reply, "carried_over");
   report.lost = NumLost(report, options.in_flight);
   return OkStatus();
 }
@@ -192,7 +237,9 @@ Status ReadBackFrom(UpdatePeer& peer) {
 }
 
 void AbortOn(std::vector<UpdatePeer>& peers) {
+  constexpr double kRetrySeconds = 5.0;  // A server that is gone need not be waited for again.
   for (UpdatePeer& peer : peers) {
+    peer.client.LimitRetries(kRetrySeconds);
     if (!peer.update_id.empty()) {
       (void)PostObject(peer.client, "/octavo/v1/update/abort", {{"update_id", peer.update_id}});
     }

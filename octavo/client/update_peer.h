@@ -18,6 +18,7 @@ namespace octavo {
 struct UpdatePeer {
   HttpClient client;
   std::string update_id = {};  // Empty when no update is open there.
+  int64_t body_bytes_max = 0;  // It takes at once; known when it is open.
   bool committed = false;
   bool is_paused = false;  // By us, since:
   std::chrono::steady_clock::time_point paused_at = {};
@@ -34,10 +35,14 @@ Status ForEachPeer(std::vector<UpdatePeer>& peers, FunctionRef<Status(UpdatePeer
 
 // Errors of all: what the server answers, with its name.
 Status BeginAt(UpdatePeer& peer, const PushOptions& options);
-// The bucket, to every server.
-Status PutBucket(std::vector<UpdatePeer>& peers, std::span<const PushTensor> tensors,
-                 int64_t bucket_idx);
-Status SealAt(UpdatePeer& peer);
+// All of them to every server, in buckets that the smallest of them takes, with larger tensors in
+// rows. `num_buckets` counts those that were sent in the update so far; `sent` is told the bytes of
+// each.
+Status PutTensors(std::vector<UpdatePeer>& peers, std::span<const PushTensor> tensors,
+                  const PushOptions& options, int64_t* num_buckets,
+                  FunctionRef<void(int64_t bytes)> sent);
+// And has the sealed weights scored where options.probe asks for it.
+Status SealAt(UpdatePeer& peer, const PushOptions& options);
 Status CommitAt(UpdatePeer& peer, const PushOptions& options);
 // What is live after the commit, into peer.report.
 Status ReadBackFrom(UpdatePeer& peer);

@@ -43,7 +43,7 @@ struct UpdateSession::Impl {
   Status failure;  // Not ok: the session can only be aborted.
   std::vector<HeldTensor> held;
   int64_t held_bytes = 0;
-  int64_t bucket_idx = 0;
+  int64_t num_buckets = 0;
   PushReport report;
 };
 
@@ -55,9 +55,8 @@ Status UpdateSession::Impl::Flush() {
   for (const HeldTensor& tensor : held) {
     tensors.push_back({tensor.name, {tensor.dtype, tensor.shape, tensor.bytes.data()}});
   }
-  RETURN_IF_ERROR(PutBucket(peers, tensors, bucket_idx));
-  ++bucket_idx;
-  report.bytes += held_bytes;
+  RETURN_IF_ERROR(PutTensors(peers, tensors, options, &num_buckets,
+                             [&](int64_t bytes) { report.bytes += bytes; }));
   held.clear();
   held_bytes = 0;
   return OkStatus();
@@ -65,7 +64,7 @@ Status UpdateSession::Impl::Flush() {
 
 Status UpdateSession::Impl::Seal() {
   RETURN_IF_ERROR(Flush());
-  return ForEachPeer(peers, [](UpdatePeer& peer) { return SealAt(peer); });
+  return ForEachPeer(peers, [this](UpdatePeer& peer) { return SealAt(peer, options); });
 }
 
 UpdateSession::UpdateSession(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

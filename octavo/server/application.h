@@ -26,6 +26,7 @@
 #include "octavo/server/replay_record.h"
 #include "octavo/server/router.h"
 #include "octavo/server/server.h"
+#include "octavo/server/update_record.h"
 #include "octavo/sync/serving.h"
 #include "octavo/sync/update_groups.h"
 #include "octavo/sync/weight_checker.h"
@@ -145,6 +146,18 @@ class Application {
   // wrong, the update is dropped and the old version stays.
   void EndImplicitUpdate(const std::function<void(const Status&)>& then);
 
+  // handlers_probe.cc
+  void UpdateProbe(const HttpRequest& request, const WriterPtr& writer);
+
+  // handlers_replica.cc
+  // Why requests would not be answered now; empty: they would.
+  std::string WhyNotReady() const;
+  // Started without weights, and none have come yet: whoever generates is refused.
+  bool AwaitsFirstWeights(const EngineStats& stats) const;
+  void Ready(const WriterPtr& writer);
+  void Weights(const WriterPtr& writer);
+  void WeightBytes(const HttpRequest& request, const WriterPtr& writer);
+
   // handlers_pull.cc
   void PullWeightVersion(const HttpRequest& request, const WriterPtr& writer);
 
@@ -173,10 +186,13 @@ class Application {
   struct BeginCall {
     std::string version;
     StagingMode mode = StagingMode::kShadow;
+    Require require = Require::kAll;
     std::string displaced;  // The update that makes room; empty: none.
     std::string peer;
+    std::string request_key;
   };
   void BeginOnWorker(const BeginCall& call, const WriterPtr& writer);
+  void EndCommit(const std::string& id, const HttpResponse& response);
   Status WithHolder(const Status& status) const;
   void WatchIdle(const std::string& id);
   // Runs `work` on the worker and sends what it returns; `finish` runs first, on the io thread.
@@ -210,6 +226,10 @@ class Application {
   int64_t live_prompt_tokens_ = 0;
   std::unordered_map<std::string, std::vector<std::string>> batch_rids_;
   std::optional<OpenUpdate> update_;
+  UpdateRecord begun_;  // By the sender's own name for its begin.
+  // Who waits for the answer of a commit that is under way, by the update's id.
+  std::map<std::string, std::vector<WriterPtr>> committing_;
+  UpdateRecord committed_;
   const std::shared_ptr<HttpCounts> http_counts_ = std::make_shared<HttpCounts>();
 
   UpdateGroups groups_;
@@ -219,6 +239,7 @@ class Application {
   struct Bracket {
     std::string holder;  // Peer that began it.
     std::chrono::steady_clock::time_point begun;
+    int64_t num_committed = 0;  // UpdateTotals, when it began.
   };
   std::optional<Bracket> bracket_;
   const std::unique_ptr<WeightChecker> checker_ =

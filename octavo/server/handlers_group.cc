@@ -269,7 +269,8 @@ void Application::WithOpenUpdate(const std::string& version, const std::string& 
     return then(update_->id);
   }
   const bool accepted = reactor_->RunBlocking([this, version, peer, then] {
-    const Result<std::string> begun = serving_->updater->Begin(version);
+    const Result<std::string> begun =
+        serving_->updater->Begin(version, StagingMode::kShadow, options_.update_require);
     reactor_->Post([this, begun, version, peer, then] {
       if (!begun.has_value() && update_.has_value()) {
         return WithOpenUpdate(version, peer, then);  // Another bucket's call was first.

@@ -73,9 +73,19 @@ Result<StagingMode> ParseStagingMode(const JsonValue& body) {
   return InvalidArgument("staging: expected shadow or in_place, got \"{}\"", name);
 }
 
+Result<Require> RequireOf(const JsonValue& body) {
+  ASSIGN_OR_RETURN(const std::string name, StringField(body, "require", "all"));
+  const std::optional<Require> require = ParseRequire(name);
+  if (!require.has_value()) {
+    return InvalidArgument("require: expected all, seen or any, got \"{}\"", name);
+  }
+  return *require;
+}
+
 struct PutQuery {
   std::string update_id;
   int64_t sequence = 0;
+  std::string checksum;  // XXH3-128 of the body, as its sender had it; empty: it did not say.
 };
 
 Result<PutQuery> ParsePutQuery(std::string_view query) {
@@ -91,17 +101,38 @@ Result<PutQuery> ParsePutQuery(std::string_view query) {
     return InvalidArgument("sequence: expected the bucket's number, 0 or more, got \"{}\"",
                            sequence);
   }
+  put.checksum = QueryValue(query, "checksum").value_or("");
   return put;
 }
 
-// Stages a bucket. The container is checked as a whole before its first tensor is staged.
-HttpResponse StageBucket(WeightUpdater* updater, const PutQuery& put, std::string_view body) {
-  const Result<std::vector<BucketTensor>> tensors = ParseBucket(body);
-  if (!tensors.has_value()) {
-    return NativeError(tensors.error().WithContext(fmt::format("bucket {}", put.sequence)));
+struct BucketBody {
+  std::shared_ptr<const std::string> bytes;
+  Hash128 hash;
+};
+
+// What a sender does well to send again, for it had other bytes.
+HttpResponse DamagedBucket(const PutQuery& put, const Status& why) {
+  HttpResponse response = NativeError(why.WithContext(fmt::format("bucket {}", put.sequence)));
+  response.status = 422;
+  return response;
+}
+
+// Stages a bucket. The container and its checksums are checked before the first tensor is staged.
+HttpResponse StageBucket(WeightUpdater* updater, const PutQuery& put, const BucketBody& body) {
+  const Result<Bucket> bucket = ParseBucket(*body.bytes);
+  if (bucket.has_value() && !bucket->damage.ok()) {
+    return DamagedBucket(put, bucket->damage);
+  }
+  if (const std::string actual = HashHex(body.hash);
+      !put.checksum.empty() && put.checksum != actual) {
+    return DamagedBucket(put, Corrupt("damaged on the way: expected xxh3-128 {}, got {}",
+                                      put.checksum.substr(0, 64), actual));
+  }
+  if (!bucket.has_value()) {
+    return NativeError(bucket.error().WithContext(fmt::format("bucket {}", put.sequence)));
   }
   int64_t num_bytes = 0;
-  for (const BucketTensor& tensor : *tensors) {
+  for (const BucketTensor& tensor : bucket->tensors) {
     if (const Status status = updater->Put(put.update_id, tensor.name, tensor.view); !status.ok()) {
       return NativeError(status);
     }
@@ -109,7 +140,7 @@ HttpResponse StageBucket(WeightUpdater* updater, const PutQuery& put, std::strin
   }
   JsonWriter json;
   json.BeginObject().Field("success", true).Field("sequence", put.sequence);
-  json.Field("tensors", static_cast<int64_t>(tensors->size())).Field("bytes", num_bytes);
+  json.Field("tensors", static_cast<int64_t>(bucket->tensors.size())).Field("bytes", num_bytes);
   json.EndObject();
   return JsonResponse(json.Take());
 }
@@ -137,6 +168,15 @@ void WriteChanges(const PrecisionTable& table, const CommitReport& commit, JsonW
   json.EndObject();
 }
 
+// The weights that stayed what they were.
+void WriteCarriedOver(const CommitReport& commit, JsonWriter& json) {
+  json.Key("carried_over_weights").BeginArray();
+  for (const std::string& name : commit.carried_over) {
+    json.Value(name);
+  }
+  json.EndArray();
+}
+
 struct CommitCall {
   std::string id;
   InFlight in_flight = InFlight::kRetract;
@@ -158,10 +198,12 @@ HttpResponse CommitAndDigest(Serving* serving, const CommitCall& call) {
   json.Field("bytes_staged", report->bytes_staged).Field("put_seconds", report->put_seconds);
   json.Field("seal_seconds", report->seal_seconds);
   json.Field("commit_seconds", report->commit_seconds);
+  json.Field("carried_over", static_cast<int64_t>(report->carried_over.size()));
   WriteChange(report->change, json);
   if (call.per_tensor) {
     WriteChanges(serving->table, *report, json);
   }
+  WriteCarriedOver(*report, json);
   if (call.with_digest) {
     const Result<ModelDigest> digest = serving->updater->LiveDigest();
     if (!digest.has_value()) {
@@ -201,6 +243,7 @@ void WriteLastCommit(const CommitReport& commit, const PrecisionTable* per_tenso
   json.Field("retracted", commit.swap.retracted).Field("aborted", commit.swap.aborted);
   json.Field("tensors", commit.num_tensors).Field("bytes_in", commit.bytes_in);
   json.Field("bytes_staged", commit.bytes_staged);
+  json.Field("carried_over", static_cast<int64_t>(commit.carried_over.size()));
   WriteChange(commit.change, json);
   if (per_tensor != nullptr) {
     WriteChanges(*per_tensor, commit, json);
@@ -312,10 +355,16 @@ void Application::UpdateBegin(const HttpRequest& request, const WriterPtr& write
   const Result<std::string> version = StringField(*body, "weight_version", "");
   const Result<bool> takeover = BoolField(*body, "takeover", false);
   const Result<StagingMode> mode = ParseStagingMode(*body);
-  for (const Status& status : {version.error(), takeover.error(), mode.error()}) {
+  const Result<Require> require = RequireOf(*body);
+  const Result<std::string> request_key = StringField(*body, "request_key", "");
+  for (const Status& status :
+       {version.error(), takeover.error(), mode.error(), require.error(), request_key.error()}) {
     if (!status.ok()) {
       return writer->Send(RequestError(status));
     }
+  }
+  if (const std::string* answer = begun_.Find(*request_key); answer != nullptr) {
+    return writer->Send(JsonResponse(*answer));
   }
   if (draining_) {
     return writer->Send(NativeError(Unavailable("the server is stopping")));
@@ -332,7 +381,7 @@ void Application::UpdateBegin(const HttpRequest& request, const WriterPtr& write
     displaced = update_->id;
     update_.reset();
   }
-  BeginOnWorker({*version, *mode, displaced, request.peer}, writer);
+  BeginOnWorker({*version, *mode, *require, displaced, request.peer, *request_key}, writer);
 }
 
 // The updater knows that an update is open; we know whose it is.
@@ -349,12 +398,14 @@ void Application::BeginOnWorker(const BeginCall& call, const WriterPtr& writer) 
     if (!call.displaced.empty()) {
       serving_->updater->Abort(call.displaced);
     }
-    const Result<std::string> id = serving_->updater->Begin(call.version, call.mode);
+    const Result<std::string> id = serving_->updater->Begin(call.version, call.mode, call.require);
     const Result<StagingBudget> budget =
         id.has_value() ? serving_->updater->BudgetOf(*id) : Result<StagingBudget>(id.error());
     reactor_->Post([this, id, budget, call, writer] {
-      if (!budget.has_value()) {
-        return writer->Send(NativeError(WithHolder(budget.error())));
+      if (!budget.has_value()) {  // The first call of this key may just have opened it.
+        const std::string* answer = begun_.Find(call.request_key);
+        return writer->Send(answer != nullptr ? JsonResponse(*answer)
+                                              : NativeError(WithHolder(budget.error())));
       }
       update_ =
           OpenUpdate{.id = *id, .version = call.version.empty() ? "(the next one)" : call.version};
@@ -365,7 +416,11 @@ void Application::BeginOnWorker(const BeginCall& call, const WriterPtr& writer) 
       json.BeginObject().Field("success", true).Field("update_id", *id);
       WriteBudget(*budget, json);
       json.EndObject();
-      writer->Send(JsonResponse(json.Take()));
+      std::string answer = json.Take();
+      if (!call.request_key.empty()) {
+        begun_.Keep(call.request_key, answer);
+      }
+      writer->Send(JsonResponse(std::move(answer)));
     });
   });
   if (!accepted) {
@@ -394,8 +449,8 @@ void Application::UpdatePut(HttpRequest& request, const WriterPtr& writer) {
   }
   AnswerFromWorker(
       writer,
-      [updater = serving_->updater.get(), put = *put, body] {
-        return StageBucket(updater, put, *body);
+      [updater = serving_->updater.get(), put = *put, body = BucketBody{body, hash}] {
+        return StageBucket(updater, put, body);
       },
       [this, put = *put, hash](const HttpResponse& response) {
         ReleaseUpdate(put.update_id);
@@ -437,20 +492,38 @@ void Application::UpdateCommit(const HttpRequest& request, const WriterPtr& writ
       return writer->Send(NativeError(status));
     }
   }
+  if (const std::string* answer = committed_.Find(*id); answer != nullptr) {
+    return writer->Send(JsonResponse(*answer));
+  }
+  if (const auto waiting = committing_.find(*id); waiting != committing_.end()) {
+    return waiting->second.push_back(writer);
+  }
   if (TouchUpdate(*id, writer) == nullptr) {
     return;
   }
+  committing_[*id];
   AnswerFromWorker(
       writer,
       [serving = serving_, call = CommitCall{*id, *in_flight, *with_digest, *per_tensor}] {
         return CommitAndDigest(serving, call);
       },
-      [this, id = *id](const HttpResponse& response) {
-        ReleaseUpdate(id);
-        if (response.status == 200 && update_.has_value() && update_->id == id) {
-          update_.reset();
-        }
-      });
+      [this, id = *id](const HttpResponse& response) { EndCommit(id, response); });
+}
+
+// A sender that asked again, for its connection broke, is answered as it was the first time.
+void Application::EndCommit(const std::string& id, const HttpResponse& response) {
+  ReleaseUpdate(id);
+  if (response.status == 200) {
+    committed_.Keep(id, response.body);
+    if (update_.has_value() && update_->id == id) {
+      update_.reset();
+    }
+  }
+  const std::vector<WriterPtr> waiting = std::move(committing_[id]);
+  committing_.erase(id);
+  for (const WriterPtr& writer : waiting) {
+    writer->Send(response);
+  }
 }
 
 void Application::UpdateAbort(const HttpRequest& request, const WriterPtr& writer) {

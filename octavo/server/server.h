@@ -11,6 +11,7 @@
 #include "octavo/base/status.h"
 #include "octavo/server/http_limits.h"
 #include "octavo/sync/serving.h"
+#include "octavo/sync/weight_update.h"
 #include "octavo/text/chat_template.h"
 #include "octavo/text/tokenizer.h"
 
@@ -32,6 +33,8 @@ struct ServerOptions {
   bool enable_weights_cpu_backup = false;  // Only shown: ServingOptions::keep_weights_backup.
   double drain_seconds = 60.0;             // After SIGTERM, until what still runs is aborted.
   double update_idle_seconds = 300.0;      // After which an open weight update is dropped.
+  // Of the updates that a trainer's buckets open.
+  Require update_require = Require::kAll;
   // For the ranks of an update group to join, and for a bucket of theirs to come.
   double group_seconds = 300.0;
   double stuck_seconds = 120.0;  // Engine silence after which /health answers 503.
