@@ -405,5 +405,41 @@ TEST_F(ParseGenerateTest, RefusesTextThatCannotFitUnread) {
   ExpectRefused(ParseGenerate(R"({"text":"123456789"})", context), kRefused, "9 bytes of text");
 }
 
+// --- Versions
+// -------------------------------------------------------------------------------------
+
+TEST_F(ParseGenerateTest, ReadsTheVersionThatARequestDemands) {
+  const auto demand = [&](std::string_view fields) {
+    const Result<ParsedGenerate> call = ParseWith(fields);
+    EXPECT_TRUE(call.has_value()) << fields;
+    return call.has_value() ? call->items[0].request.version_demand : VersionDemand();
+  };
+  EXPECT_FALSE(demand(R"("stream":false)").any());
+  EXPECT_FALSE(demand(R"("min_weight_version":null,"exact_weight_version":null)").any());
+  EXPECT_EQ(demand(R"("exact_weight_version":"step-7")").version, "step-7");
+  EXPECT_EQ(demand(R"("exact_weight_version":7)").kind, VersionDemand::Kind::kExact);
+  EXPECT_EQ(demand(R"("exact_weight_version":7)").version, "7");
+  EXPECT_EQ(demand(R"("min_weight_version":"12")").kind, VersionDemand::Kind::kMinimum);
+  EXPECT_EQ(demand(R"("min_weight_version":12)").version, "12");
+  ExpectRefused(ParseWith(R"("min_weight_version":"latest")"), kRefused, "min_weight_version");
+  ExpectRefused(ParseWith(R"("min_weight_version":-1)"), kRefused, "min_weight_version");
+  ExpectRefused(ParseWith(R"("exact_weight_version":"")"), kRefused, "exact_weight_version");
+  ExpectRefused(ParseWith(R"("min_weight_version":[1])"), kMalformed, "min_weight_version");
+  ExpectRefused(ParseWith(R"("min_weight_version":1,"exact_weight_version":1)"), kRefused,
+                "none beside exact_weight_version");
+}
+
+TEST_F(ParseGenerateTest, DemandsHoldForEverySampleOfABatch) {
+  const auto call = Parse(R"({"input_ids":[[5],[6]],"sampling_params":{"n":2},
+                              "exact_weight_version":"3","stale_prefix_versions":1})");
+  ASSERT_TRUE(call.has_value()) << call.error().message();
+  ASSERT_EQ(call->items.size(), 4U);
+  for (const GenerateItem& item : call->items) {
+    EXPECT_EQ(item.request.version_demand.version, "3");
+    EXPECT_EQ(item.request.stale_prefix_versions, 1);
+  }
+  EXPECT_FALSE(ParseWith(R"("stream":false)")->items[0].request.stale_prefix_versions.has_value());
+}
+
 }  // namespace
 }  // namespace octavo

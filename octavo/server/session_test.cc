@@ -485,5 +485,84 @@ TEST(EndsInStopPrefix, IsTrueForProperPrefixesAlone) {
   EXPECT_FALSE(EndsInStopPrefix("abc", {"x"}));  // One byte: it has no proper prefix.
 }
 
+// --- Version conflicts
+// ----------------------------------------------------------------------------
+
+FinishReason Conflict() {
+  return {.type = FinishType::kVersionConflict, .message = "weight version: demanded exactly 0"};
+}
+
+RenderOptions Demanding(RenderOptions render) {
+  render.version_demand = {.kind = VersionDemand::Kind::kExact, .version = "0"};
+  return render;
+}
+
+TEST_F(SessionTest, AConflictBeforeAnyTokenIs409) {
+  const auto session = Start({Demanding(Render()), Demanding(Render())}, false, /*is_list=*/true);
+  RequestOutput last = Last({}, Conflict());
+  last.weight_version = "1";
+  session->OnOutput(0, last);
+  EXPECT_FALSE(writer_->sent.has_value());
+  session->OnOutput(1, last);
+  ASSERT_TRUE(writer_->sent.has_value());
+  EXPECT_EQ(writer_->sent->status, 409);
+  EXPECT_EQ(writer_->sent->body,
+            R"({"object":"error","message":"weight version: demanded exactly 0, 1 is live",)"
+            R"("type":"WeightVersionConflict","param":"exact_weight_version","code":409,)"
+            R"("retryable":true,"demanded_weight_version":"0","weight_version":"1"})");
+  EXPECT_TRUE(done_clamped_.has_value());
+}
+
+TEST_F(SessionTest, AConflictWithTokensKeepsThem) {
+  const auto session = Start({Demanding(Render()), Demanding(Render())}, false, /*is_list=*/true);
+  RequestOutput kept = Last(Ids("Tom has"), Conflict());
+  kept.completion_tokens = static_cast<int64_t>(Ids("Tom has").size());
+  session->OnOutput(0, kept);
+  session->OnOutput(1, Last({}, Conflict()));
+  ASSERT_TRUE(writer_->sent.has_value());
+  EXPECT_EQ(writer_->sent->status, 200);
+  const JsonValue reply = Json(writer_->sent->body);
+  EXPECT_EQ(Text((*reply.array())[0]), "Tom has");
+  for (const JsonValue& item : *reply.array()) {
+    const JsonValue& finish = *item.Find("meta_info")->Find("finish_reason");
+    EXPECT_EQ(*finish.Find("type")->string(), "abort");
+    EXPECT_EQ(*finish.Find("status_code")->integer(), 409);
+    EXPECT_EQ(*finish.Find("err_type")->string(), "WeightVersionConflict");
+  }
+}
+
+TEST_F(SessionTest, AConflictInAStreamIsAnEventOrTheLastChunk) {
+  const auto session = Start({Demanding(Render())}, true);
+  session->OnOutput(0, Last({}, Conflict()));
+  const JsonValue event = Event(0);
+  const JsonValue& error = *event.Find("error");
+  EXPECT_EQ(*error.Find("code")->integer(), 409);
+  EXPECT_TRUE(*error.Find("retryable")->boolean());
+  EXPECT_EQ(*error.Find("demanded_weight_version")->string(), "0");
+  EXPECT_EQ(writer_->events.back(), "data: [DONE]\n\n");
+
+  writer_ = std::make_shared<RecordingWriter>();
+  const auto begun = Start({Demanding(Render())}, true);
+  RequestOutput kept = Last(Ids("Tom"), Conflict());
+  kept.completion_tokens = 1;
+  begun->OnOutput(0, kept);
+  const JsonValue chunk = Event(0);
+  const JsonValue& finish = *chunk.Find("meta_info")->Find("finish_reason");
+  EXPECT_EQ(*finish.Find("status_code")->integer(), 409);
+}
+
+TEST_F(SessionTest, TellsOfStaleKv) {
+  const auto session = Start({Render()}, false);
+  RequestOutput last = Last(Ids("Tom"), {.type = FinishType::kLength});
+  last.cached_tokens = 96;
+  last.cached_tokens_stale = 64;
+  last.mixed_context = true;
+  session->OnOutput(0, last);
+  const JsonValue reply = Json(writer_->sent->body);
+  const JsonValue& meta = *reply.Find("meta_info");
+  EXPECT_EQ(*meta.Find("cached_tokens_stale")->integer(), 64);
+  EXPECT_TRUE(*meta.Find("mixed_context")->boolean());
+}
+
 }  // namespace
 }  // namespace octavo

@@ -142,6 +142,7 @@ class Generate(ApiTest):
         meta = reply["meta_info"]
         for key, kind in {"id": str, "finish_reason": dict, "prompt_tokens": int,
                           "completion_tokens": int, "cached_tokens": int, "reasoning_tokens": int,
+                          "cached_tokens_stale": int, "mixed_context": bool,
                           "weight_version": str, "weight_versions": list, "num_retractions": int,
                           "e2e_latency": float}.items():
             self.assertIsInstance(meta[key], kind, key)
