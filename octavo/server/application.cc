@@ -60,8 +60,11 @@ Application::Application(const ServerOptions& options, Serving* serving, const S
       created_unix_s_(std::chrono::duration_cast<std::chrono::seconds>(
                           std::chrono::system_clock::now().time_since_epoch())
                           .count()),
-      groups_(
-          {.join_timeout_s = options.group_seconds, .receive_timeout_s = options.group_seconds}) {
+      groups_({.join_timeout_s = options.group_seconds,
+               .receive_timeout_s = options.group_seconds,
+               .admit = [updater = serving->updater.get()](int64_t num_bytes) {
+                 return updater->CountBucket(num_bytes);
+               }}) {
   if (!chat_defaults_.has_value()) {
     LOG(WARNING, "chat requests will be refused: {}", chat_defaults_.error().message());
   }
@@ -182,6 +185,8 @@ void Application::Dispatch(const RouteMatch& match, HttpRequest& request, const 
       return UpdatePut(request, writer);
     case Endpoint::kUpdateSeal:
       return UpdateSeal(request, writer);
+    case Endpoint::kUpdateProbe:
+      return UpdateProbe(request, writer);
     case Endpoint::kUpdateCommit:
       return UpdateCommit(request, writer);
     case Endpoint::kUpdateAbort:
@@ -192,6 +197,12 @@ void Application::Dispatch(const RouteMatch& match, HttpRequest& request, const 
       return Policy(writer);
     case Endpoint::kManifest:
       return Manifest(writer);
+    case Endpoint::kReady:
+      return Ready(writer);
+    case Endpoint::kWeights:
+      return Weights(writer);
+    case Endpoint::kWeightBytes:
+      return WeightBytes(request, writer);
   }
 }
 

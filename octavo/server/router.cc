@@ -70,10 +70,14 @@ constexpr Route kRoutes[] = {
     {"/octavo/v1/update/begin", kPost, Access::kControl, Endpoint::kUpdateBegin},
     {"/octavo/v1/update/put", kPost, Access::kControl, Endpoint::kUpdatePut},
     {"/octavo/v1/update/seal", kPost, Access::kControl, Endpoint::kUpdateSeal},
+    {"/octavo/v1/update/probe", kPost, Access::kControl, Endpoint::kUpdateProbe},
     {"/octavo/v1/update/commit", kPost, Access::kControl, Endpoint::kUpdateCommit},
     {"/octavo/v1/update/abort", kPost, Access::kControl, Endpoint::kUpdateAbort},
     {"/octavo/v1/digest", kGet, Access::kUser, Endpoint::kDigest},
     {"/octavo/v1/policy", kGet, Access::kUser, Endpoint::kPolicy},
+    {"/octavo/v1/ready", kGet, Access::kOpen, Endpoint::kReady},
+    {"/octavo/v1/weights", kGet, Access::kControl, Endpoint::kWeights},
+    {"/octavo/v1/weights/bytes", kGet, Access::kControl, Endpoint::kWeightBytes},
     {"/octavo/v1/manifest", kGet, Access::kUser, Endpoint::kManifest},
 };
 

@@ -51,11 +51,15 @@ enum class Endpoint {
   kUpdateBegin,
   kUpdatePut,
   kUpdateSeal,
+  kUpdateProbe,
   kUpdateCommit,
   kUpdateAbort,
   kDigest,
   kPolicy,
   kManifest,
+  kReady,
+  kWeights,
+  kWeightBytes,
 };
 
 enum class Access : uint8_t {

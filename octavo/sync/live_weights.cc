@@ -80,7 +80,8 @@ T LiveWeights::BetweenSteps(T (*fn)(const ModelWeights& live)) const {
 
 LiveBase LiveWeights::Base() {
   const std::lock_guard lock(mutex_);
-  return base_.has_value() ? *base_ : BetweenSteps(&LiveBaseOf);
+  LiveBase base = base_.has_value() ? *base_ : BetweenSteps(&LiveBaseOf);
+  return base.is_held.empty() ? EmptyBase(plan_) : base;
 }
 
 SwapReport LiveWeights::SwapLocked(std::unique_ptr<ModelWeights> weights,

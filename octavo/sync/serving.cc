@@ -32,6 +32,8 @@
 #include "octavo/sync/live_digest.h"
 #include "octavo/sync/load_weights.h"
 #include "octavo/sync/pack_row.h"
+#include "octavo/sync/staging.h"
+#include "octavo/sync/version_record.h"
 #include "octavo/sync/weight_plan.h"
 #include "octavo/sync/weight_update.h"
 
@@ -115,7 +117,7 @@ Result<std::optional<Checkpoint>> DescribeModel(const ServingOptions& options, S
   ASSIGN_OR_RETURN(serving->spec, MakeModelSpec(serving->config));
   RETURN_IF_ERROR(CheckServable(serving->spec));  // Before a large model's files are opened.
   std::optional<Checkpoint> checkpoint;
-  if (options.load_format != LoadFormat::kDummy) {
+  if (options.load_format == LoadFormat::kAuto) {
     ASSIGN_OR_RETURN(checkpoint, Checkpoint::Open(options.model_dir, options.config_overrides));
     for (const std::string& warning : checkpoint->warnings()) {
       LOG(WARNING, "checkpoint {}", warning);
@@ -128,6 +130,24 @@ Result<std::optional<Checkpoint>> DescribeModel(const ServingOptions& options, S
   ASSIGN_OR_RETURN(serving->plan,
                    MakeWeightPlan(serving->spec, serving->table, options.arithmetic));
   return checkpoint;
+}
+
+// The weights to start with, sealed. Without any, their place is counted all the same.
+Result<std::unique_ptr<ModelWeights>> FirstWeights(const ServingOptions& options,
+                                                   const std::optional<Checkpoint>& checkpoint,
+                                                   Backend& backend, Serving* serving) {
+  if (options.load_format == LoadFormat::kNone) {
+    serving->weight_bytes = EmptyBase(*serving->plan).packed_bytes;
+    return std::make_unique<ModelWeights>();
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<ModelWeights> weights,
+                   checkpoint.has_value() ? LoadWeights(*checkpoint, *serving->plan, backend)
+                                          : DummyWeights(*serving->plan, backend));
+  serving->weight_bytes = HeldBytes(*serving->plan, *weights);
+  ASSIGN_OR_RETURN(const ModelDigest digest,
+                   DigestLiveWeights(serving->table, *weights, backend, &backend.pool()));
+  weights->digest = digest.hash;
+  return weights;
 }
 
 }  // namespace
@@ -154,6 +174,9 @@ Result<std::unique_ptr<Serving>> StartServing(const ServingOptions& options) {
   const Result<int64_t> free_before = AvailableMemoryBytes();
   auto serving = std::make_unique<Serving>();
   serving->model_dir = options.model_dir;
+  if (!options.state_dir.empty()) {
+    ASSIGN_OR_RETURN(serving->versions, VersionRecord::Open(options.state_dir));
+  }
   ASSIGN_OR_RETURN(const std::optional<Checkpoint> checkpoint,
                    DescribeModel(options, serving.get()));
   serving->num_threads = options.num_threads > 0 ? options.num_threads : NumUsableThreads();
@@ -161,8 +184,10 @@ Result<std::unique_ptr<Serving>> StartServing(const ServingOptions& options) {
     LOG(WARNING, "threads={} usable={}: more threads than processors wait for each other",
         serving->num_threads, NumUsableThreads());
   }
+  serving->isa = options.isa.value_or(BestIsa());
+  serving->chunk_tokens = options.engine.chunk_tokens;
   ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend,
-                   MakeCpuBackend(options.isa.value_or(BestIsa()), serving->num_threads));
+                   MakeCpuBackend(serving->isa, serving->num_threads));
   serving->backend_name = backend->name();
   serving->recipe = RecipeId(backend->recipe(), serving->table, serving->plan->inputs,
                              options.engine.kv_cache_dtype);
@@ -170,23 +195,24 @@ Result<std::unique_ptr<Serving>> StartServing(const ServingOptions& options) {
   serving->depends_on_batch = DependsOnBatch(serving->plan->inputs);
   serving->kv_cache_dtype = options.engine.kv_cache_dtype;
   ASSIGN_OR_RETURN(std::unique_ptr<ModelWeights> weights,
-                   checkpoint.has_value() ? LoadWeights(*checkpoint, *serving->plan, *backend)
-                                          : DummyWeights(*serving->plan, *backend));
-  serving->weight_bytes = HeldBytes(*serving->plan, *weights);
-  ASSIGN_OR_RETURN(const ModelDigest digest,
-                   DigestLiveWeights(serving->table, *weights, *backend, &backend->pool()));
-  weights->digest = digest.hash;
-
+                   FirstWeights(options, checkpoint, *backend, serving.get()));
   ASSIGN_OR_RETURN(const EngineOptions engine,
                    WithPool(options, free_before, serving->weight_bytes));
   const Backend* const packing = backend.get();  // Owned by the engine from here on.
-  ASSIGN_OR_RETURN(serving->engine,
-                   Engine::Start(std::move(backend), serving->spec, std::move(weights),
-                                 serving->config.eos_token_ids, options.weight_version, engine));
+  serving->starts_without_weights = options.load_format == LoadFormat::kNone;
+  ASSIGN_OR_RETURN(
+      serving->engine,
+      Engine::Start(std::move(backend), serving->spec, std::move(weights),
+                    serving->config.eos_token_ids,
+                    serving->starts_without_weights ? "" : options.weight_version, engine));
   serving->updater = std::make_unique<WeightUpdater>(
       serving->engine.get(), packing, serving->plan.get(),
       WeightUpdater::Options{.config_overrides = options.config_overrides,
-                             .live = {.keep_backup = options.keep_weights_backup}});
+                             .live = {.keep_backup = options.keep_weights_backup},
+                             .versions = serving->versions.get()});
+  if (serving->starts_without_weights) {
+    RETURN_IF_ERROR(serving->updater->live().Release({.weights = true}));
+  }
   serving->load_seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   LOG(INFO,

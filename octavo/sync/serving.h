@@ -16,6 +16,7 @@
 #include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/precision_table.h"
 #include "octavo/sync/arithmetic.h"
+#include "octavo/sync/version_record.h"
 #include "octavo/sync/weight_plan.h"
 #include "octavo/sync/weight_update.h"
 
@@ -24,6 +25,7 @@ namespace octavo {
 enum class LoadFormat {
   kAuto,   // The weights of the folder.
   kDummy,  // Random weights of the right shapes; only config.json is read.
+  kNone,   // None, so requests are held until an update is complete; only config.json is read.
 };
 
 struct ServingOptions {
@@ -41,7 +43,9 @@ struct ServingOptions {
   std::optional<Isa> isa;  // Absent: BestIsa().
   int num_threads = 0;     // 0: NumUsableThreads().
   LoadFormat load_format = LoadFormat::kAuto;
-  std::string weight_version = "0";
+  std::string weight_version = "0";  // With LoadFormat::kNone there is none yet.
+  // Folder of a VersionRecord; empty: versions may go backwards.
+  std::string state_dir = {};
   // A JSON object merged into config.json (checkpoint/config_merge.h), here and in every update
   // from disk; empty: none.
   std::string config_overrides = {};
@@ -69,10 +73,14 @@ struct Serving {
   bool is_emulated = false;       // IsEmulated.
   bool depends_on_batch = false;  // DependsOnBatch.
   DType kv_cache_dtype = DType::kBf16;
+  Isa isa = Isa::kScalar;
   int num_threads = 0;
-  int64_t weight_bytes = 0;  // Canonical bytes of the live weights.
+  int64_t chunk_tokens = 0;             // EngineOptions::chunk_tokens.
+  bool starts_without_weights = false;  // LoadFormat::kNone.
+  int64_t weight_bytes = 0;             // Canonical bytes of the live weights.
   double load_seconds = 0.0;
-  std::unique_ptr<const WeightPlan> plan;  // Of spec and table.
+  std::unique_ptr<const WeightPlan> plan;   // Of spec and table.
+  std::unique_ptr<VersionRecord> versions;  // Null without a state_dir.
   std::unique_ptr<Engine> engine;
   std::unique_ptr<WeightUpdater> updater;
 };
