@@ -39,10 +39,10 @@ constexpr const char* kNumPrompts = "--num-prompts";
 constexpr const char* kParallel = "--parallel";
 // The engine of MODEL only lends its weights: its KV pool and its scheduler do not run.
 constexpr const char* kIdleEngineFlags[] = {
-    "--max-total-tokens",     "--kv-cache-bytes",      "--kv-cache-fraction",
-    "--mem-fraction-static",  "--context-length",      "--enable-return-routed-experts",
-    "--max-running-requests", "--max-queued-requests", "--disable-radix-cache",
-    "--random-seed",
+    "--max-total-tokens",     "--kv-cache-bytes",        "--kv-cache-fraction",
+    "--mem-fraction-static",  "--context-length",        "--enable-return-routed-experts",
+    "--max-running-requests", "--max-queued-requests",   "--disable-radix-cache",
+    "--random-seed",          "--stale-prefix-versions",
 };
 
 struct BenchFlags {

@@ -57,16 +57,19 @@ void AddIgnored(CLI::App& command, std::vector<std::string>* ignored) {
   ForEachWord(IgnoredLists(), " \n", [&](const std::string& name) { add_option(name, -1); });
 }
 
-void AddFixed(CLI::App& command, std::vector<std::string>* refused) {
+void AddFixed(CLI::App& command, LaunchFlags* flags) {
   for (const FixedFlag& flag : FixedFlags()) {
     command
         .add_option_function<std::string>(
             std::string(flag.names),
-            [refused, flag](const std::string& value) {
+            [flags, flag](const std::string& value) {
+              if (flag.names.starts_with("--tp,")) {
+                flags->tensor_parallel = value;
+              }
               if (!HasWord(flag.values, value)) {
-                refused->push_back(fmt::format("{}: expected {}, got {}: {}", flag.names,
-                                               flag.values.substr(0, flag.values.find(' ')), value,
-                                               flag.reason));
+                flags->refused.push_back(fmt::format("{}: expected {}, got {}: {}", flag.names,
+                                                     flag.values.substr(0, flag.values.find(' ')),
+                                                     value, flag.reason));
               }
             })
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast)
@@ -199,7 +202,7 @@ void AddLaunchFlags(CLI::App& command, LaunchFlags* flags) {
   command.allow_extras();
   command.preparse_callback([&command, flags](size_t) {
     AddIgnored(command, &flags->ignored);
-    AddFixed(command, &flags->refused);
+    AddFixed(command, flags);
     AddRefused(command, &flags->refused);
   });
 }

@@ -25,8 +25,9 @@ struct LaunchFlags {
   bool always_on = true;    // What is said of things that cannot be switched off.
   int64_t base_gpu_id = 0;  // Only shown: there are clients that compare it.
   int64_t gpu_id_step = 1;
-  std::vector<std::string> ignored;  // Names of flags that were given and mean nothing here.
-  std::vector<std::string> refused;  // "FLAG: why".
+  std::string tensor_parallel = "1";  // Refused unless 1; kept for the message.
+  std::vector<std::string> ignored;   // Names of flags that were given and mean nothing here.
+  std::vector<std::string> refused;   // "FLAG: why".
 };
 
 // Declares them. Those without a meaning are known but not in --help; they are declared only when

@@ -1,3 +1,4 @@
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -5,9 +6,9 @@
 
 #include "octavo/base/status.h"
 #include "octavo/checkpoint/checkpoint.h"
-#include "octavo/checkpoint/hf_config.h"
 #include "octavo/cli/cli.h"
 #include "octavo/cli/commands.h"
+#include "octavo/cli/planned_model.h"
 #include "octavo/model/spec/model_spec.h"
 #include "octavo/policy/engine_modules.h"
 #include "octavo/policy/plan_as.h"
@@ -15,6 +16,7 @@
 #include "octavo/policy/precision_table.h"
 #include "octavo/policy/table_json.h"
 #include "octavo/policy/table_text.h"
+#include "octavo/policy/tensor_parallel.h"
 
 namespace octavo {
 namespace {
@@ -24,6 +26,7 @@ struct PlanFlags {
   PolicyFlags policy;
   std::string explain;
   std::string as;
+  int64_t tp = 0;  // 0: not asked for.
   bool json = false;
 };
 
@@ -52,42 +55,24 @@ Result<bool> RunPlanAs(const PlanFlags& flags) {
   return report.ok();
 }
 
-// With the names that the tensors have; a folder of config.json alone is planned too.
-Result<ModelSpec> SpecOf(const std::string& model, const HfConfig& config) {
-  const Result<Checkpoint> checkpoint = Checkpoint::Open(model);
-  if (checkpoint) {
-    return MakeCheckpointSpec(*checkpoint);
+// Where N ranks would cut each weight. False: they could not.
+Result<bool> RunPlanTp(const PlanFlags& flags) {
+  if (!flags.explain.empty()) {
+    return InvalidArgument("--tp: tells of every weight: without --explain");
   }
-  if (checkpoint.error().code() != StatusCode::kNotFound) {
-    return checkpoint.error();
-  }
-  return MakeModelSpec(config);
-}
-
-// By the policy, or as it is stored. A policy beside a checkpoint that stores something else is
-// what a conversion would make of it.
-Result<PrecisionTable> PlannedTable(const ModelSpec& spec, const HfConfig& config,
-                                    const std::optional<PolicyOptions>& policy) {
-  if (!policy.has_value()) {
-    return TableFromQuantizationConfig(spec, config.quantization_config);
-  }
-  ASSIGN_OR_RETURN(PrecisionTable table, CompilePolicy(spec, *policy));
-  if (!config.quantization_config.empty()) {
-    const auto stored = TableFromQuantizationConfig(spec, config.quantization_config);
-    if (!stored || stored->Hash() != table.Hash()) {
-      fmt::print(stderr,
-                 "octavo: the checkpoint stores another table: this is what `octavo convert` would "
-                 "write\n");
-    }
-  }
-  return table;
+  ASSIGN_OR_RETURN(const PlannedModel model, PlanModel(flags.model, flags.policy));
+  ASSIGN_OR_RETURN(const TensorParallelPlan plan,
+                   PlanTensorParallel(model.spec, model.table, flags.tp));
+  ASSIGN_OR_RETURN(const std::string text,
+                   flags.json ? TensorParallelJson(model.spec, model.table, flags.tp)
+                              : TensorParallelText(model.spec, model.table, flags.tp));
+  PrintLine(text);
+  return plan.is_legal();
 }
 
 Status RunPlanCommand(const PlanFlags& flags) {
-  ASSIGN_OR_RETURN(const std::optional<PolicyOptions> policy, ParsePolicy(flags.policy));
-  ASSIGN_OR_RETURN(const HfConfig config, ReadHfConfig(flags.model));
-  ASSIGN_OR_RETURN(const ModelSpec spec, SpecOf(flags.model, config));
-  ASSIGN_OR_RETURN(const PrecisionTable table, PlannedTable(spec, config, policy));
+  ASSIGN_OR_RETURN(const PlannedModel model, PlanModel(flags.model, flags.policy));
+  const PrecisionTable& table = model.table;
   if (flags.explain.empty()) {
     PrintLine(flags.json ? TableToJson(table) : TableToText(table));
     return OkStatus();
@@ -114,15 +99,21 @@ void AddPlanCommand(CLI::App& app, int* exit_code) {
   command->add_option("--as", flags->as,
                       "What sglang, vllm, transformers, compressed-tensors or modelopt would do "
                       "with this checkpoint, and where that differs from what is stored");
+  command
+      ->add_option("--tp", flags->tp,
+                   "Where so many ranks of tensor parallelism would cut each weight, and which "
+                   "sizes are legal and why not; exit code 1: this one is not")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 16));
   command->add_flag("--json", flags->json, "Print one JSON object");
   AddExamples(*command,
               "  octavo plan models/abacus-dense --format fp8 --keep-last 2\n"
               "  octavo plan models/abacus-dense --format fp8 --keep-last 2 --explain "
               "model.layers.7.mlp.up_proj\n"
+              "  octavo plan models/abacus-dense --format mxfp8 --tp 4\n"
               "  octavo plan out/abacus-fp8 --as sglang");
   command->callback([flags, exit_code] {
-    if (!flags->as.empty()) {
-      const Result<bool> agrees = RunPlanAs(*flags);
+    if (!flags->as.empty() || flags->tp > 0) {
+      const Result<bool> agrees = !flags->as.empty() ? RunPlanAs(*flags) : RunPlanTp(*flags);
       *exit_code = !agrees ? ReportError(agrees.error()) : *agrees ? kExitOk : kExitFailed;
       return;
     }

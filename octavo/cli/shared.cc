@@ -113,6 +113,13 @@ void AddSchedulerFlags(CLI::App& command, EngineOptions& engine) {
   command.add_flag("!--disable-radix-cache", engine.prefix_cache, "Compute every prefix anew")
       ->group(kEngineGroup);
   command
+      .add_option("--stale-prefix-versions", engine.stale_prefix_versions,
+                  "For how many versions cached prefixes of earlier weights stay usable; 0: no KV "
+                  "outlives its weights")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str()
+      ->group(kEngineGroup);
+  command
       .add_option("--random-seed", engine.random_seed,
                   "Where the seeds of requests without one begin; drawn when not given")
       ->group(kEngineGroup);
