@@ -142,6 +142,10 @@ class Refusals(unittest.TestCase):
             message = self.refused(DENSE, flag, "2")
             self.assertIn(flag, message)
             self.assertIn("expected 1, got 2", message)
+            if flag.startswith("--t"):
+                self.assertIn("could be cut for TP 2", message)
+        self.assertIn("k_proj.weight: axis 0 of 128 at TP 2: a slice of 64 is no multiple of the "
+                      "block of 128", self.refused(DENSE, "--format", "fp8", "--tp", "2"))
 
     def test_flags_that_would_be_missed(self):
         for flags in (("--enable-lora",), ("--lora-paths", "a=b", "c=d"), ("--dtype", "float16"),
