@@ -1,10 +1,14 @@
 #include <fmt/format.h>
 
+#include <charconv>
+#include <cstdint>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -13,12 +17,17 @@
 #include "octavo/base/status.h"
 #include "octavo/cli/cli.h"
 #include "octavo/cli/commands.h"
+#include "octavo/cli/join_peer.h"
 #include "octavo/cli/launch_flags.h"
+#include "octavo/cli/planned_model.h"
+#include "octavo/client/http_client.h"
+#include "octavo/policy/tensor_parallel.h"
 #include "octavo/server/http_listener.h"
 #include "octavo/server/json_writer.h"
 #include "octavo/server/model_root.h"
 #include "octavo/server/server.h"
 #include "octavo/sync/serving.h"
+#include "octavo/sync/weight_update.h"
 #include "octavo/text/chat_template.h"
 #include "octavo/text/tokenizer.h"
 #include "octavo/text/tokenizer_config.h"
@@ -32,6 +41,8 @@ struct ServeFlags {
   ServingFlags serving;
   LaunchFlags launch;
   std::string weight_version = "0";
+  std::string state_dir;  // Empty: versions are not kept.
+  std::string join;       // URL; empty: the weights are those of the folder.
   ServerOptions server;
 };
 
@@ -153,9 +164,41 @@ std::vector<std::pair<std::string, std::string>> DescribeLaunch(const ServeFlags
   };
 }
 
+// What is known of a tensor parallelism that nothing executes yet: whether the model could be cut.
+std::string TellTensorParallel(const ServeFlags& flags) {
+  const std::string& text = flags.launch.tensor_parallel;
+  int64_t tp = 0;
+  const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), tp);
+  const Result<std::string> folder = ChooseModel(flags.serving.model, flags.launch.model_path);
+  if (error != std::errc() || tp < 2 || tp > 65536 || !folder.has_value()) {
+    return "";
+  }
+  const Result<PlannedModel> model = PlanModel(*folder, flags.serving.policy);
+  if (!model.has_value()) {
+    return "";
+  }
+  const auto plan = PlanTensorParallel(model->spec, model->table, tp);
+  if (!plan.has_value()) {
+    return "";
+  }
+  return plan->is_legal()
+             ? fmt::format("; the model could be cut for TP {} (octavo plan MODEL --tp {})", tp, tp)
+             : fmt::format("; nor could the model be cut: {}", plan->refusal());
+}
+
+// The replicas of a fleet have the same keys.
+Result<HttpUrl> PeerToJoin(const ServeFlags& flags) {
+  const ServerOptions& server = flags.server;
+  Result<HttpUrl> url =
+      ParseServer(flags.join, server.admin_api_key.empty() ? server.api_key : server.admin_api_key);
+  return url.has_value() ? url : url.error().WithContext("--join");
+}
+
 // Everything that the line says, checked before anything is loaded.
 Result<ServingOptions> ReadLine(const CLI::App& command, ServeFlags* flags) {
-  RETURN_IF_ERROR(CheckLaunchLine(command, flags->launch));
+  if (const Status line = CheckLaunchLine(command, flags->launch); !line.ok()) {
+    return Status(line.code(), line.message() + TellTensorParallel(*flags));
+  }
   ASSIGN_OR_RETURN(flags->serving.model,
                    ChooseModel(flags->serving.model, flags->launch.model_path));
   ServingOptions quantized;
@@ -164,6 +207,11 @@ Result<ServingOptions> ReadLine(const CLI::App& command, ServeFlags* flags) {
   ASSIGN_OR_RETURN(ServingOptions options, ParseServing(flags->serving));
   options.formats = std::move(quantized.formats);
   options.weight_version = flags->weight_version;
+  options.state_dir = flags->state_dir;
+  if (!flags->join.empty()) {
+    RETURN_IF_ERROR(PeerToJoin(*flags).error());
+    options.load_format = LoadFormat::kNone;
+  }
   options.keep_weights_backup = flags->server.enable_weights_cpu_backup;
   if (!flags->server.model_root.empty()) {
     ASSIGN_OR_RETURN(flags->server.model_root, CanonicalFolder(flags->server.model_root));
@@ -193,8 +241,13 @@ Status RunServeCommand(const CLI::App& command, ServeFlags* flags) {
       Server::Start(flags->server, serving.get(), MakeServerText(tokenizer, chat_template)));
   PrintLine(fmt::format("octavo: serving {} at http://{}:{}", flags->serving.model,
                         flags->server.host, server->port()));
+  std::optional<Joining> joining;
+  if (!flags->join.empty()) {
+    ASSIGN_OR_RETURN(HttpUrl peer, PeerToJoin(*flags));
+    joining.emplace(std::move(peer), serving.get(), server.get());
+  }
   server->RunUntilSignal();
-  return OkStatus();
+  return joining.has_value() ? joining->Finish() : OkStatus();
 }
 
 void AddServerFlags(CLI::App& command, ServeFlags* flags) {
@@ -223,6 +276,18 @@ void AddServerFlags(CLI::App& command, ServeFlags* flags) {
       ->capture_default_str()
       ->group(group);
   command
+      .add_option("--state-dir", flags->state_dir,
+                  "Folder that keeps the last weight version: none that is lower may follow, also "
+                  "after a restart")
+      ->group(group);
+  command
+      .add_option(
+          "--join", flags->join,
+          "Server whose live weights this one takes instead of the folder's; until they are "
+          "here requests are 503")
+      ->excludes("--weight-version")
+      ->group(group);
+  command
       .add_option("--stream-interval", server.stream_interval,
                   "Tokens of a chunk, for requests that name none")
       ->check(CLI::PositiveNumber)
@@ -246,6 +311,15 @@ void AddServerFlags(CLI::App& command, ServeFlags* flags) {
                   "Seconds of the engine's silence after which /health answers 503")
       ->check(CLI::PositiveNumber)
       ->capture_default_str()
+      ->group(group);
+  command
+      .add_option(
+          "--update-require", server.update_require,
+          "Weights that an update of a trainer's buckets must bring: all; seen: those of the "
+          "first one; any")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, Require>{
+          {"all", Require::kAll}, {"seen", Require::kSeen}, {"any", Require::kAny}}))
+      ->default_str("all")
       ->group(group);
   command
       .add_option("--dist-timeout", server.group_seconds,
