@@ -7,6 +7,7 @@
 #include <string_view>
 #include <system_error>
 
+#include "octavo/base/hash.h"
 #include "octavo/base/log.h"
 #include "octavo/base/status.h"
 #include "octavo/engine/engine.h"
@@ -17,6 +18,7 @@
 #include "octavo/server/json.h"
 #include "octavo/server/json_writer.h"
 #include "octavo/server/model_root.h"
+#include "octavo/sync/pull_weights.h"
 #include "octavo/sync/serving.h"
 #include "octavo/sync/weight_update.h"
 
@@ -100,6 +102,9 @@ HttpResponse RunDiskUpdate(Serving* serving, const std::string& model_root,
   if (!folder.has_value()) {
     return WeightError(folder.error().WithContext("model_path"), /*with_paused=*/true);
   }
+  if (const Status whole = CheckNotSwitching(*folder); !whole.ok()) {
+    return WeightError(whole.WithContext("model_path"), /*with_paused=*/true);
+  }
   // Asked again here, on the worker: the engine may have been paused while the call waited.
   Result<InFlight> in_flight = ChooseInFlight(update.in_flight, serving->engine->Stats());
   if (!in_flight.has_value()) {
@@ -119,6 +124,25 @@ HttpResponse RunDiskUpdate(Serving* serving, const std::string& model_root,
   json.Field("retracted", report->swap.retracted).Field("pause_ms", report->swap.pause_ms);
   json.EndObject();
   return JsonResponse(json.Take());
+}
+
+// Where versions are kept: on the worker, for the record is on disk before the label changes.
+HttpResponse RecordAndRelabel(Serving* serving, const std::string& version) {
+  const EngineStats stats = serving->engine->Stats();
+  if (version != stats.weight_version) {
+    const std::string digest =
+        stats.weight_digest.has_value() ? HashHex(*stats.weight_digest) : std::string();
+    Status status = serving->versions->CheckNext(version, stats.weight_version);
+    if (status.ok()) {
+      status = serving->versions->Write(version, digest);
+    }
+    if (!status.ok()) {
+      return WeightError(status, /*with_paused=*/false);
+    }
+    serving->engine->SetWeightVersion(version, nullptr);
+    AwaitBoundary(serving->engine.get());
+  }
+  return VersionReply(version);
 }
 
 }  // namespace
@@ -249,6 +273,20 @@ void Application::UpdateWeightVersion(const HttpRequest& request, const WriterPt
     const Status status = serving_->updater->SetVersion(update_->id, *version);
     return writer->Send(status.ok() ? VersionReply(*version)
                                     : WeightError(status, /*with_paused=*/false));
+  }
+  if (bracket_.has_value() &&
+      serving_->updater->Totals().num_committed == bracket_->num_committed) {
+    // Its buckets have failed: the old weights must not get the name of the new ones.
+    return writer->Send(WeightError(
+        InvalidArgument("update_weight_version: since /begin_weight_update no weights have come "
+                        "that \"{}\" could name",
+                        *version),
+        /*with_paused=*/false));
+  }
+  if (serving_->versions != nullptr) {
+    return AnswerFromWorker(writer, [serving = serving_, version = *version] {
+      return RecordAndRelabel(serving, version);
+    });
   }
   serving_->engine->SetWeightVersion(*version, AfterBoundary([writer, version = *version] {
     LOG(INFO, "weight version relabelled version={}", version);

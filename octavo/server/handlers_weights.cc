@@ -199,7 +199,9 @@ void Application::BeginWeightUpdate(const HttpRequest& request, const WriterPtr&
                                     bracket_->holder, age_s),
                     /*with_paused=*/false));
   }
-  bracket_ = Bracket{.holder = request.peer, .begun = now};
+  bracket_ = Bracket{.holder = request.peer,
+                     .begun = now,
+                     .num_committed = serving_->updater->Totals().num_committed};
   LOG(INFO, "weight update bracket begun by={}", request.peer);
   writer->Send(WeightSuccess("a weight update has begun"));
 }
