@@ -3,7 +3,7 @@
 JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 60
 
-.PHONY: build demo test test-openapi test-torch bench bench-engine bench-convert bench-serving bench-update bench-faults soak-updates accuracy format check asan tsan fuzz packages test-packages check-packages clean
+.PHONY: build demo grpo test test-openapi test-torch bench bench-engine bench-convert bench-serving bench-update bench-faults soak-updates accuracy format check asan tsan fuzz packages test-packages check-packages clean
 
 build: packages
 	@cmake --preset release >build.log 2>&1 || { cat build.log; rm -f build.log; exit 1; }
@@ -13,6 +13,12 @@ build: packages
 # The whole story on a real trained model: plan, convert, serve, evaluate, update while it serves.
 demo: build
 	python3 scripts/demo.py
+
+# Reinforcement learning against live servers; PyTorch comes from PyPI into out/grpo-venv, once.
+grpo: build
+	test -x out/grpo-venv/bin/python || python3 -m venv out/grpo-venv
+	out/grpo-venv/bin/pip install --quiet --requirement examples/grpo_abacus/requirements.txt
+	out/grpo-venv/bin/python examples/grpo_abacus/run.py $(GRPO_FLAGS)
 
 test: build test-packages
 	ctest --test-dir build --output-on-failure -j $(JOBS)

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Installs the package into an environment of its own, out/torch-venv, beside PyTorch for the CPU
-and NumPy from PyPI, and runs tests/python/torch_package.py there. Downloads about 200 MB, once.
+and NumPy from PyPI, and runs the torch tests of tests/python there. Downloads about 200 MB, once.
 
 Usage: run_torch_tests.py [OCTAVO]"""
 
@@ -31,7 +31,8 @@ def main():
                check=False) != 0:
             run(*pip, *PACKAGES)
     run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", ".")
-    return run(python, "tests/python/torch_package.py", program, check=False)
+    tests = ("torch_package.py", "torch_grpo_test.py")
+    return max(run(python, f"tests/python/{test}", program, check=False) for test in tests)
 
 
 if __name__ == "__main__":
