@@ -12,7 +12,7 @@ import types
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "examples" / "grpo_abacus")]
+sys.path[:0] = [str(ROOT / folder) for folder in ("tests", "bench", "examples/grpo_abacus")]
 
 import torch
 import torch.distributed as dist
@@ -85,6 +85,19 @@ class GrpoTest(unittest.TestCase):
                              [wrong, wrong, wrong, 0.0], [first, first, missed, missed]])
         torch.testing.assert_close(got, want)
 
+    def test_importance_weights_are_truncated_and_may_be_off(self):
+        row = train.Row([1, 2, 3], 2, [-3.0, -1.0], [1.0, 1.0], torch.tensor([-1.0, -2.0]))
+        new = torch.tensor([-1.0, -2.0])
+        # pi_old / pi_rollout is e^2, which becomes 2, and e^-1.
+        for tis, want in ((True, 2.0 + 0.36787944), (False, 2.0)):
+            loss, clipped = train.policy_loss(new, [row], train.Recipe(tis=tis))
+            self.assertAlmostEqual(loss.item(), -want, places=6)
+            self.assertEqual(clipped, 0)
+        # A gain of log(2) in the ratio counts as far as 1.28, and is said to be clipped.
+        loss, clipped = train.policy_loss(new + 0.693147, [row], train.Recipe(tis=False))
+        self.assertAlmostEqual(loss.item(), -2.56, places=5)
+        self.assertEqual(clipped, 2)
+
     def test_two_processes_learn_what_one_does(self):
         report, weights = trained_weights()
         with tempfile.TemporaryDirectory() as folder:
@@ -109,12 +122,12 @@ class GrpoTest(unittest.TestCase):
         with octavo_testing.Server(octavo_testing.BASE, "--format", "fp8", "--threads", "1") as server:
             experiment.Run(settings, rollout.Client(server.url), log).run()
         lines = [json.loads(line) for line in log.getvalue().splitlines()]
-        self.assertEqual([line["kind"] for line in lines], ["eval", "step", "step", "eval"])
-        for line in lines[1:3]:
+        self.assertEqual([line["kind"] for line in lines], ["run", "eval", "step", "step", "eval"])
+        for line in lines[2:4]:
             # FP8 is near BF16 and not equal to it; measured 2e-4 on this model.
             self.assertGreater(line["k3"], 0.0)
             self.assertLess(line["k3"], 1e-2)
-        self.assertNotEqual(lines[1]["digest"], lines[2]["digest"])
+        self.assertNotEqual(lines[2]["digest"], lines[3]["digest"])
 
     def test_a_server_that_is_gone_is_named(self):
         client = rollout.Client("http://127.0.0.1:9")

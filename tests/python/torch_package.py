@@ -75,7 +75,7 @@ class Tensors(unittest.TestCase):
         self.assertTrue(bool(((values - self.matrix.float()).abs() <= bound * 1.0001).all()))
 
     def test_sources_hash_the_same_before_and_after(self):
-        for tensor in (self.matrix, self.matrix.float(), self.matrix.t(),
+        for tensor in (self.matrix, self.matrix.float(), self.matrix[:256].t(),
                        torch.nn.Parameter(self.matrix.clone())):
             before = sha(tensor)
             for name in FORMATS:
