@@ -31,8 +31,8 @@ struct ProbeSequence {
 
 // Bounds of |trainer - engine|; absent: not asked for.
 struct ProbeLimits {
-  std::optional<double> max_dlogp;       // Of every token.
-  std::optional<double> max_mean_dlogp;  // Of the mean over all tokens.
+  std::optional<double> max_dlogp = {};       // Of every token.
+  std::optional<double> max_mean_dlogp = {};  // Of the mean over all tokens.
 };
 
 // With d = trainer - engine of each token.
