@@ -193,7 +193,8 @@ def ending(rng: random.Random, who: str, other: str, thing: str,
     kind = rng.randrange(4)
     if kind == 0 and divisors:
         friends = rng.choice(divisors)
-        text = f"If {who} shares them equally among {friends} friends, how many does each friend get?"
+        text = (f"If {who} shares them equally among {friends} friends, how many does each friend "
+                "get?")
         return text, [count // friends]
     if kind == 1 and count <= SOLD_MAX:
         price = rng.randint(2, 15)

@@ -4,7 +4,8 @@ sampling (TIS) between the engine that sampled and the trainer that learns.
     A      = (reward - mean) / std, see `advantages_of`
     ratio  = pi_new / pi_old, both by the trainer; pi_old before the first update of the step
     weight = min(pi_old / pi_rollout, C); 1 without TIS
-    loss   = -sum over tokens of weight * min(ratio * A, clip(ratio, 1 - low, 1 + high) * A) / tokens
+    gain   = min(ratio * A, clip(ratio, 1 - low, 1 + high) * A)
+    loss   = -sum over tokens of weight * gain / tokens
 
 Answers without a token whose A is not 0 teach nothing and are left out, as in DAPO. Sources: arXiv
 2402.03300 (GRPO; 4.1.3 for rewards of steps), 2503.14476 (DAPO); TIS in its token-level form.

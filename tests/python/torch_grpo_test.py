@@ -119,7 +119,8 @@ class GrpoTest(unittest.TestCase):
             problems_per_step=4, eval_problems=4, held_out_max=4,
             recipe=train.Recipe(steps=2))
         log = io.StringIO()
-        with octavo_testing.Server(octavo_testing.BASE, "--format", "fp8", "--threads", "1") as server:
+        flags = ("--format", "fp8", "--threads", "1")
+        with octavo_testing.Server(octavo_testing.BASE, *flags) as server:
             experiment.Run(settings, rollout.Client(server.url), log).run()
         lines = [json.loads(line) for line in log.getvalue().splitlines()]
         self.assertEqual([line["kind"] for line in lines], ["run", "eval", "step", "step", "eval"])
