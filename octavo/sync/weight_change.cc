@@ -95,12 +95,17 @@ CodeCounts CountPart(const PackedMatrix& before, const PackedMatrix& after, int6
 }
 
 CodeCounts CountCodes(const PackedMatrix& before, const PackedMatrix& after, ThreadPool* pool) {
-  constexpr int64_t kPiece = 4096;
+  constexpr int64_t kPiece = 4096;  // Counted twice, the second time from the cache.
   const int64_t num_bytes = after.codes.num_bytes();
   std::vector<CodeCounts> counts(pool == nullptr ? 1 : static_cast<size_t>(pool->num_threads()));
   const auto count = [&](int64_t begin, int64_t end, int worker) {
-    counts[static_cast<size_t>(worker)] =
-        CountPart(before, after, begin * kPiece, std::min(end * kPiece, num_bytes));
+    CodeCounts& sum = counts[static_cast<size_t>(worker)];
+    for (int64_t i = begin; i < end; ++i) {
+      const CodeCounts part =
+          CountPart(before, after, i * kPiece, std::min((i + 1) * kPiece, num_bytes));
+      sum.num_changed += part.num_changed;
+      sum.num_saturated += part.num_saturated;
+    }
   };
   const int64_t num_pieces = (num_bytes + kPiece - 1) / kPiece;
   if (pool == nullptr) {
