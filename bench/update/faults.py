@@ -535,7 +535,7 @@ def main():
     parser.add_argument("--output", type=pathlib.Path)
     args = parser.parse_args()
     octavo_testing.program = os.path.abspath(args.program)
-    result = {**bench_tools.origin(), "formats": []}
+    result = {**bench_tools.origin(), "every": args.every, "formats": []}
     for name in args.formats:
         result["formats"].append(run_format(name, args))
         print(json.dumps(result["formats"][-1]), flush=True)
