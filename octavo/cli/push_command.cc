@@ -97,6 +97,22 @@ Status RunPushCommand(const PushFlags& flags) {
   return OkStatus();
 }
 
+void AddProbeFlags(CLI::App& command, PushFlags* flags) {
+  CLI::Option* probe = command.add_option(
+      "--probe", flags->probe,
+      "JSON lines of {input_ids, logprobs}: the new weights must give the trainer's logprobs "
+      "before they go live");
+  command
+      .add_option("--max-dlogp", flags->max_dlogp, "Largest |trainer - engine| of a token, in nats")
+      ->check(CLI::NonNegativeNumber)
+      ->needs(probe);
+  command
+      .add_option("--max-mean-dlogp", flags->max_mean_dlogp,
+                  "Largest mean of |trainer - engine| over all tokens, in nats")
+      ->check(CLI::NonNegativeNumber)
+      ->needs(probe);
+}
+
 }  // namespace
 
 void AddPushCommand(CLI::App& app, int* exit_code) {
@@ -136,20 +152,7 @@ void AddPushCommand(CLI::App& app, int* exit_code) {
                    "Seconds without a byte of progress after which a connection has broken")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  CLI::Option* probe = command->add_option(
-      "--probe", flags->probe,
-      "JSON lines of {input_ids, logprobs}: the new weights must give the trainer's logprobs "
-      "before they go live");
-  command
-      ->add_option("--max-dlogp", flags->max_dlogp,
-                   "Largest |trainer - engine| of a token, in nats")
-      ->check(CLI::NonNegativeNumber)
-      ->needs(probe);
-  command
-      ->add_option("--max-mean-dlogp", flags->max_mean_dlogp,
-                   "Largest mean of |trainer - engine| over all tokens, in nats")
-      ->check(CLI::NonNegativeNumber)
-      ->needs(probe);
+  AddProbeFlags(*command, flags.get());
   command->add_flag("--json", flags->json, "Print one JSON object");
   AddExamples(*command,
               "  octavo push models/abacus-dense --to http://127.0.0.1:30000 --weight-version 1");

@@ -272,21 +272,6 @@ void AddServerFlags(CLI::App& command, ServeFlags* flags) {
       ->group(group);
   command.add_option("--served-model-name", server.served_model_name, "Name in /v1/models")
       ->group(group);
-  command.add_option("--weight-version", flags->weight_version, "Label of the first weights")
-      ->capture_default_str()
-      ->group(group);
-  command
-      .add_option("--state-dir", flags->state_dir,
-                  "Folder that keeps the last weight version: none that is lower may follow, also "
-                  "after a restart")
-      ->group(group);
-  command
-      .add_option(
-          "--join", flags->join,
-          "Server whose live weights this one takes instead of the folder's; until they are "
-          "here requests are 503")
-      ->excludes("--weight-version")
-      ->group(group);
   command
       .add_option("--stream-interval", server.stream_interval,
                   "Tokens of a chunk, for requests that name none")
@@ -313,19 +298,39 @@ void AddServerFlags(CLI::App& command, ServeFlags* flags) {
       ->capture_default_str()
       ->group(group);
   command
+      .add_option("--dist-timeout", server.group_seconds,
+                  "Seconds for the ranks of an update group to join, and for each bucket of theirs")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str()
+      ->group(group);
+}
+
+// Which weights there are first, and what may follow them.
+void AddVersionFlags(CLI::App& command, ServeFlags* flags) {
+  const std::string group = "Server";
+  command.add_option("--weight-version", flags->weight_version, "Label of the first weights")
+      ->capture_default_str()
+      ->group(group);
+  command
+      .add_option("--state-dir", flags->state_dir,
+                  "Folder that keeps the last weight version: none that is lower may follow, also "
+                  "after a restart")
+      ->group(group);
+  command
       .add_option(
-          "--update-require", server.update_require,
+          "--join", flags->join,
+          "Server whose live weights this one takes instead of the folder's; until they are "
+          "here requests are 503")
+      ->excludes("--weight-version")
+      ->group(group);
+  command
+      .add_option(
+          "--update-require", flags->server.update_require,
           "Weights that an update of a trainer's buckets must bring: all; seen: those of the "
           "first one; any")
       ->transform(CLI::CheckedTransformer(std::map<std::string, Require>{
           {"all", Require::kAll}, {"seen", Require::kSeen}, {"any", Require::kAny}}))
       ->default_str("all")
-      ->group(group);
-  command
-      .add_option("--dist-timeout", server.group_seconds,
-                  "Seconds for the ranks of an update group to join, and for each bucket of theirs")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str()
       ->group(group);
 }
 
@@ -362,6 +367,7 @@ void AddServeCommand(CLI::App& app, int* exit_code) {
   const auto flags = std::make_shared<ServeFlags>();
   AddServingFlags(*command, &flags->serving, false);
   AddServerFlags(*command, flags.get());
+  AddVersionFlags(*command, flags.get());
   AddLimitFlags(*command, &flags->server.limits);
   AddLaunchFlags(*command, &flags->launch);
   AddExamples(*command,
