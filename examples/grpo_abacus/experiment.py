@@ -10,6 +10,7 @@ from typing import TextIO
 import torch
 import torch.distributed as dist
 
+import bench_tools
 import push
 import rollout
 import task
@@ -32,6 +33,7 @@ class Settings:
     eval_every: int = 4  # Steps between evaluations on the first `eval_problems`.
     eval_problems: int = 256
     held_out_max: int = 512  # All that the first and the last evaluation ask; 0: the whole file.
+    drawn: bool = False  # Evaluate on drawn problems instead of those of `data`.
     device: str = "cpu"  # Of the trainer.
     recipe: train.Recipe = dataclasses.field(default_factory=train.Recipe)
 
@@ -47,13 +49,17 @@ class Run:
         self.settings = settings
         self.client = client
         self.log = log
-        held_out = task.held_out(settings.data)
+        held_out = (task.Source(-1, []).take(512) if settings.drawn
+                    else task.held_out(settings.data))
         self.source = task.Source(settings.seed, held_out, task.TRAIN_MIX)
         self.held_out = held_out[: settings.held_out_max or None]
         torch.manual_seed(settings.seed)
         self.trainer = train.Trainer(load(settings.model), settings.recipe, settings.device)
 
     def run(self) -> None:
+        if self.client is not None:
+            self.write("run", 0, {**bench_tools.origin(), "world": self.trainer.world,
+                                  "recipe": dataclasses.asdict(self.settings.recipe)})
         self.push(0)
         self.evaluate(0, whole=True)
         for step in range(1, self.settings.recipe.steps + 1):
@@ -102,7 +108,7 @@ class Run:
         return box[0]
 
     def push(self, step: int) -> dict:
-        """Makes the trainer's weights live as version `step`; they must come out as they went in."""
+        """Makes the trainer's weights live as version `step`, and finds them unchanged after it."""
         before = self.trainer.digest()
         start = time.perf_counter()
         bucket = push.bucket_of(self.trainer.named_tensors())
@@ -137,8 +143,8 @@ class Run:
 
     def write(self, kind: str, step: int, values: dict) -> None:
         settings = self.settings
-        line = {"kind": kind, "run": settings.name, "format": settings.format, "tis": settings.recipe.tis,
-                "seed": settings.seed, "step": step, **values}
+        line = {"kind": kind, "run": settings.name, "format": settings.format,
+                "tis": settings.recipe.tis, "seed": settings.seed, "step": step, **values}
         self.log.write(json.dumps(line) + "\n")
         self.log.flush()
         shown = {k: round(v, 6) for k, v in values.items() if isinstance(v, float)}

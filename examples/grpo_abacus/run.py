@@ -8,11 +8,11 @@ Needs the packages of requirements.txt.
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import os
 import pathlib
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 
@@ -22,11 +22,12 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "bench")]
 
 try:
     import torch
+    import torch.distributed as dist
+    import torch.multiprocessing as mp
 except ModuleNotFoundError:
     sys.exit(f"grpo: this Python has no torch: run `make grpo`, which makes an environment for it, "
              f"or `pip install -r {HERE / 'requirements.txt'}`")
 
-import bench_tools  # noqa: E402
 import demo_tools as tools  # noqa: E402
 import experiment  # noqa: E402
 import plots  # noqa: E402
@@ -59,6 +60,7 @@ def parse_args() -> argparse.Namespace:
     add("--eval-problems", type=int, default=defaults.eval_problems)
     add("--held-out-max", type=int, default=defaults.held_out_max, help="0: all")
     add("--device", default=defaults.device, help="of the trainer, as torch names it")
+    add("--processes", type=int, default=1, help="of the trainer; more than one is FSDP2 over gloo")
     add("--threads", type=int, default=None, help="of the server and of the trainer")
     add("--report", action="store_true", help="plots and table of what is in --out, no training")
     add("--drawn", action="store_true",
@@ -73,7 +75,7 @@ def settings_of(args: argparse.Namespace) -> list[experiment.Settings]:
                 model=ROOT / MODEL, data=ROOT / DATA, format=weights, seed=seed,
                 problems_per_step=args.problems, group_size=args.group_size,
                 eval_every=args.eval_every, eval_problems=args.eval_problems,
-                held_out_max=args.held_out_max, device=args.device,
+                held_out_max=args.held_out_max, drawn=args.drawn, device=args.device,
                 recipe=train.Recipe(learning_rate=args.learning_rate, steps=args.steps,
                                     updates_per_step=args.updates, credit=args.credit,
                                     tis=tis == "on"))
@@ -83,13 +85,32 @@ def settings_of(args: argparse.Namespace) -> list[experiment.Settings]:
 def train_all(octavo: tools.Octavo, args: argparse.Namespace) -> None:
     for settings in settings_of(args):
         start = time.perf_counter()
-        with (served(octavo, args, settings.name, settings.format) as client,
-              open(args.out / f"{settings.name}.jsonl", "w", encoding="utf-8") as log):
-            run = experiment.Run(settings, client, log)
-            run.write("run", 0, {**bench_tools.origin(),
-                                 "recipe": dataclasses.asdict(settings.recipe)})
-            run.run()
+        path = args.out / f"{settings.name}.jsonl"
+        with served(octavo, args, settings.name, settings.format) as client:
+            if args.processes == 1:
+                train_one(settings, client, path)
+            else:
+                with tempfile.TemporaryDirectory() as store:
+                    mp.spawn(train_rank, (args.processes, settings, client.url, path, store),
+                             nprocs=args.processes)
         tools.say(f"  {settings.name}: {time.perf_counter() - start:.0f} s")
+
+
+def train_one(settings: experiment.Settings, client: rollout.Client | None,
+              path: pathlib.Path) -> None:
+    """One run, or one rank of it; without a client it is not the first and writes nothing."""
+    with open(path if client is not None else os.devnull, "w", encoding="utf-8") as log:
+        experiment.Run(settings, client, log).run()
+
+
+def train_rank(rank: int, world: int, settings: experiment.Settings, url: str, path: pathlib.Path,
+               store: str) -> None:
+    """A process of `world`, which share the processors and meet over gloo."""
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // world))
+    dist.init_process_group("gloo", init_method=f"file://{store}/store", rank=rank,
+                            world_size=world)
+    train_one(settings, rollout.Client(url) if rank == 0 else None, path)
+    dist.destroy_process_group()
 
 
 def measure_speed(octavo: tools.Octavo, args: argparse.Namespace) -> None:
@@ -129,8 +150,6 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    if args.drawn:
-        task.held_out = lambda path: task.Source(-1, []).take(512)
     octavo = tools.Octavo(str(args.octavo), args.out)
     try:
         if not args.report:
@@ -139,7 +158,8 @@ def main() -> None:
         report(args)
     except KeyboardInterrupt:
         sys.exit("grpo: interrupted")
-    except (tools.DemoError, OSError, RuntimeError) as error:
+    except (tools.DemoError, OSError, RuntimeError, mp.ProcessRaisedException,
+            mp.ProcessExitedException) as error:
         sys.exit(f"grpo: {error}")
     finally:
         octavo.kill_all()
