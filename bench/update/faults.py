@@ -90,13 +90,9 @@ def committing(calls):
     """The place of the call by which the new weights go live."""
     ends = ("/octavo/v1/update/commit", "/end_weight_update", "/update_weights_from_disk")
     for i, call in enumerate(calls):
-        if call.path in ends or (call.path == "/resume_memory_occupation"
-                                 and call.body == {"tags": ["kv_cache"]}):
+        if call.path in ends:
             return i
-        body = call.payload()
-        if isinstance(body, dict) and body.get("flush_cache") and "serialized_named_tensors" in body \
-                and not any(later.tensors for later in calls[i + 1:]):
-            return i
+    # Of buckets that came under a pause: with its end.
     return len(calls) - 1
 
 
