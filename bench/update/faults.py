@@ -8,14 +8,15 @@ digest, wherever the fault took something away or falsified it; the new one wher
 or late. Then the same transport must bring a good update. Clients send requests all the time, and
 every answer is checked as bench/soak/updates.py says.
 
-Of a call (HTTP): drop, vanish (it and all later ones), kill (in the middle of the body), cut (the reply
-is lost, and the sender with it), retry (the reply is lost, the call is made again), duplicate, reorder
-(with the next), stall (in the middle, then goes on), stall-kill, garble (the body is no longer what it
-was). Of a bucket also: unknown name, wrong dtype, wrong shape, NaN, short payload, and where it has
-checksums a flipped bit. Of what `octavo push` and the server say to each other, request by request and
-reply by reply, through a proxy: drop, stall, corrupt, duplicate; push may then try again. Of the broadcasts of
-a group: silent, orphan (nobody asked), half, less, more, noise, abort; of the messages by which a rank
-joins, of the store and of rank 0: kill, half, stall, corrupt, duplicate. Of a pickle: every byte.
+Of a call (HTTP): drop, vanish (it and all later ones), kill (in the middle of the body), cut (the
+reply is lost, and the sender with it), retry (the reply is lost, the call is made again), duplicate,
+reorder (with the next), stall (in the middle, then goes on), stall-kill, garble (the body is no
+longer what it was). Of a bucket also: unknown name, wrong dtype, wrong shape, NaN, short payload, and
+where it has checksums a flipped bit. Of what `octavo push` and the server say to each other, request
+by request and reply by reply, through a proxy: drop, stall, corrupt, duplicate; push may then try
+again. Of the broadcasts of a group: silent, orphan (nobody asked), half, less, more, noise, abort; of
+the messages by which a rank joins, of the store and of rank 0: kill, half, stall, corrupt, duplicate.
+Of a pickle: every byte.
 
 Prints a JSON object with the figures; exits 1 when something did not hold.
 
