@@ -1,7 +1,7 @@
 #include <memory>
 #include <string>
 
-#include "octavo/base/file.h"
+#include "octavo/base/gzip.h"
 #include "octavo/base/status.h"
 #include "octavo/cli/cli.h"
 #include "octavo/cli/commands.h"
@@ -23,7 +23,7 @@ Result<bool> RunConformanceCommand(const ConformanceFlags& flags) {
   if (flags.matching.empty()) {
     return RunConformanceDir(flags.output);
   }
-  ASSIGN_OR_RETURN(const std::string lines, ReadTextFile(flags.matching));
+  ASSIGN_OR_RETURN(const std::string lines, ReadTextOrGzip(flags.matching));
   ASSIGN_OR_RETURN(const MatchingReport report, RunMatchingVectors(lines));
   PrintLine(flags.output.json ? MatchingReportJson(report) : MatchingReportText(report));
   return report.ok();
@@ -40,11 +40,12 @@ void AddConformanceCommand(CLI::App& app, int* exit_code) {
                       "What another quantizer made of the kit's inputs: files FORMAT.safetensors");
   command->add_option("--kit", flags->output.kit, "Folder of the conformance kit")
       ->capture_default_str();
-  command->add_option("--matching", flags->matching, "JSON lines of matching vectors");
+  command->add_option("--matching", flags->matching,
+                      "JSON lines of matching vectors, which may be gzip");
   command->add_flag("--json", flags->output.json, "Print one JSON object");
   AddExamples(*command,
               "  octavo conformance out/my-quantizer\n"
-              "  octavo conformance --matching tests/data/policy/matching.jsonl");
+              "  octavo conformance --matching tests/data/policy/matching.jsonl.gz");
   command->callback([flags, exit_code] {
     const Result<bool> held = RunConformanceCommand(*flags);
     *exit_code = !held ? ReportError(held.error()) : *held ? kExitOk : kExitFailed;

@@ -10,8 +10,7 @@
 #include <string>
 #include <string_view>
 
-#include "octavo/base/file.h"
-#include "octavo/base/gzip_for_test.h"
+#include "octavo/base/gzip.h"
 #include "octavo/base/status.h"
 
 namespace octavo {
@@ -20,7 +19,7 @@ namespace {
 using ::testing::HasSubstr;
 
 std::string ReadData(const std::string& name) {
-  const Result<std::string> text = ReadTextFile("tests/data/policy/" + name);
+  const Result<std::string> text = ReadTextOrGzip("tests/data/policy/" + name);
   return text ? *text : std::string();
 }
 
@@ -35,7 +34,7 @@ std::string Mismatches(const MatchingReport& report) {
 }
 
 TEST(Conformance, EveryPublishedLineOfEveryDialectPasses) {
-  const Result<MatchingReport> report = RunMatchingVectors(ReadData("matching.jsonl"));
+  const Result<MatchingReport> report = RunMatchingVectors(ReadData("matching.jsonl.gz"));
   ASSERT_TRUE(report.has_value()) << report.error().message();
   struct Expected {
     const char* dialect;
@@ -74,8 +73,7 @@ TEST(Conformance, EveryPublishedLineOfEveryDialectPasses) {
 }
 
 TEST(Conformance, WholeModelsAreJudgedModuleByModule) {
-  const Result<MatchingReport> report =
-      RunMatchingVectors(ReadGzip("tests/data/policy/matching_models.jsonl.gz"));
+  const Result<MatchingReport> report = RunMatchingVectors(ReadData("matching_models.jsonl.gz"));
   ASSERT_TRUE(report.has_value()) << report.error().message();
   EXPECT_EQ(report->lines.size(), 5U);
   EXPECT_TRUE(report->ok()) << Mismatches(*report);

@@ -20,8 +20,7 @@
 #include <utility>
 #include <vector>
 
-#include "octavo/base/file.h"
-#include "octavo/base/gzip_for_test.h"
+#include "octavo/base/gzip.h"
 #include "octavo/base/status.h"
 #include "octavo/text/hash_ids_for_test.h"
 #include "octavo/text/template_evaluator.h"
@@ -39,15 +38,15 @@ using testing::HasSubstr;
 constexpr std::string_view kFolder = "tests/data/text/chat/";
 
 std::string ReadOrDie(const std::string& path) {
-  Result<std::string> text = ReadTextFile(path);
+  Result<std::string> text = ReadTextOrGzip(path);
   EXPECT_TRUE(text.has_value()) << text.error().message();
   return text.has_value() ? *std::move(text) : std::string();
 }
 
-// Calls `test` with each line of a compressed file of JSON lines.
+// Calls `test` with each line of a file of JSON lines.
 template <typename Test>
 int ForEachLine(const std::string& name, Test test) {
-  const std::string file = ReadGzip(std::string(kFolder) + name + ".gz");
+  const std::string file = ReadOrDie(std::string(kFolder) + name);
   simdjson::dom::parser parser;
   int num_lines = 0;
   for (size_t begin = 0; begin < file.size();) {
@@ -112,7 +111,7 @@ class Formats {
 TEST(ChatTemplate, RendersConversationsAsHfDoes) {
   Formats formats;
   int num_refused = 0;
-  const int num_cases = ForEachLine("cases.jsonl", [&](const element& entry, int line) {
+  const int num_cases = ForEachLine("cases.jsonl.gz", [&](const element& entry, int line) {
     const std::string tokenizer = *TextField(entry, "tokenizer");
     const std::string messages = JsonField(entry, "messages");
     const std::string tools = JsonField(entry, "tools");
@@ -157,7 +156,7 @@ const std::set<std::string> kBeyondTheSubset = {
 TEST(ChatTemplate, RendersSnippetsAsJinjaDoes) {
   TemplateValue::Dict variables;
   size_t num_beyond = 0;
-  const int num_snippets = ForEachLine("snippets.jsonl", [&](const element& entry, int line) {
+  const int num_snippets = ForEachLine("snippets.jsonl.gz", [&](const element& entry, int line) {
     if (line == 0) {
       const Result<TemplateValue> value = ParseTemplateJson(JsonField(entry, "variables"));
       ASSERT_TRUE(value.has_value());

@@ -19,7 +19,7 @@
 #include <vector>
 
 #include "octavo/base/file.h"
-#include "octavo/base/gzip_for_test.h"
+#include "octavo/base/gzip.h"
 #include "octavo/base/status.h"
 #include "octavo/text/hash_ids_for_test.h"
 #include "octavo/text/tokenizer.h"
@@ -47,7 +47,11 @@ const std::map<std::string, Corpus> kCorpora = {
 // Reads the layout that make_tokenizer_data.py describes.
 class DataReader {
  public:
-  explicit DataReader(const std::string& path) : data_(ReadGzip(path)) {}
+  explicit DataReader(const std::string& path) {
+    Result<std::string> data = ReadTextOrGzip(path);
+    EXPECT_TRUE(data.has_value()) << data.error().message();
+    if (data.has_value()) data_ = *std::move(data);
+  }
 
   uint32_t Varint() {
     uint32_t value = 0;
