@@ -71,7 +71,8 @@ typedef struct octavo_error {
 /* "ok", "invalid argument", ...; "unknown" for any other number. Static text. */
 OCTAVO_API const char* octavo_status_name(octavo_status status);
 
-/* --- The library ------------------------------------------------------------------------------- */
+/* --- The library -------------------------------------------------------------------------------
+ */
 
 /* OCTAVO_ABI_VERSION of the library that is loaded. */
 OCTAVO_API int32_t octavo_abi_version(void);
@@ -97,7 +98,8 @@ OCTAVO_API octavo_status octavo_threads_create(int32_t num_threads, octavo_threa
                                                octavo_error* error);
 OCTAVO_API void octavo_threads_free(octavo_threads* threads);
 
-/* --- Tensors ----------------------------------------------------------------------------------- */
+/* --- Tensors -----------------------------------------------------------------------------------
+ */
 
 typedef int32_t octavo_dtype;
 enum {
@@ -135,7 +137,8 @@ typedef struct octavo_tensor {
   const int64_t* strides; /* [ndim], in elements, of any sign; NULL: dense, row-major. */
 } octavo_tensor;
 
-/* --- Quantize ---------------------------------------------------------------------------------- */
+/* --- Quantize ----------------------------------------------------------------------------------
+ */
 
 typedef int32_t octavo_format;
 enum {
@@ -207,7 +210,8 @@ OCTAVO_API octavo_status octavo_amax(const octavo_tensor* tensor,
                                      const octavo_quantize_options* options, float* out,
                                      octavo_error* error);
 
-/* --- Policy ------------------------------------------------------------------------------------ */
+/* --- Policy ------------------------------------------------------------------------------------
+ */
 
 /* Which weight of a model has which format, and which weights share a scale. */
 typedef struct octavo_policy octavo_policy;
@@ -245,7 +249,8 @@ OCTAVO_API octavo_status octavo_policy_find(const octavo_policy* policy, const c
                                             octavo_weight* out, octavo_error* error);
 OCTAVO_API void octavo_policy_free(octavo_policy* policy);
 
-/* --- Updates ----------------------------------------------------------------------------------- */
+/* --- Updates -----------------------------------------------------------------------------------
+ */
 
 /* One or several running servers that get the same weights. */
 typedef struct octavo_client octavo_client;
