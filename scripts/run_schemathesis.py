@@ -13,6 +13,7 @@ Usage: run_schemathesis.py [--octavo PROGRAM] [--examples N] [--seed N]
 import argparse
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -55,11 +56,12 @@ def probe(server):
     return reply["output_ids"], reply["meta_info"]["output_token_logprobs"]
 
 
-def resume(server):
+def resume(server, model):
     """Back to serving the weights of the folder, whatever was called."""
     update_id = server.call("GET", "/octavo/v1/update")[1].get("update_id", "none")
-    for path, body in (("/octavo/v1/update/abort", {"update_id": update_id}), ("/resume_memory_occupation", {}), ("/continue_generation", {}),
-                       ("/update_weights_from_disk", {"model_path": MODEL})):
+    for path, body in (("/octavo/v1/update/abort", {"update_id": update_id}),
+                       ("/resume_memory_occupation", {}), ("/continue_generation", {}),
+                       ("/update_weights_from_disk", {"model_path": str(model)})):
         status, reply = server.call("POST", path, body)
         if status != 200:
             raise AssertionError(f"{path}: {status} {json.dumps(reply)}")
@@ -68,13 +70,17 @@ def resume(server):
 def run(args):
     with tempfile.TemporaryDirectory(prefix="octavo-openapi-") as folder:
         program = install(pathlib.Path(folder))
-        with octavo_testing.Server(MODEL, "--threads", "1") as server:
+        # Weight calls write where they are told to: below a folder that is thrown away.
+        root = pathlib.Path(folder) / "models"
+        shutil.copytree(octavo_testing.ROOT / MODEL, root / "served")
+        with octavo_testing.Server(root / "served", "--threads", "1", "--model-root",
+                                   root) as server:
             before = probe(server)
             good = try_calls(program, server, args, "--exclude-path-regex", HOLDING)
             good &= probe(server) == before
             good &= try_calls(program, server, args, "--include-path-regex",
                               f"{HOLDING}|{RESUMING}")
-            resume(server)
+            resume(server, root / "served")
             good &= probe(server) == before
             good &= server.stop() == 0
     return good
